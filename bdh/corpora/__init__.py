@@ -1,0 +1,1 @@
+"""Corpora: sources, sample generators, tokenizers, splits and batches."""

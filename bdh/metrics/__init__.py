@@ -1,0 +1,1 @@
+"""Frontier metrics, each with its null, interval and controls."""

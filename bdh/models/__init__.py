@@ -1,0 +1,1 @@
+"""What is compared: one file per variant, behind the one interface of `bdh.models.base`."""

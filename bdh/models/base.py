@@ -1,0 +1,150 @@
+"""The interface that every variant implements, and how a variant is built from plain numbers.
+
+A variant is a module `bdh/models/<variant>.py` that defines two names:
+
+- `Config`: a frozen dataclass of plain numbers, strings and booleans, all with defaults;
+- `Model`: a subclass of `LanguageModel` whose constructor takes `(config, vocab_size)`.
+
+Shape letters in names, fixed for the whole project: B batch (independent streams), T tokens, D embedding,
+H heads, N neurons per head, L layers, V vocabulary, S snapshots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bdh.errors import ParamsError
+from bdh.models.catalog import known_variants
+
+State = dict[str, Tensor]
+"""What a stream needs to go on. Every tensor has the batch B as its first dimension; `position` (B,) int64
+counts the tokens read so far. Tensors named `rho*` or `sigma*` are synaptic: they may be damped."""
+
+
+@dataclasses.dataclass
+class Output:
+    """What `LanguageModel.forward` returns.
+
+    logits: B,T,V. loss: mean cross-entropy in nats per token, None without targets. state: None unless a state
+    came in. l1: mean over layers of mean |x_sparse|, differentiable; None unless `model.measure_l1` is on.
+    """
+
+    logits: Tensor
+    loss: Tensor | None = None
+    state: State | None = None
+    l1: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphFactors:
+    """Low-rank factors of the neuron graph `decoder @ encoder` (neuron j feeds neuron i), H heads of N neurons.
+
+    decoder: H*N, D (rows are neurons, head-major). encoder: H, D, N.
+    """
+
+    decoder: Tensor
+    encoder: Tensor
+
+
+class LanguageModel(nn.Module):
+    """A causal language model.
+
+    Class attributes: `carries_state` - a state of constant size can be carried over any number of tokens;
+    `trains` - the default regime has trainable parameters; `learning_rules` - what `train.learning_rule` may be.
+    """
+
+    carries_state: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    learning_rules: ClassVar[tuple[str, ...]] = ("backprop",)
+    measure_l1: bool = False
+    vocab_size: int
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
+        """Logits for the token after each of `tokens_BT` (B,T int64), given `state` (None: a fresh stream).
+
+        With a state the output holds the state after the last token, and reading a text in chunks equals reading
+        it at once. Without one nothing is carried and the parallel form is used.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of `batch_size` streams that have read nothing."""
+        raise NotImplementedError(f"{type(self).__name__} defines no state")
+
+    def max_positions(self) -> int | None:
+        """Longest text that one state can hold, None when there is no limit."""
+        return None
+
+    def flops_per_token(self, window: int) -> float:
+        """Forward floating-point operations per token at context `window` (a multiply-add counts as two)."""
+        raise NotImplementedError(f"{type(self).__name__} does not count its operations")
+
+    def graph_factors(self) -> GraphFactors | None:
+        """Factors of the neuron graph, None for a model that has none."""
+        return None
+
+    def l21_penalty(self) -> Tensor | None:
+        """Structured L2,1 penalty (mean column norm of encoder and encoder_v, mean row norm of decoder), or None."""
+        return None
+
+    def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:
+        """Parameters that the regime (`none`, `readout`, `full`) trains, by name."""
+        if regime == "none":
+            return []
+        named = list(self.named_parameters())
+        if regime == "full":
+            return named
+        return [(name, parameter) for name, parameter in named if name.startswith("lm_head")]
+
+    def parameter_count(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def state_bytes(self) -> int:
+        """Bytes that one stream's state takes before it has read anything."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.initial_state(1).values())
+
+
+def damp_state(state: State, factor: float) -> State:
+    """The state with its synaptic tensors (`rho*`, `sigma*`) multiplied by `factor`."""
+    return {
+        name: tensor * factor if name.startswith(("rho", "sigma")) else tensor for name, tensor in state.items()
+    }
+
+
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor | None) -> Tensor | None:
+    """Mean negative log-likelihood in nats per token (float32 at least), None without targets."""
+    if targets_BT is None:
+        return None
+    logits = logits_BTV.flatten(0, 1)
+    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets_BT.flatten())
+
+
+def variant_module(variant: str) -> Any:
+    """Import `bdh/models/<variant>.py`; an unknown name raises ParamsError that lists the known ones."""
+    if variant not in known_variants():
+        raise ParamsError(f"unknown variant {variant!r}; known variants: {', '.join(known_variants())}")
+    return importlib.import_module(f"bdh.models.{variant}")
+
+
+def build(variant: str, *, vocab_size: int, seed: int | None = None, **config: Any) -> LanguageModel:
+    """Build a variant from plain numbers, on the CPU in float32; `seed` fixes the initial weights.
+
+    Raises ParamsError for an unknown variant or a key that its Config does not have.
+    """
+    module = variant_module(variant)
+    known = [field.name for field in dataclasses.fields(module.Config)]
+    for name in config:
+        if name not in known:
+            raise ParamsError(f"{variant} has no setting {name!r}; it has {', '.join(known)}")
+    if seed is None:
+        return module.Model(module.Config(**config), vocab_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return module.Model(module.Config(**config), vocab_size)

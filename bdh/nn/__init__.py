@@ -1,0 +1,1 @@
+"""The parts that several variants are made of."""

@@ -1,0 +1,1 @@
+"""Stage B: frozen weights, living synapses."""

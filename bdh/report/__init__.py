@@ -1,0 +1,1 @@
+"""The comparison page, its tables and plots. Nothing here imports torch."""
