@@ -1,10 +1,10 @@
 """How a stage ends when someone wants it to: signals, and the death of the `dvc` process that started it.
 
-DVC starts a stage through a shell, in the order dvc -> shell -> stage. When dvc alone is killed, the stage would train on as
-an orphan. The watch therefore looks at the processes between the stage and the dvc that started it, and at nothing
-above: a terminal that closes behind `nohup dvc repro &`, or the shell that started a stage by hand, is not our business.
-(The kernel's parent-death signal would not do: it fires when the *thread* that started us ends, and a shell may stand
-between.)
+DVC starts a stage through a shell, in the order dvc -> shell -> stage. When dvc alone is killed, the stage would train
+on as an orphan. The watch therefore looks at the processes between the stage and the dvc that started it, and at
+nothing above: a terminal that closes behind `nohup dvc repro &`, or the shell that started a stage by hand, is not our
+business. (The kernel's parent-death signal would not do: it fires when the *thread* that started us ends, and a shell
+may stand between.)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stop:
         self._callbacks: list[Callable[[], None]] = []
 
     def request(self, signum: int, frame: FrameType | None = None) -> None:
-        """Note the signal; raise Stopped at once unless deferred. Later signals change nothing: we are on our way out."""
+        """Note the signal and raise Stopped, at once unless deferred. Later signals change nothing."""
         if self.requested is not None:
             return
         self.requested = signum
@@ -57,7 +57,7 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside the block a signal is only noted in `requested`; Stopped is raised by `leave` or at the block's end."""
+        """Inside the block a signal is only noted in `requested`; Stopped is raised when the block has ended."""
         self._deferrals += 1
         try:
             yield

@@ -55,7 +55,10 @@ class BarDisplay(Display):
     def __init__(self, key: str, total: int, stream: TextIO | None = None) -> None:
         super().__init__(key, total, stream)
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=Console(file=self.stream), transient=True)

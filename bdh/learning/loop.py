@@ -16,8 +16,9 @@ def run(
 ) -> None:
     """Take `training` from where it is, or from its newest checkpoint, to its end; the best weights are in the model.
 
-    `record` gets every row of the history, those of an earlier process first. A signal ends the current step, writes a
-    checkpoint and raises Stopped. TrainingError (a loss that is not finite, a full disk) leaves the last good checkpoint.
+    `record` gets every row of the history, those of an earlier process first. A signal ends the current step, writes
+    a checkpoint and raises Stopped. TrainingError (a loss that is not finite, a full disk) leaves the last good
+    checkpoint.
     """
     resume(training, folder, display)
     if training.history:

@@ -4,8 +4,8 @@ data/checkpoints/<key>.lock                      held by the one process that tr
 data/checkpoints/<key>.owner.json                who that is and whether it is on its way out
 data/checkpoints/<key>/<fingerprint>/<step>/     tensors.safetensors and rest.json, the last KEPT of them
 
-A checkpoint is written into a folder of another name and renamed when it is complete, so a kill at any moment leaves the
-earlier ones. Both files carry a sha256: a damaged checkpoint is passed over with a warning.
+A checkpoint is written into a folder of another name and renamed when it is complete, so a kill at any moment leaves
+the earlier ones. Both files carry a sha256: a damaged checkpoint is passed over with a warning.
 """
 
 from __future__ import annotations
@@ -93,15 +93,17 @@ class CheckpointFolder:
             kept = self.steps()
             earlier = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no earlier one"
             raise CheckpointError(
-                f"{self.path}: the checkpoint of step {checkpoint.step} cannot be written ({one_line(error)}), {earlier}; "
-                "free space there and run the same command again to go on"
+                f"{self.path}: the checkpoint of step {checkpoint.step} cannot be written ({one_line(error)}), "
+                f"{earlier}; free space there and run the same command again to go on"
             ) from error
         for step in self.steps()[:-KEPT]:
             shutil.rmtree(self.path / str(step), ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        return sorted(int(path.name) for path in self.path.iterdir() if path.name.isdigit()) if self.path.exists() else []
+        return (
+            sorted(int(path.name) for path in self.path.iterdir() if path.name.isdigit()) if self.path.exists() else []
+        )
 
     def read(self) -> Checkpoint | None:
         """The newest sound checkpoint; damaged ones are deleted with a warning each."""

@@ -1,7 +1,7 @@
 """One training: what it has, what it knows, and how it is written down and taken up again.
 
-Everything that decides the next step is either an argument, a function of the step number (data, learning rate) or part of
-`snapshot`; that is why a resumed training continues bit for bit on a CPU.
+Everything that decides the next step is either an argument, a function of the step number (data, learning rate) or part
+of `snapshot`; that is why a resumed training continues bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Training:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B,T) of optimizer step 1, 2, ..., a function of seed and step."""
-        inputs, targets = random_windows(
-            self.text, self.settings.batch_size, self.settings.window, self.seed, step
-        )
+        inputs, targets = random_windows(self.text, self.settings.batch_size, self.settings.window, self.seed, step)
         return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
 
     def advance(self) -> None:
@@ -162,7 +160,10 @@ class Training:
             return
         self.stale = 0
         self.best = {
-            "step": self.step, "judged": judged, "nats_per_token": nats_per_token, "bits_per_byte": bits_per_byte,
+            "step": self.step,
+            "judged": judged,
+            "nats_per_token": nats_per_token,
+            "bits_per_byte": bits_per_byte,
         }
         self.best_weights = copy_of(self.model)
 
@@ -178,8 +179,11 @@ class Training:
             groups["optimizer"] = optimizer_tensors(self.update.optimizer, self.update.named)
         tensors = {f"{group}/{n}": t.contiguous() for group, named in groups.items() for n, t in named.items()}
         rest = {
-            "history": self.history, "best": self.best, "stale": self.stale,
-            "sums": self._sums, "usage": self.usage.report(),
+            "history": self.history,
+            "best": self.best,
+            "stale": self.stale,
+            "sums": self._sums,
+            "usage": self.usage.report(),
         }
         return Checkpoint(self.step, tensors, rest)
 

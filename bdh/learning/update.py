@@ -22,9 +22,7 @@ class Update:
     Raises ParamsError when the variant has nothing to train under these settings.
     """
 
-    def __init__(
-        self, model: LanguageModel, settings: Train, device: torch.device, precision: torch.dtype
-    ) -> None:
+    def __init__(self, model: LanguageModel, settings: Train, device: torch.device, precision: torch.dtype) -> None:
         self.model, self.settings, self.device, self.precision = model, settings, device, precision
         self.named: Named = []
         if settings.regime != "none" and settings.learning_rule != "hebbian":

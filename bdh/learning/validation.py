@@ -57,7 +57,9 @@ class ValidationSet:
                 logits = model(inputs_BT).logits.flatten(0, 1)
                 targets = targets_BT.flatten()
                 with torch.autocast(self.device.type, enabled=False):
-                    losses = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none")
+                    losses = F.cross_entropy(
+                        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
+                    )
                 scored = torch.ones_like(targets, dtype=torch.bool)
                 if self.end_of_text is not None:
                     scored = targets != self.end_of_text
@@ -124,9 +126,11 @@ def norm_and_rank(matrices: Tensor) -> tuple[float, float]:
 def check_splits(corpus: TokenCorpus, window: int) -> None:
     """Raise CorpusError when the training or the validation split has no room for one window and its last target."""
     for split in ("train", "validation"):
-        length = len(corpus.tokens(split))
+        length = corpus.stats["splits"][split]["tokens"]
         if length == 0:
-            raise CorpusError(f"{corpus.name}: the {split} split is empty; give it a larger share in corpus.{corpus.name}.text.split")
+            raise CorpusError(
+                f"{corpus.name}: the {split} split is empty; give it a larger share in corpus.{corpus.name}.text.split"
+            )
         if length <= window:
             raise CorpusError(
                 f"{corpus.name}: train.window: a window of {window} tokens and its last target do not fit into the "
