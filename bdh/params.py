@@ -144,19 +144,37 @@ class SplitByDate(Section):
 Split = Annotated[SplitByPosition | SplitByDate, Field(discriminator="by")]
 
 
+class SeparatorPattern(Section):
+    """A regular expression for what stands between documents."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+
+
 class PlainText(Section):
-    """UTF-8 text; `separator` stands between documents, None means one document."""
+    """UTF-8 text; `separator` (literal, or a pattern) stands between documents, None means one document."""
 
     format: Literal["text"]
-    separator: str | None
+    separator: Annotated[str, Field(min_length=1)] | SeparatorPattern | None
     split: SplitByPosition
+
+
+class Columns(Section):
+    """Which column of a parquet file holds what; None where the file has none."""
+
+    text: str
+    turns: str | None
+    symbol: str | None
+    company: str | None
+    date: str | None
+    year: str | None
+    quarter: str | None
 
 
 class ParquetText(Section):
     """A parquet file with one document per row."""
 
     format: Literal["parquet"]
-    columns: dict[str, str | None]
+    columns: Columns
     sectors: str | None
     keep_sectors: list[str]
     split: Split
@@ -191,9 +209,7 @@ class BpeTokenizer(Section):
 
 Source = Annotated[GeneratedSource | DownloadSource | LocalSource, Field(discriminator="kind")]
 Text = Annotated[PlainText | ParquetText, Field(discriminator="format")]
-Tokenizer = Annotated[
-    ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")
-]
+Tokenizer = Annotated[ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")]
 
 
 class Corpus(Section):
@@ -302,6 +318,13 @@ def load(path: Path = FILE) -> Params:
     _check_names(params, path)
     _check_model_keys(params, path)
     return params
+
+
+def corpus_of(params: Params, name: str) -> Corpus:
+    """The section of one corpus; raises ParamsError naming the known ones."""
+    if name not in params.corpus:
+        raise ParamsError(f"unknown corpus {name!r}; {_suggest(name, sorted(params.corpus))}")
+    return params.corpus[name]
 
 
 def _explain(error: ValidationError) -> str:
