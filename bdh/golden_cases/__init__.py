@@ -1,1 +1,1 @@
-"""Golden vectors: one module per kind of file, each with PREFIX and check(path) -> largest relative error by name."""
+"""One module per family of golden vectors; `bdh.golden` says what such a module defines."""

@@ -84,25 +84,22 @@ class Model(LanguageModel):
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits B,T,V; with a state (`rho` B,L,H,N,D, `position` B) also the state after the last token."""
         x_BTD = _norm(self.embed(tokens_BT))
-        cos, sin = rotation(tokens_BT.shape[1], self.frequency, state["position"] if state else None)
+        cos, sin = rotation(tokens_BT.shape[1], self.frequency, None if state is None else state["position"])
         rhos: list[Tensor] = []
         activities: list[Tensor] = []
         for layer in range(self.config.n_layer):
-            rho_HBND = state["rho"][:, layer].transpose(0, 1) if state else None
+            rho_HBND = None if state is None else state["rho"][:, layer].transpose(0, 1)
             x_BTD, rho_HBND, xs_HBTN = self._layer(layer, x_BTD, cos, sin, rho_HBND)
             if rho_HBND is not None:
                 rhos.append(rho_HBND.transpose(0, 1))
             if self.measure_l1:
                 activities.append(xs_HBTN.mean(dtype=torch.promote_types(xs_HBTN.dtype, torch.float32)))
         logits_BTV = x_BTD @ self.lm_head
-        return Output(
-            logits=logits_BTV,
-            loss=cross_entropy(logits_BTV, targets_BT),
-            state={"rho": torch.stack(rhos, dim=1), "position": state["position"] + tokens_BT.shape[1]}
-            if state
-            else None,
-            l1=torch.stack(activities).mean() if activities else None,
-        )
+        after = None
+        if state is not None:
+            after = {"rho": torch.stack(rhos, dim=1), "position": state["position"] + tokens_BT.shape[1]}
+        l1 = torch.stack(activities).mean() if activities else None
+        return Output(logits=logits_BTV, loss=cross_entropy(logits_BTV, targets_BT), state=after, l1=l1)
 
     def _layer(
         self, layer: int, x_BTD: Tensor, cos: Tensor, sin: Tensor, rho_HBND: Tensor | None
@@ -151,13 +148,21 @@ class Model(LanguageModel):
         return encoder_HN.mean() + torch.linalg.vector_norm(self.decoder, dim=1).mean() + encoder_v_HN.mean()
 
 
-def accept_official(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+def accept_official(
+    module: nn.Module,
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    local_metadata: dict[str, Any],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
     """Before loading: drop the prefix that torch.compile adds, and the official rotary buffer once it is checked.
 
-    A buffer that differs from our frequencies (another N, another base) becomes one of the errors that
-    `load_state_dict` raises.
+    The arguments are those of a `load_state_dict` pre-hook. A buffer that differs from our frequencies (another N,
+    another base) becomes one of the errors that `load_state_dict` raises.
     """
-    errors: list[str] = rest[-1]
     for name in [name for name in state_dict if name.startswith(prefix + COMPILED_PREFIX)]:
         state_dict[prefix + name.removeprefix(prefix + COMPILED_PREFIX)] = state_dict.pop(name)
     theirs = state_dict.pop(prefix + OFFICIAL_BUFFER, None)
@@ -165,7 +170,7 @@ def accept_official(module: nn.Module, state_dict: dict[str, Tensor], prefix: st
         return
     ours = neuron_frequencies(module.get_buffer("frequency"))
     if theirs.numel() != ours.numel() or not torch.allclose(theirs.flatten().to(ours), ours, rtol=1e-6, atol=0.0):
-        errors.append(f"{prefix}{OFFICIAL_BUFFER}: these rotary frequencies are not those of {ours.numel()} neurons")
+        error_msgs.append(f"{prefix}{OFFICIAL_BUFFER}: not the rotary frequencies of {ours.numel()} neurons per head")
 
 
 def _weights(*shape: int) -> nn.Parameter:

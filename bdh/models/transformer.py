@@ -105,29 +105,29 @@ class Model(LanguageModel):
         Raises RunError when the text would be longer than block_size.
         """
         T = tokens_BT.shape[1]
-        cached = state["key"].shape[3] if state else 0
+        cached = 0 if state is None else state["key"].shape[3]
         self._check_length(cached + T)
         positions = torch.arange(T, device=tokens_BT.device)
-        if state:
+        if state is not None:
             positions = state["position"].unsqueeze(-1) + positions
         x_BTW = F.dropout(self.embed(tokens_BT) + self.positions(positions), self.config.dropout, self.training)
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
-            past = (state["key"][:, layer], state["value"][:, layer]) if state else None
+            past = None if state is None else (state["key"][:, layer], state["value"][:, layer])
             x_BTW, (key_BHTK, value_BHTK) = block(layer, x_BTW, past)
             keys.append(key_BHTK)
             values.append(value_BHTK)
         logits_BTV = F.linear(self.norm(x_BTW), self.embed.weight)
         after = None
-        if state:
+        if state is not None:
             after = {"key": torch.stack(keys, 1), "value": torch.stack(values, 1), "position": state["position"] + T}
         return Output(logits=logits_BTV, loss=cross_entropy(logits_BTV, targets_BT), state=after)
 
     def _check_length(self, length: int) -> None:
         if length > self.config.block_size:
             raise RunError(
-                f"transformer: a text of {length} tokens is longer than its {self.config.block_size} learned positions; "
-                "start a new state, read shorter windows, or train with a larger block_size"
+                f"transformer: a text of {length} tokens is longer than its {self.config.block_size} learned "
+                "positions; start a new state, read shorter windows, or train with a larger block_size"
             )
 
     def initial_state(self, batch_size: int) -> State:
@@ -152,7 +152,7 @@ class Model(LanguageModel):
     def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:
         """As for every model; the `readout` is the tied embedding."""
         if regime == "readout":
-            return [("embed.weight", self.embed.weight)]
+            return [(name, parameter) for name, parameter in self.named_parameters() if name == "embed.weight"]
         return super().trainable_parameters(regime)
 
 
@@ -193,7 +193,7 @@ class Block(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if C == T:
             return F.scaled_dot_product_attention(q_BHTK, k_BHCK, v_BHCK, dropout_p=dropout, is_causal=True)
-        visible_TC = torch.ones(T, C, dtype=torch.bool, device=q_BHTK.device).tril(C - T)
+        visible_TC = None if T == 1 else torch.ones(T, C, dtype=torch.bool, device=q_BHTK.device).tril(C - T)
         return F.scaled_dot_product_attention(q_BHTK, k_BHCK, v_BHCK, attn_mask=visible_TC, dropout_p=dropout)
 
 
@@ -204,7 +204,9 @@ def resolve(config: Config, vocab_size: int) -> Shape:
     own = (config.width, config.depth, config.heads)
     if config.match == "none":
         if min(own) < 1 or config.width % config.heads:
-            raise ParamsError(f"transformer: width {config.width} must be a multiple of heads {config.heads}, depth >= 1")
+            raise ParamsError(
+                f"transformer: width {config.width} must be a multiple of heads {config.heads}, depth >= 1"
+            )
         return Shape(config.width, config.depth, config.heads, 4 * config.width)
     if own != (Config.width, Config.depth, Config.heads):
         raise ParamsError(

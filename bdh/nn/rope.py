@@ -64,10 +64,10 @@ def rotation(tokens: int, frequency_P: Tensor, position_B: Tensor | None = None)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs of `x` (..., T, N) by the angles of `rotation`; same shape and dtype, computed in float32 at least.
+    """Turn the pairs of `x` (..., T, N) by the angles of `rotation`; same shape and dtype.
 
-    A pair is a complex number and a turn a product, which runs in one pass; a compiler, which has no complex numbers
-    but fuses, gets the same products written out.
+    Computed in float32 at least. A pair is a complex number and a turn a product, which runs in one pass; a compiler,
+    which has no complex numbers but fuses, gets the same products written out.
     """
     if torch.compiler.is_compiling():
         even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
