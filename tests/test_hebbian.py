@@ -90,17 +90,15 @@ def test_hebbian_shuffled_state_is_another_documents_state():
     for own, donor in ((0, 1), (1, 0)):
         windows = np.flatnonzero(text.document == own)
         others = np.flatnonzero(text.document == donor)
-        state = model.initial_state(1)
-        for step, (window, other) in enumerate(zip(windows, others, strict=True)):
+        state = donors = model.initial_state(1)
+        for window, other in zip(windows, others, strict=True):
             span = slice(text.bounds[window], text.bounds[window + 1])
             with torch.no_grad():
                 logits = model(torch.from_numpy(text.inputs[span])[None], state=state).logits[0]
                 targets = torch.from_numpy(text.targets[span])
                 swapped.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy())
                 theirs = torch.from_numpy(text.inputs[text.bounds[other] : text.bounds[other + 1]])[None]
-                carried = model.initial_state(1) if step == 0 else donors
-                donors = damp_state(model(theirs, state=carried).state, 0.97**16)
-                state = donors
+                state = donors = damp_state(model(theirs, state=donors).state, 0.97**16)
     np.testing.assert_allclose(shuffled, np.concatenate(swapped), rtol=1e-6, atol=1e-7)
     assert np.abs(shuffled - nats_of("carry", model, text)).max() > 1e-3
 
@@ -157,7 +155,7 @@ def test_hebbian_density_and_codes_equal_plain_activations():
         assert activity.never_active()[name]["layers"][layer] == pytest.approx(dead)
         expected = (x_HTN != 0).double().mean((0, 2)).numpy()
         np.testing.assert_allclose(activity.token_density(name)[layer], expected, rtol=1e-6)
-    codes = np.stack([[seen["x_sparse", l][w].mean(1).numpy() for l in range(2)] for w in range(3)])
+    codes = np.stack([[seen["x_sparse", layer][w].mean(1).numpy() for layer in range(2)] for w in range(3)])
     np.testing.assert_allclose(activity.codes(), codes, rtol=1e-5, atol=1e-7)
 
 

@@ -1,8 +1,7 @@
-"""Intervals and nulls shared by the metrics: bootstraps over documents or blocks, z and p against null draws."""
+"""Intervals and nulls shared by the metrics: percentiles of resamplings, z and p against draws of a null."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,20 +33,6 @@ def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
         p = None if z is None else float(2 * stats.t.sf(abs(z) / np.sqrt(1 + 1 / count), count - 1))
         method = "t"
     return {"mean": mean, "sd": sd, "z": z, "p": p, "draws": count, "p_method": method}
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], float], units: int, resamplings: int, seed: int
-) -> tuple[float | None, float | None]:
-    """95 % percentile interval of `statistic(chosen units)` over resamplings of `units` units with replacement.
-
-    None, None when there are fewer than two units. Resamplings with no finite statistic are left out.
-    """
-    if units < 2:
-        return None, None
-    generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, units, units)) for _ in range(resamplings)]
-    return percentiles(np.array(values))
 
 
 def percentiles(values: np.ndarray) -> tuple[float | None, float | None]:

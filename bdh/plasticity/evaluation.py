@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import pandas as pd
 import torch
 
 from bdh.errors import RunError
+from bdh.files import replacing, write_json
 from bdh.models.base import LanguageModel
 from bdh.params import Hebbian
+from bdh.plasticity import coactivation
 from bdh.plasticity.activity import Activity
 from bdh.plasticity.arms import ARMS, Arm
 from bdh.plasticity.coactivation import Coactivation
@@ -56,7 +58,6 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     bfloat16: bool = False,
-    on_arm: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
     """Run every arm of `ARMS`.
 
@@ -76,7 +77,6 @@ def evaluate(
         if obstacle is not None:
             reasons[name] = obstacle
             continue
-        on_arm(name)
         reader = Reader(
             model,
             text,
@@ -124,6 +124,14 @@ def _read(name: str, arm: Arm, reader: Reader, damping: float) -> np.ndarray:
     if not np.isfinite(reader.nats).all():
         raise RunError(f"arm {name}: the model gives a surprisal that is not finite; train it again")
     return reader.nats
+
+
+def write(found: Evaluation, report: Path, identity: dict[str, Any], folder: Path) -> None:
+    """Write the report (after `identity`) and, into `folder`, documents.parquet and coactivation.safetensors."""
+    coactivation.save(folder / "coactivation.safetensors", found.coactivation, found.report["window"])
+    with replacing(folder / "documents.parquet") as path:
+        found.documents.to_parquet(path, index=False)
+    write_json(report, identity | found.report)
 
 
 def codes_to_keep(model: LanguageModel, text: HeldOut) -> int:

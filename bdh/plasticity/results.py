@@ -62,12 +62,13 @@ def totals(nats: np.ndarray, static: np.ndarray, text: HeldOut, chosen: np.ndarr
     }
 
 
-def bootstrap_units(text: HeldOut) -> tuple[str, np.ndarray]:
-    """Name of the unit that is resampled and the unit of every scored token (P)."""
+def bootstrap_units(text: HeldOut, block: int = BLOCK) -> tuple[str, np.ndarray]:
+    """Name of the unit that is resampled and the unit of every scored token (P): documents, or blocks of tokens."""
     if len(text.documents) >= FEW_DOCUMENTS:
         return "document", text.token_document
-    labels = text.token_document * (1 + int(text.position.max()) // BLOCK) + (text.position - 1) // BLOCK
-    return f"block of {BLOCK} tokens", np.unique(labels, return_inverse=True)[1]
+    blocks = (text.position - 1) // block
+    labels = text.token_document * (1 + int(blocks.max())) + blocks
+    return f"block of {block} tokens", np.unique(labels, return_inverse=True)[1]
 
 
 def paired_interval(
