@@ -255,6 +255,11 @@ class Frontier(Section):
     """Frontier metrics."""
 
     top_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    communities: Literal["louvain", "leiden"]
+    restarts: Count
+    graph_nulls: Annotated[int, Field(ge=2)]
+    null_draws: Annotated[int, Field(ge=20)]
+    bootstrap: Annotated[int, Field(ge=20)]
     twins: Count
     laptop: FrontierScale
     gpu: FrontierScale
