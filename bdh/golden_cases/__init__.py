@@ -1,0 +1,1 @@
+"""Which golden vectors check which variant: one module per family."""
