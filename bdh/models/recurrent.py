@@ -95,7 +95,7 @@ class Model(LanguageModel):
         with nullcontext() if self.trains_core else torch.no_grad():
             with torch.autocast(tokens_BT.device.type, enabled=False):
                 e_BTD = self.token_emb.to(weights.E.dtype)[tokens_BT]
-                spikes_BTN = self._spikes(position_B, T)
+                spikes_BTN = self._spikes(B, T, None if state is None else position_B)
                 trace, stream = scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.truncation())
         x_B1TN = probe.tap("x_sparse", 0, trace.x_BTN[:, None])
         probe.tap("y_sparse", 0, trace.y_BTN[:, None])
@@ -138,13 +138,15 @@ class Model(LanguageModel):
         named = super().trainable_parameters(regime)
         return named if self.trains_core else [(name, p) for name, p in named if name.startswith("lm_head")]
 
-    def _spikes(self, position_B: Tensor, length: int) -> Tensor | None:
-        rate, N = self.rules.spike_rate, self.config.n
+    def _spikes(self, batch_size: int, length: int, position_B: Tensor | None) -> Tensor | None:
+        """Spikes (B,T,N), or (1,T,N) when all streams are fresh and so spike alike; None without any."""
+        rate, N, device = self.rules.spike_rate, self.config.n, self.E.device
         if rate <= 0:
             return None
         if self.training:
-            return drawn_spikes(len(position_B), length, N, rate, position_B.device)
-        return fixed_spikes(position_B, length, N, rate)
+            return drawn_spikes(batch_size, length, N, rate, device)
+        start_B = torch.zeros(1, dtype=torch.int64, device=device) if position_B is None else position_B
+        return fixed_spikes(start_B, length, N, rate)
 
     @staticmethod
     def _stream(state: State) -> Stream:

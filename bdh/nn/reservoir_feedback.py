@@ -1,6 +1,10 @@
 """The scan of a reservoir whose writes depend on its reads (`neuro`): every stream at once, one token after the other.
 
-Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, K synaptic kernels.
+Per token and stream the state costs 3 N D numbers of traffic; at B about 32 on a CPU the rest is the cost of starting
+some forty small operations, so the body is written for few of them (masks are written as numbers, decay and fading are
+one factor, the exact tie rule runs only when there is a tie).
+
+Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, K synaptic kernels, J = K*D.
 """
 
 from __future__ import annotations
@@ -30,30 +34,41 @@ def feedback_scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x (B,T,N) as stored, y (B,T,N), v (B,T,D), gain (B,T) and the last rho (B,K,D,N).
 
-    drive: relu(Dx e), or Dx e. When no gradient is asked for, one copy of rho is updated in place.
+    drive: relu(Dx e), or Dx e. spikes: (B or 1,T,N). When no gradient is asked for, one copy of rho is updated in place.
     """
     B, T, D = e_BTD.shape
-    K = len(rules.decays)
-    u_K = e_BTD.new_tensor(rules.decays)
-    write_TBJ1 = (e_BTD[:, :, None, :] * u_K[:, None]).transpose(0, 1).reshape(T, B, K * D, 1)
-    drive_TBN = drive_BTN.transpose(0, 1).contiguous()
-    spikes_TBN = None if spikes_BTN is None else spikes_BTN.transpose(0, 1).to(e_BTD.dtype)
+    N, K = drive_BTN.shape[-1], len(rules.decays)
+    decay_J1 = e_BTD.new_tensor(rules.decays).repeat_interleave(D)[:, None].expand(K * D, N if K > 1 else 1)
+    write_TBJ1 = (e_BTD.repeat(1, 1, K) * decay_J1[:, 0]).transpose(0, 1).contiguous()[..., None]
+    drives = drive_BTN.transpose(0, 1).contiguous().unbind(0)
+    spikes = [None] * T if spikes_BTN is None else spikes_BTN.transpose(0, 1).to(e_BTD.dtype).unbind(0)
     x_BN, rho_BJN = stream.x_BN, stream.rho_BKDN.flatten(1, 2)
-    if not torch.is_grad_enabled():
+    in_place = not torch.is_grad_enabled()
+    if in_place:
         rho_BJN = rho_BJN.clone()
     steps = []
-    for t in range(T):
-        x_BN = _activity(x_BN, drive_TBN[t], rules)
-        a_BD = _read(rho_BJN, x_BN, rules)
-        y_BN = _response(a_BD, x_BN, None if spikes_TBN is None else spikes_TBN[t], weights, rules)
+    for drive_BN, write_BJ1, spikes_BN in zip(drives, write_TBJ1.unbind(0), spikes, strict=True):
+        x_BN = _activity(x_BN, drive_BN, rules)
+        y_BN = _response(_read(rho_BJN, x_BN, rules), x_BN, spikes_BN, weights, rules)
         v_BD = layer_norm(y_BN @ weights.E.T, rules.unbiased_std)
         gain_B1 = _gain(v_BD, rules)
         if rules.x_kwta:
             x_BN = _keep_active(x_BN, gain_B1, rules)
-        rho_BJN = _written(rho_BJN, write_TBJ1[t], x_BN, gain_B1, u_K, rules)
+        input_B1N = (x_BN * gain_B1)[:, None, :]
+        keep_BJN = _kept_share(x_BN, decay_J1, rules)
+        if in_place:
+            rho_BJN.mul_(keep_BJN).baddbmm_(write_BJ1, input_B1N)
+        else:
+            rho_BJN = torch.baddbmm(rho_BJN * keep_BJN, write_BJ1, input_B1N)
         steps.append((x_BN, y_BN, v_BD, gain_B1))
     x_BTN, y_BTN, v_BTD, gain_BT1 = (torch.stack(tensors, 1) for tensors in zip(*steps, strict=True))
-    return x_BTN, y_BTN, v_BTD, gain_BT1[..., 0], rho_BJN.view(B, K, D, -1)
+    return x_BTN, y_BTN, v_BTD, gain_BT1[..., 0], rho_BJN.view(B, K, D, N)
+
+
+def _at_least(z_BN: Tensor, bound_B1: Tensor) -> Tensor:
+    """1.0 where z >= bound, else 0.0; written as numbers at once, and never differentiated."""
+    z_BN = z_BN.detach()
+    return torch.ge(z_BN, bound_B1.detach(), out=torch.empty_like(z_BN))
 
 
 def _activity(x_BN: Tensor, drive_BN: Tensor, rules: Rules) -> Tensor:
@@ -62,12 +77,12 @@ def _activity(x_BN: Tensor, drive_BN: Tensor, rules: Rules) -> Tensor:
         size_BN = x_BN if rules.use_relu_lowrank else x_BN.abs()
         x_BN = x_BN / (size_BN.sum(-1, keepdim=True) + NORM_EPSILON)
     if rules.threshold_ratio is not None:
-        x_BN = x_BN * (x_BN.detach() > rules.threshold_ratio * x_BN.detach().amax(-1, keepdim=True))
+        x_BN = x_BN * (x_BN > rules.threshold_ratio * x_BN.amax(-1, keepdim=True))
     return x_BN
 
 
 def _read(rho_BJN: Tensor, x_BN: Tensor, rules: Rules) -> Tensor:
-    a_BJ = torch.bmm(rho_BJN, x_BN[..., None])[..., 0]
+    a_BJ = torch.bmm(x_BN[:, None, :], rho_BJN.mT)[:, 0]
     if len(rules.decays) == 1:
         return a_BJ
     a_BKD = a_BJ.unflatten(1, (len(rules.decays), -1))
@@ -89,8 +104,8 @@ def _response(a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: Wei
     if rules.homeostasis_tau <= 0:
         return y_BN
     total_B1 = y_BN.sum(-1, keepdim=True)
-    scale_B1 = (rules.homeostasis_tau / (total_B1 + QUIET)).clamp(max=1.0)
-    return y_BN * torch.where(total_B1 > QUIET, scale_B1, 1.0)
+    scale_B1 = rules.homeostasis_tau / (total_B1 + QUIET).clamp(min=rules.homeostasis_tau)
+    return y_BN * (scale_B1 if rules.homeostasis_tau > 2 * QUIET else torch.where(total_B1 > QUIET, scale_B1, 1.0))
 
 
 def _winners(core_BN: Tensor, rules: Rules) -> Tensor:
@@ -98,8 +113,9 @@ def _winners(core_BN: Tensor, rules: Rules) -> Tensor:
     if core_BN.device.type == "cpu" and rules.ties == "last":
         top_BJ = core_BN.topk(rules.k_wta + 1, dim=-1).values
         last_B1, next_B1 = top_BJ[:, -2:-1], top_BJ[:, -1:]
-        if not ((last_B1 == next_B1) & (last_B1 > 0)).any():
-            return core_BN >= last_B1
+        gap_B1 = last_B1 - next_B1
+        if float(gap_B1.min()) > 0 or not bool(((gap_B1 == 0) & (last_B1 > 0)).any()):
+            return _at_least(core_BN, last_B1)
     return largest(core_BN, rules.k_wta, rules.ties)
 
 
@@ -116,20 +132,16 @@ def _keep_active(x_BN: Tensor, gain_B1: Tensor, rules: Rules) -> Tensor:
     most = min(N, max(1, int(N * (BASE_SHARE + GAIN_SHARE * (rules.mod_gamma_max or 1.0))) + 1))
     k_B1 = (N * (BASE_SHARE + GAIN_SHARE * gain_B1.detach())).long().clamp(1, N)
     ranked_BJ = x_BN.detach().topk(most, dim=-1).values
-    return x_BN * (x_BN.detach() >= ranked_BJ.gather(-1, k_B1 - 1))
+    return x_BN * _at_least(x_BN, ranked_BJ.gather(-1, k_B1 - 1))
 
 
-def _written(
-    rho_BJN: Tensor, write_BJ1: Tensor, x_BN: Tensor, gain_B1: Tensor, u_K: Tensor, rules: Rules
-) -> Tensor:
-    """u_k (fade(rho_k) + gain e x^T); `write` holds u_k e."""
-    silent_BN = (x_BN.detach() <= 0).to(x_BN.dtype)
-    keep_B1N = torch.add(torch.ones_like(silent_BN), silent_BN, alpha=-rules.local_forget_eta)[:, None, :]
-    if len(u_K) == 1:
-        keep_BJN = keep_B1N * u_K
-    else:
-        keep_BJN = keep_B1N * u_K.repeat_interleave(rho_BJN.shape[1] // len(u_K))[:, None]
-    input_B1N = (x_BN * gain_B1)[:, None, :]
-    if torch.is_grad_enabled():
-        return torch.baddbmm(rho_BJN * keep_BJN, write_BJ1, input_B1N)
-    return rho_BJN.mul_(keep_BJN).baddbmm_(write_BJ1, input_B1N)
+def _kept_share(x_BN: Tensor, decay_J1: Tensor, rules: Rules) -> Tensor:
+    """What stays of every synapse before the write (B,1 or J,N): its decay, less the fading of a silent neuron."""
+    if rules.local_forget_eta == 0:
+        return decay_J1
+    firing_BN = x_BN.detach().sign() if rules.use_relu_lowrank else x_BN.detach().sign().clamp(min=0)
+    eta = rules.local_forget_eta
+    if len(rules.decays) == 1:
+        decay = rules.decays[0]
+        return torch.add(firing_BN.new_tensor(decay * (1 - eta)), firing_BN, alpha=decay * eta)[:, None, :]
+    return decay_J1 * torch.add(firing_BN.new_tensor(1 - eta), firing_BN, alpha=eta)[:, None, :]
