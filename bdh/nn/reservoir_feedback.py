@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +39,8 @@ def feedback_scan(
     """
     B, T, D = e_BTD.shape
     N, K = drive_BTN.shape[-1], len(rules.decays)
-    decay_J1 = e_BTD.new_tensor(rules.decays).repeat_interleave(D)[:, None].expand(K * D, N if K > 1 else 1)
+    decay_J1 = e_BTD.new_tensor(rules.decays).repeat_interleave(D)[:, None]
+    faded_J1 = decay_J1 * (1 - rules.local_forget_eta)
     write_TBJ1 = (e_BTD.repeat(1, 1, K) * decay_J1[:, 0]).transpose(0, 1).contiguous()[..., None]
     drives = drive_BTN.transpose(0, 1).contiguous().unbind(0)
     spikes = [None] * T if spikes_BTN is None else spikes_BTN.transpose(0, 1).to(e_BTD.dtype).unbind(0)
@@ -53,9 +55,9 @@ def feedback_scan(
         v_BD = layer_norm(y_BN @ weights.E.T, rules.unbiased_std)
         gain_B1 = _gain(v_BD, rules)
         if rules.x_kwta:
-            x_BN = _keep_active(x_BN, gain_B1, rules)
+            x_BN = _keep_active(x_BN, gain_B1)
         input_B1N = (x_BN * gain_B1)[:, None, :]
-        keep_BJN = _kept_share(x_BN, decay_J1, rules)
+        keep_BJN = _kept_share(x_BN, decay_J1, faded_J1, rules)
         if in_place:
             rho_BJN.mul_(keep_BJN).baddbmm_(write_BJ1, input_B1N)
         else:
@@ -108,11 +110,18 @@ def _response(a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: Wei
     return y_BN * (scale_B1 if rules.homeostasis_tau > 2 * QUIET else torch.where(total_B1 > QUIET, scale_B1, 1.0))
 
 
+def _ranked(z_BN: Tensor) -> Tensor:
+    """Every row in ascending order, not differentiated; on a CPU by NumPy, whose sort of short rows is vectorised."""
+    if z_BN.device.type == "cpu":
+        return torch.from_numpy(np.sort(z_BN.detach().numpy(), axis=-1))
+    return z_BN.detach().sort(dim=-1).values
+
+
 def _winners(core_BN: Tensor, rules: Rules) -> Tensor:
     """Mask of the k largest of the core; the stable sort is needed only where positive values tie at the border."""
     if core_BN.device.type == "cpu" and rules.ties == "last":
-        top_BJ = core_BN.topk(rules.k_wta + 1, dim=-1).values
-        last_B1, next_B1 = top_BJ[:, -2:-1], top_BJ[:, -1:]
+        border_B2 = _ranked(core_BN)[:, -rules.k_wta - 1 :][:, :2]
+        next_B1, last_B1 = border_B2.split(1, dim=1)
         gap_B1 = last_B1 - next_B1
         if float(gap_B1.min()) > 0 or not bool(((gap_B1 == 0) & (last_B1 > 0)).any()):
             return _at_least(core_BN, last_B1)
@@ -127,21 +136,19 @@ def _gain(v_BD: Tensor, rules: Rules) -> Tensor:
     return (entropy_B1 * (g / math.log(v_BD.shape[-1] + 1e-6))).clamp(max=g)
 
 
-def _keep_active(x_BN: Tensor, gain_B1: Tensor, rules: Rules) -> Tensor:
+def _keep_active(x_BN: Tensor, gain_B1: Tensor) -> Tensor:
     N = x_BN.shape[-1]
-    most = min(N, max(1, int(N * (BASE_SHARE + GAIN_SHARE * (rules.mod_gamma_max or 1.0))) + 1))
     k_B1 = (N * (BASE_SHARE + GAIN_SHARE * gain_B1.detach())).long().clamp(1, N)
-    ranked_BJ = x_BN.detach().topk(most, dim=-1).values
-    return x_BN * _at_least(x_BN, ranked_BJ.gather(-1, k_B1 - 1))
+    return x_BN * _at_least(x_BN, _ranked(x_BN).gather(-1, N - k_B1))
 
 
-def _kept_share(x_BN: Tensor, decay_J1: Tensor, rules: Rules) -> Tensor:
-    """What stays of every synapse before the write (B,1 or J,N): its decay, less the fading of a silent neuron."""
+def _kept_share(x_BN: Tensor, decay_J1: Tensor, faded_J1: Tensor, rules: Rules) -> Tensor:
+    """What stays of every synapse before the write (B,1 or J,N): its decay, and less (`faded`) for a silent neuron."""
     if rules.local_forget_eta == 0:
         return decay_J1
-    firing_BN = x_BN.detach().sign() if rules.use_relu_lowrank else x_BN.detach().sign().clamp(min=0)
-    eta = rules.local_forget_eta
+    firing_BN = x_BN.detach().sign()
+    if not rules.use_relu_lowrank:
+        firing_BN = firing_BN.clamp(min=0)
     if len(rules.decays) == 1:
-        decay = rules.decays[0]
-        return torch.add(firing_BN.new_tensor(decay * (1 - eta)), firing_BN, alpha=decay * eta)[:, None, :]
-    return decay_J1 * torch.add(firing_BN.new_tensor(1 - eta), firing_BN, alpha=eta)[:, None, :]
+        return torch.add(faded_J1[:1], firing_BN, alpha=rules.decays[0] * rules.local_forget_eta)[:, None, :]
+    return torch.addcmul(faded_J1, decay_J1 - faded_J1, firing_BN[:, None, :])
