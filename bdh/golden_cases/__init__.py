@@ -1,1 +1,1 @@
-"""Which golden vectors check which variant: one module per family."""
+"""One module per family of golden vectors; `bdh.golden` says what such a module defines."""
