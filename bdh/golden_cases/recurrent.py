@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from bdh.golden import read, relative_error
 from bdh.nn.reservoir import Rules, Weights, fresh_stream, step
 from bdh.nn.reservoir_diagnostics import stream_diagnostics
 from bdh.nn.reservoir_scan import scan
@@ -35,12 +33,11 @@ def rules_of(config: dict[str, Any], from_numpy: bool) -> Rules:
 
 def reservoir_errors(path: Path, rules_of_config: Callable[[dict[str, Any], bool], Rules]) -> dict[str, float]:
     """Errors of both forms on one file, relative to the largest magnitude of each quantity."""
-    with np.load(path, allow_pickle=False) as arrays:
-        golden = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files if name != "config"}
-        config = json.loads(str(arrays["config"]))
-    rules = rules_of_config(config, "numpy" in path.stem)
-    weights = Weights(golden["param.E"], golden["param.Dx"], golden["param.Dy"])
-    e_TD = golden["param.token_emb"][golden["tokens"]]
+    vectors = read(path)
+    golden, rules = vectors.arrays, rules_of_config(vectors.config, "numpy" in path.stem)
+    matrices = {name: torch.from_numpy(array) for name, array in vectors.parameters.items()}
+    weights = Weights(matrices["E"], matrices["Dx"], matrices["Dy"])
+    e_TD = matrices["token_emb"][torch.from_numpy(golden["tokens"])]
     stream, ours = fresh_stream(1, weights, rules), []
     for e_D in e_TD:
         stream, _ = step(weights, rules, stream, e_D[None])
@@ -53,9 +50,3 @@ def reservoir_errors(path: Path, rules_of_config: Callable[[dict[str, Any], bool
     fast = {"x": trace.x_BTN[0], "y": trace.y_BTN[0], "v": trace.v_BTD[0], "rho_final": last.rho_BKDN[0].sum(0)}
     errors = {name: relative_error(found[name], golden[name]) for name in found if name in golden}
     return errors | {f"scan.{name}": relative_error(value, golden[name]) for name, value in fast.items()}
-
-
-def relative_error(ours: Tensor, golden: Tensor) -> float:
-    """Largest absolute difference over the largest magnitude of the golden values (over 1 where they are all zero)."""
-    size = float(golden.abs().max()) or 1.0
-    return float((ours - golden).abs().max()) / size
