@@ -22,7 +22,7 @@ from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_en
 from bdh.nn import probe
 from bdh.nn.reservoir import Rules, Stream, Weights, fresh_stream
 from bdh.nn.reservoir_diagnostics import stream_diagnostics
-from bdh.nn.reservoir_scan import scan
+from bdh.nn.reservoir_scan import Trace, scan
 from bdh.nn.reservoir_spikes import drawn_spikes, fixed_spikes
 
 TINY = {"n": 24, "d": 8}
@@ -92,22 +92,19 @@ class Model(LanguageModel):
         weights = self.weights()
         stream = fresh_stream(B, weights, self.rules) if state is None else self._stream(state)
         position_B = tokens_BT.new_zeros(B) if state is None else state["position"]
+        activity = self.measure_l1 or probe.watched()
         with nullcontext() if self.trains_core else torch.no_grad():
             with torch.autocast(tokens_BT.device.type, enabled=False):
                 e_BTD = self.token_emb.to(weights.E.dtype)[tokens_BT]
                 spikes_BTN = self._spikes(B, T, None if state is None else position_B)
-                trace, stream = scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.truncation())
-        x_B1TN = probe.tap("x_sparse", 0, trace.x_BTN[:, None])
-        probe.tap("y_sparse", 0, trace.y_BTN[:, None])
-        probe.tap("xy_sparse", 0, trace.y_BTN[:, None])
-        probe.tap("gain", 0, trace.gain_BT)
-        probe.tap("x_norm", 0, torch.linalg.vector_norm(trace.x_BTN, dim=-1))
+                trace, stream = scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.truncation(), activity)
+        self._show(trace)
         logits_BTV = self.readout(trace.v_BTD)
         return Output(
             logits=logits_BTV,
             loss=cross_entropy(logits_BTV, targets_BT),
             state=None if state is None else self._state(stream, position_B + T),
-            l1=x_B1TN.abs().mean() if self.measure_l1 else None,
+            l1=trace.x_BTN.abs().mean() if self.measure_l1 and trace.x_BTN is not None else None,
         )
 
     def weights(self) -> Weights:
@@ -147,6 +144,15 @@ class Model(LanguageModel):
             return drawn_spikes(batch_size, length, N, rate, device)
         start_B = torch.zeros(1, dtype=torch.int64, device=device) if position_B is None else position_B
         return fixed_spikes(start_B, length, N, rate)
+
+    @staticmethod
+    def _show(trace: Trace) -> None:
+        if trace.x_BTN is not None and trace.y_BTN is not None:
+            probe.tap("x_sparse", 0, trace.x_BTN[:, None])
+            probe.tap("y_sparse", 0, trace.y_BTN[:, None])
+            probe.tap("xy_sparse", 0, trace.y_BTN[:, None])
+            probe.tap("gain", 0, trace.gain_BT)
+            probe.tap("x_norm", 0, torch.linalg.vector_norm(trace.x_BTN, dim=-1))
 
     @staticmethod
     def _stream(state: State) -> Stream:

@@ -111,6 +111,16 @@ class Rules:
         """Whether what is written depends on what was read (or decays neuron by neuron), so that time must be scanned."""
         return self.mod_gamma_max > 0 or self.x_kwta or self.local_forget_eta > 0
 
+    @property
+    def x_accumulates(self) -> bool:
+        """Whether x is the plain sum of all drives."""
+        return self.x_decay == 1.0 and not self.x_normalized and self.threshold_ratio is None
+
+    @property
+    def x_positive(self) -> bool:
+        """Whether x can never be negative, so that its gate relu(x) is x."""
+        return self.use_relu_lowrank or (self.threshold_ratio or 0.0) > 0
+
 
 def fresh_stream(batch_size: int, weights: Weights, rules: Rules) -> Stream:
     """State of B streams that have read nothing: zeros."""
@@ -162,7 +172,7 @@ def respond(
         core_BN = core_BN + spikes_BN.to(core_BN.dtype)
     if 0 < rules.k_wta < core_BN.shape[-1]:
         core_BN = core_BN * largest(core_BN.detach(), rules.k_wta, rules.ties)
-    y_BN = F.relu(core_BN) * F.relu(x_BN)
+    y_BN = F.relu(core_BN) * (x_BN if rules.x_positive else F.relu(x_BN))
     if rules.homeostasis_tau > 0:
         total_B1 = y_BN.sum(-1, keepdim=True)
         scale_B1 = (rules.homeostasis_tau / (total_B1 + QUIET)).clamp(max=1.0)

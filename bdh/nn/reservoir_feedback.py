@@ -10,6 +10,7 @@ Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def feedback_scan(
         rho_BJN = rho_BJN.clone()
     steps = []
     for drive_BN, write_BJ1, spikes_BN in zip(drives, write_TBJ1.unbind(0), spikes, strict=True):
-        x_BN = _activity(x_BN, drive_BN, rules)
+        x_BN = next_activity(x_BN, drive_BN, rules)
         y_BN = _response(_read(rho_BJN, x_BN, rules), x_BN, spikes_BN, weights, rules)
         v_BD = layer_norm(y_BN @ weights.E.T, rules.unbiased_std)
         gain_B1 = _gain(v_BD, rules)
@@ -67,20 +68,21 @@ def feedback_scan(
     return x_BTN, y_BTN, v_BTD, gain_BT1[..., 0], rho_BJN.view(B, K, D, N)
 
 
-def _at_least(z_BN: Tensor, bound_B1: Tensor) -> Tensor:
-    """1.0 where z >= bound, else 0.0; written as numbers at once, and never differentiated."""
-    z_BN = z_BN.detach()
-    return torch.ge(z_BN, bound_B1.detach(), out=torch.empty_like(z_BN))
-
-
-def _activity(x_BN: Tensor, drive_BN: Tensor, rules: Rules) -> Tensor:
+def next_activity(x_BN: Tensor, drive_BN: Tensor, rules: Rules) -> Tensor:
+    """x of the next token: leak, drive, L1 norm, threshold."""
     x_BN = torch.add(drive_BN, x_BN, alpha=rules.x_decay)
     if rules.x_normalized:
-        size_BN = x_BN if rules.use_relu_lowrank else x_BN.abs()
-        x_BN = x_BN / (size_BN.sum(-1, keepdim=True) + NORM_EPSILON)
+        size_B1 = x_BN.sum(-1, keepdim=True) if rules.use_relu_lowrank else x_BN.abs().sum(-1, keepdim=True)
+        x_BN = x_BN / (size_B1 + NORM_EPSILON)
     if rules.threshold_ratio is not None:
-        x_BN = x_BN * (x_BN > rules.threshold_ratio * x_BN.amax(-1, keepdim=True))
+        x_BN = x_BN * _mask(torch.gt, x_BN, rules.threshold_ratio * x_BN.detach().amax(-1, keepdim=True))
     return x_BN
+
+
+def _mask(compare: Callable[..., Tensor], z_BN: Tensor, bound_B1: Tensor) -> Tensor:
+    """1.0 where z passes the comparison with the bound, else 0.0: written as numbers at once, never differentiated."""
+    z_BN = z_BN.detach()
+    return compare(z_BN, bound_B1, out=torch.empty_like(z_BN))
 
 
 def _read(rho_BJN: Tensor, x_BN: Tensor, rules: Rules) -> Tensor:
@@ -102,7 +104,7 @@ def _response(a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: Wei
         core_BN = core_BN + spikes_BN
     if 0 < rules.k_wta < core_BN.shape[-1]:
         core_BN = core_BN * _winners(core_BN.detach(), rules)
-    y_BN = F.relu(core_BN) * (x_BN if rules.use_relu_lowrank else F.relu(x_BN))
+    y_BN = F.relu(core_BN) * (x_BN if rules.x_positive else F.relu(x_BN))
     if rules.homeostasis_tau <= 0:
         return y_BN
     total_B1 = y_BN.sum(-1, keepdim=True)
@@ -124,7 +126,7 @@ def _winners(core_BN: Tensor, rules: Rules) -> Tensor:
         next_B1, last_B1 = border_B2.split(1, dim=1)
         gap_B1 = last_B1 - next_B1
         if float(gap_B1.min()) > 0 or not bool(((gap_B1 == 0) & (last_B1 > 0)).any()):
-            return _at_least(core_BN, last_B1)
+            return _mask(torch.ge, core_BN, last_B1)
     return largest(core_BN, rules.k_wta, rules.ties)
 
 
@@ -139,7 +141,7 @@ def _gain(v_BD: Tensor, rules: Rules) -> Tensor:
 def _keep_active(x_BN: Tensor, gain_B1: Tensor) -> Tensor:
     N = x_BN.shape[-1]
     k_B1 = (N * (BASE_SHARE + GAIN_SHARE * gain_B1.detach())).long().clamp(1, N)
-    return x_BN * _at_least(x_BN, _ranked(x_BN).gather(-1, N - k_B1))
+    return x_BN * _mask(torch.ge, x_BN, _ranked(x_BN).gather(-1, N - k_B1))
 
 
 def _kept_share(x_BN: Tensor, decay_J1: Tensor, faded_J1: Tensor, rules: Rules) -> Tensor:
@@ -147,7 +149,7 @@ def _kept_share(x_BN: Tensor, decay_J1: Tensor, faded_J1: Tensor, rules: Rules) 
     if rules.local_forget_eta == 0:
         return decay_J1
     firing_BN = x_BN.detach().sign()
-    if not rules.use_relu_lowrank:
+    if not rules.x_positive:
         firing_BN = firing_BN.clamp(min=0)
     if len(rules.decays) == 1:
         return torch.add(faded_J1[:1], firing_BN, alpha=rules.decays[0] * rules.local_forget_eta)[:, None, :]
