@@ -64,7 +64,7 @@ def feedback_scan(
         else:
             rho_BJN = torch.baddbmm(rho_BJN * keep_BJN, write_BJ1, input_B1N)
         steps.append((x_BN, y_BN, v_BD, gain_B1))
-    x_BTN, y_BTN, v_BTD, gain_BT1 = (torch.stack(tensors, 1) for tensors in zip(*steps, strict=True))
+    x_BTN, y_BTN, v_BTD, gain_BT1 = (torch.stack(tensors).transpose(0, 1) for tensors in zip(*steps, strict=True))
     return x_BTN, y_BTN, v_BTD, gain_BT1[..., 0], rho_BJN.view(B, K, D, N)
 
 

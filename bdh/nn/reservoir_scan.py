@@ -94,9 +94,9 @@ def _read(rules: Rules, x_BTN: Tensor, e_BTD: Tensor, rho_BKDN: Tensor) -> tuple
 
 @torch.compiler.disable
 def activity_scan(rules: Rules, x_BN: Tensor, drive_BTN: Tensor) -> Tensor:
-    """x (B,T,N) under leak, L1 normalisation and threshold, one token after the other."""
+    """x (B,T,N; a view of T,B,N) under leak, L1 normalisation and threshold, one token after the other."""
     steps = []
     for drive_BN in drive_BTN.transpose(0, 1).contiguous().unbind(0):
         x_BN = next_activity(x_BN, drive_BN, rules)
         steps.append(x_BN)
-    return torch.stack(steps, 1)
+    return torch.stack(steps).transpose(0, 1)
