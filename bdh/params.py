@@ -102,11 +102,16 @@ class GeneratedSource(Section):
 
 
 class SourceFile(Section):
-    """One file of a download: its path in a mirror, its https address and the sha256 of every accepted version."""
+    """One file of a download: its path in a mirror, its https address and the sha256 of every accepted version.
+
+    `url` is None where no public address has the file. `url_pinned` false says that the sha256 of what the address
+    serves is not known beforehand: any is accepted from there, recorded and warned about; a mirror stays pinned.
+    """
 
     path: str
-    url: Annotated[str, Field(pattern=r"^https://")]
-    sha256: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    url: Annotated[str, Field(pattern=r"^https://")] | None
+    url_pinned: bool = True
+    sha256: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(min_length=1)]
     licence: str
 
 
@@ -165,6 +170,7 @@ class Columns(Section):
     turns: str | None
     symbol: str | None
     company: str | None
+    sector: str | None
     date: str | None
     year: str | None
     quarter: str | None
@@ -249,6 +255,11 @@ class Frontier(Section):
     """Frontier metrics."""
 
     top_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    communities: Literal["louvain", "leiden"]
+    restarts: Count
+    graph_nulls: Annotated[int, Field(ge=2)]
+    null_draws: Annotated[int, Field(ge=20)]
+    bootstrap: Annotated[int, Field(ge=20)]
     twins: Count
     laptop: FrontierScale
     gpu: FrontierScale

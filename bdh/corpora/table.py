@@ -117,7 +117,7 @@ class TableReader:
             id=name if taken[name] == 1 else f"{name}-{taken[name]}",
             symbol=symbol,
             company=value("company"),
-            sector=None if self.sectors is None else self.sectors.get(_plain_symbol(symbol)),
+            sector=value("sector") or (self.sectors or {}).get(_plain_symbol(symbol)),
             date=date,
             year=int(date[:4]) if year is None and date else year,
             quarter=value("quarter"),
