@@ -263,6 +263,18 @@ def test_store_brings_a_deleted_experiment_back(tmp_path):
     assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
 
 
+def test_store_moves_with_its_folder(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    store = open_store(f"sqlite:///{before / 'mlflow.db'}")
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    store.client.log_text(run_id, "to be", "note.txt")
+    before.rename(after)
+    moved = open_store(f"sqlite:///{after / 'mlflow.db'}")
+    assert moved.get_run(run_id).info.artifact_uri == f"{(after / 'mlruns').as_uri()}/{run_id}/artifacts"
+    assert [item.path for item in moved.client.list_artifacts(run_id)] == ["note.txt"]
+    assert moved.client.get_experiment(moved.experiment_id).artifact_location == (after / "mlruns").as_uri()
+
+
 def test_store_is_kept_beside_the_original_repository(monkeypatch, tmp_path):
     from bdh.tracking.store import store_uri
 

@@ -1,6 +1,5 @@
 """A repository with the real dvc.yaml and stages that take milliseconds, for tests of tracking, audit, sync and UI."""
 
-import functools
 import json
 import os
 import shutil
@@ -89,9 +88,13 @@ class TrackedProject:
         return TrackedProject(folder, PYTHONPATH=str(folder))
 
 
-@functools.cache
+_finished: list[TrackedProject] = []
+
+
 def finished_project(factory) -> TrackedProject:
     """A project after its first `dvc repro`, made once per session; tests that change something take a copy."""
-    project = TrackedProject(factory.mktemp("finished") / "project")
-    project.repro()
-    return project
+    if not _finished:
+        project = TrackedProject(factory.mktemp("finished") / "project")
+        project.repro()
+        _finished.append(project)
+    return _finished[0]
