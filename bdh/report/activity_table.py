@@ -64,10 +64,8 @@ def _memory(run: Run) -> float | None:
 def _share(value: Spread | None, reason: str) -> Cell:
     if value is None:
         return missing_cell(reason)
-    text = formats.percent(value.mean)
-    if value.sd is not None:
-        text += f" ± {formats.percent(value.sd)} (n {value.n})"
-    return Cell(text, value.mean)
+    detail = "" if value.sd is None else f"± {formats.percent(value.sd)}, n {value.n}"
+    return Cell(formats.percent(value.mean), value.mean, detail=detail)
 
 
 def _cost(value: Spread | None, shown: object, reason: str) -> Cell:
