@@ -102,7 +102,7 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
         history["gain_0"] = 0.5 + steps / 1000
     save(root / f"reports/history/{key}.csv", pd.DataFrame(history))
     write_evaluations(root, key, who, final, taps, random)
-    dump(root / f"data/runs/{key}/samples.json", [{"prompt": "ANNA.", "text": "ANNA. Good <evening> & good night"}])
+    dump(root / f"data/runs/{key}/samples.json", [{"prompt": "ANNA.", "text": " Good <evening> & good night"}])
 
 
 def write_evaluations(
@@ -120,7 +120,7 @@ def write_evaluations(
             arms[arm] = {"bits_per_byte": None, "difference_to_static": None, "reason": "no state of constant size"}
             continue
         shifted = nats + gain * size * math.log(2) * (1 + 0.3 * random.standard_normal(DOCUMENTS))
-        arms[arm] = arm_entry(shifted, nats, size, gain, "calls" in key)
+        arms[arm] = arm_entry(shifted, nats, size, gain, "calls" in key or "transcripts" in key)
         row = {"arm": arm, "id": [f"d{i}" for i in range(DOCUMENTS)], "year": 2019, "sector": "Energy"}
         tables.append(pd.DataFrame(row | {"tokens": size // 3, "bytes": size, "nats": shifted}))
     report = {
@@ -140,7 +140,7 @@ def write_evaluations(
     metric |= {"reference_protocol": 0.11, "reference_protocol_untrained": 0.09, "verdict": "above its null"}
     metric |= {"nulls": {"permuted": {"mean": 0.24, "sd": 0.02, "p": 0.012}, "factors": {"mean": 0.2, "sd": 0.01}}}
     frontier = {
-        "bits_per_byte": final, "perplexity": 9.1, "dead_neurons_share": 0.04, "weight_sparsity": 0.0,
+        "bits_per_byte": final, "perplexity": 9.1, "dead_neurons_share": 0.04, "weight_sparsity": {"exact_zeros": 0.01},
         "state_bytes": 1_048_576 if carries else 0,
         "density": {name: {"mean": 0.12, "layers": [0.11, 0.13]} for name in taps},
         "tmi": metric if carries else {"value": None, "reason": "the model has no neuron graph"},

@@ -48,7 +48,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, names: list[str]) -> Row:
     cells = [_share(over_seeds(measures.density(run, name) for run in runs), reason) for name in names]
     cells += [
         _share(measures.over(runs, measures.number_of("frontier", "dead_neurons_share")), reason),
-        _share(measures.over(runs, measures.number_of("frontier", "weight_sparsity")), reason),
+        _share(measures.over(runs, measures.number_of("frontier", "weight_sparsity/exact_zeros")), reason),
         _cost(measures.over(runs, measures.number_of("timing", "tokens_per_s")), formats.whole, reason),
         _cost(measures.over(runs, _memory), formats.size_in_bytes, reason),
         _cost(measures.over(runs, state_bytes), formats.size_in_bytes, reason),

@@ -84,8 +84,8 @@ def transcript_perplexity(inputs: Inputs) -> Finding:
     if not runs:
         return Finding(NOT_MEASURED, rule=rule)
     lines = [
-        f"{variant} on {corpus} {formats.spread(measures.over(group_of(runs, variant, corpus), measures.perplexity), 1)}"
-        for variant, corpus in pairs(runs)
+        f"{where(group)} {formats.spread(measures.over(group, measures.perplexity), 1)}"
+        for group in (group_of(runs, variant, corpus) for variant, corpus in pairs(runs))
     ]
     right = all(within(measures.perplexity(run) or 0.0, (50, 150)) for run in runs)
     verdict = TOO_SMALL if inputs.scale != "gpu" else SUPPORTED if right else NOT_SUPPORTED

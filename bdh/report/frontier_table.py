@@ -36,7 +36,7 @@ COLUMNS = (
 
 def metrics_of(runs: list[Run]) -> list[str]:
     """Frontier metrics that some run names, in the order of METRICS, then others."""
-    found = {name for run in runs for name in METRICS if any(k.startswith(name) for k in run.frontier.values)}
+    found = {name for run in runs for name in METRICS if run.frontier.children(name)}
     return [name for name in METRICS if name in found]
 
 

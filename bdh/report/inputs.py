@@ -132,7 +132,7 @@ def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path)
     except (ValueError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
     absent = [name for name in needed if name not in table.columns]

@@ -23,6 +23,7 @@ class Family:
     log_x: bool = False
 
 
+BY_POSITION = "bits_per_byte_by_position"
 FAMILIES = (
     Family("tmi", "", "Modularity of the neuron graph (TMI)", "edges kept, count", "modularity Q", True),
     Family("sps", "innovations", "Persistence of updates (SPS)", "lag, windows", "autocorrelation"),
@@ -43,9 +44,10 @@ def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
 
 
 def _others(runs: Sequence[Run]) -> list[Family]:
-    """A family for every metric that FAMILIES does not know."""
+    """A family for every metric that FAMILIES does not know; positions have plots of their own."""
     names = {str(name) for run in runs if run.curves is not None for name in run.curves["metric"].unique()}
-    return [Family(name, "", name, "x", "y") for name in sorted(names - {family.metric for family in FAMILIES})]
+    known = {family.metric for family in FAMILIES} | {BY_POSITION}
+    return [Family(name, "", name, "x", "y") for name in sorted(names - known)]
 
 
 def positions(run: Run, arm: str) -> list[tuple[float, float]]:

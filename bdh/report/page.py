@@ -35,6 +35,10 @@ SECTIONS = (
     ("gaps", "Missing results"),
     ("definitions", "Definitions"),
 )
+SAMPLES_NOTE = (
+    "Prompt in bold, then what the model wrote. Prompts are text of the corpus: mind its licence before you publish "
+    "this page."
+)
 DEFINITIONS = (
     ("bits per byte", "Total nats over the scored tokens, over ln 2, over their UTF-8 bytes; end-of-text tokens are "
      "left out. It does not depend on the tokenizer."),
@@ -122,9 +126,8 @@ def _samples(inputs: Inputs) -> str:
     for run in inputs.runs:
         if run.samples:
             texts = "".join(
-                f'<pre><span class="prompt">{escape(prompt)}</span>{escape(text.removeprefix(prompt))}</pre>'
-                for prompt, text in run.samples
+                f'<pre><span class="prompt">{escape(prompt)}</span>{escape(text)}</pre>' for prompt, text in run.samples
             )
             blocks.append(f"<details><summary>{escape(run.key)}</summary>{texts}</details>")
-    note = '<p class="note">Prompt in bold, then what the model wrote.</p>' if blocks else ""
+    note = f'<p class="note">{SAMPLES_NOTE}</p>' if blocks else ""
     return note + "\n".join(blocks)

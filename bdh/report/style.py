@@ -47,8 +47,10 @@ td.num { text-align: right; white-space: pre; }
 .best { font-weight: 700; }
 .note { max-width: 120ch; color: var(--soft); font-size: 12.5px; }
 .swatch { display: inline-block; width: 18px; margin-right: 7px; vertical-align: middle; }
-#claims tbody th { min-width: 190px; max-width: 260px; white-space: normal; }
-#claims td { min-width: 120px; max-width: 340px; }
+#claims tbody th { min-width: 150px; max-width: 220px; white-space: normal; }
+#claims td { min-width: 110px; max-width: 260px; }
+#claims td:nth-of-type(2) { min-width: 290px; max-width: 420px; }
+#claims td:nth-of-type(3) { min-width: 230px; }
 #corpora td { min-width: 90px; max-width: 220px; overflow-wrap: break-word; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 22px; }
 figure { margin: 0; padding: 12px; background: var(--panel); break-inside: avoid; }
@@ -65,7 +67,7 @@ pre { margin: 6px 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 12.5p
 footer { margin-top: 44px; color: var(--soft); font-size: 12.5px; }
 @media (max-width: 640px) {
   body { padding: 0 12px 40px; }
-  tbody th { max-width: 130px; white-space: normal; overflow-wrap: anywhere; }
+  tbody th { min-width: 104px; max-width: 150px; white-space: normal; overflow-wrap: anywhere; }
   th, td { padding: 4px 7px; }
 }
 @media print {
