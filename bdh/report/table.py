@@ -21,13 +21,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, what it sorts by, a reason or detail on hovering, its tone and whether it is marked best."""
+    """What a cell shows, what it sorts by, a note on hovering, its tone, whether it is best, and small print below."""
 
     text: str
     value: float | str | None = None
     note: str = ""
     tone: str = "none"
     best: bool = False
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _cell(cell: Cell) -> str:
     kind = f' class="{" ".join(classes)}"' if classes else ""
     value = "" if cell.value is None else f' data-value="{escape(str(cell.value), quote=True)}"'
     mark = '<span class="mark" title="lowest, tested">★</span> ' if cell.best else ""
-    return f"<td{kind}{value}{_title(cell.note)}>{mark}{escape(cell.text)}</td>"
+    detail = f'<span class="detail">{escape(cell.detail)}</span>' if cell.detail else ""
+    return f"<td{kind}{value}{_title(cell.note)}>{mark}{escape(cell.text)}{detail}</td>"
 
 
 def _title(note: str) -> str:
