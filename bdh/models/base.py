@@ -113,9 +113,7 @@ class LanguageModel(nn.Module):
 
 def damp_state(state: State, factor: float) -> State:
     """The state with its synaptic tensors (`rho*`, `sigma*`) multiplied by `factor`."""
-    return {
-        name: tensor * factor if name.startswith(("rho", "sigma")) else tensor for name, tensor in state.items()
-    }
+    return {name: tensor * factor if name.startswith(("rho", "sigma")) else tensor for name, tensor in state.items()}
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor | None) -> Tensor | None:
