@@ -160,9 +160,9 @@ def test_page_without_any_result_is_still_a_page(tmp_path, monkeypatch):
 
 
 def test_page_of_many_variants_gives_each_its_own_look():
-    looks = re.findall(r"\.(s\d+) \{ (border-top: [^}]+) \}", style_sheet(18))
-    assert len(looks) == len({look for _, look in looks}) == 18
-    assert len({(palette.paint(slot), str(palette.dash(slot)), palette.marker(slot)) for slot in range(18)}) == 18
+    looks = re.findall(r"\.(s\d+) \{ (border-top: [^}]+) \}", style_sheet(48))
+    assert len(looks) == len({look for _, look in looks}) == 48
+    assert len({(palette.paint(slot), str(palette.dash(slot)), palette.marker(slot)) for slot in range(48)}) == 48
 
 
 def test_page_shows_a_text_in_any_form(tmp_path, monkeypatch):

@@ -122,11 +122,11 @@ def _equal_transformer(inputs: Inputs, corpus: str) -> str | None:
 
 
 def neuro_mechanisms(inputs: Inputs) -> Finding:
-    """Claim 15: every `neuro_without_*` variant is worse than `neuro`."""
-    rule = "neuro minus every neuro_without_*: 95 % interval wholly below 0 on every corpus."
+    """Claim 15: every `neuro_no_*` variant, which lacks one mechanism, is worse than `neuro`."""
+    rule = "neuro minus every neuro_no_*: 95 % interval wholly below 0 on every corpus."
     parts, verdicts = [], []
     for corpus in inputs.corpora:
-        for name in (v for v in inputs.variants if v.startswith("neuro_without_") and "neuro" in inputs.variants):
+        for name in (v for v in inputs.variants if v.startswith("neuro_no_") and "neuro" in inputs.variants):
             gap = measures.compare_variants(inputs, corpus, "neuro", name)
             if gap is not None:
                 parts.append(f"{corpus}, {name} {formats.difference(gap)}")
@@ -136,7 +136,9 @@ def neuro_mechanisms(inputs: Inputs) -> Finding:
 
 def half_life(inputs: Inputs) -> Finding:
     """Claim 16: the measured half-life of the carried state within a tenth of the one that damping alone gives."""
-    rule = f"Measured half-life within {100 * NEARLY:.0f} % of ln 2 / -ln damping in every BDH run that carries a state."
+    rule = (
+        f"Measured half-life within {100 * NEARLY:.0f} % of ln 2 / -ln damping in every BDH run that carries a state."
+    )
     runs = [run for run in bdh_runs(inputs) if _half_lives(run) is not None]
     lines, verdicts = [], []
     for variant, corpus in pairs(runs):
