@@ -36,6 +36,7 @@ thead button { padding: 0; border: 0; background: none; color: inherit; font: in
 th[aria-sort="ascending"] .name::after { content: " ▲"; }
 th[aria-sort="descending"] .name::after { content: " ▼"; }
 tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; white-space: nowrap; }
+thead th.num, thead th.num button { text-align: right; }
 td { white-space: pre-line; }
 td.num { text-align: right; white-space: pre; }
 .detail { display: block; color: var(--soft); font-size: 11px; font-weight: 400; }
