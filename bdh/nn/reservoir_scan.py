@@ -49,7 +49,7 @@ def scan(
     block, but not over the borders between runs of `truncation` tokens (None: they flow over all T).
     """
     T = e_BTD.shape[1]
-    cuts = set(range(0, T, truncation or T))
+    cuts = set(range(0, T, truncation if truncation and torch.is_grad_enabled() else T))
     starts = sorted(cuts | set(range(0, T, BLOCK)))
     traces = []
     for start, stop in zip(starts, [*starts[1:], T], strict=True):
