@@ -102,11 +102,16 @@ class GeneratedSource(Section):
 
 
 class SourceFile(Section):
-    """One file of a download: its path in a mirror, its https address and the sha256 of every accepted version."""
+    """One file of a download: its path in a mirror, its https address and the sha256 of every accepted version.
+
+    `url` is None where no public address has the file. `url_pinned` false says that the sha256 of what the address
+    serves is not known beforehand: any is accepted from there, recorded and warned about; a mirror stays pinned.
+    """
 
     path: str
-    url: Annotated[str, Field(pattern=r"^https://")]
-    sha256: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    url: Annotated[str, Field(pattern=r"^https://")] | None
+    url_pinned: bool = True
+    sha256: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(min_length=1)]
     licence: str
 
 
@@ -144,19 +149,38 @@ class SplitByDate(Section):
 Split = Annotated[SplitByPosition | SplitByDate, Field(discriminator="by")]
 
 
+class SeparatorPattern(Section):
+    """A regular expression for what stands between documents."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+
+
 class PlainText(Section):
-    """UTF-8 text; `separator` stands between documents, None means one document."""
+    """UTF-8 text; `separator` (literal, or a pattern) stands between documents, None means one document."""
 
     format: Literal["text"]
-    separator: str | None
+    separator: Annotated[str, Field(min_length=1)] | SeparatorPattern | None
     split: SplitByPosition
+
+
+class Columns(Section):
+    """Which column of a parquet file holds what; None where the file has none."""
+
+    text: str
+    turns: str | None
+    symbol: str | None
+    company: str | None
+    sector: str | None
+    date: str | None
+    year: str | None
+    quarter: str | None
 
 
 class ParquetText(Section):
     """A parquet file with one document per row."""
 
     format: Literal["parquet"]
-    columns: dict[str, str | None]
+    columns: Columns
     sectors: str | None
     keep_sectors: list[str]
     split: Split
@@ -191,9 +215,7 @@ class BpeTokenizer(Section):
 
 Source = Annotated[GeneratedSource | DownloadSource | LocalSource, Field(discriminator="kind")]
 Text = Annotated[PlainText | ParquetText, Field(discriminator="format")]
-Tokenizer = Annotated[
-    ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")
-]
+Tokenizer = Annotated[ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")]
 
 
 class Corpus(Section):
@@ -233,6 +255,11 @@ class Frontier(Section):
     """Frontier metrics."""
 
     top_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    communities: Literal["louvain", "leiden"]
+    restarts: Count
+    graph_nulls: Annotated[int, Field(ge=2)]
+    null_draws: Annotated[int, Field(ge=20)]
+    bootstrap: Annotated[int, Field(ge=20)]
     twins: Count
     laptop: FrontierScale
     gpu: FrontierScale
@@ -302,6 +329,13 @@ def load(path: Path = FILE) -> Params:
     _check_names(params, path)
     _check_model_keys(params, path)
     return params
+
+
+def corpus_of(params: Params, name: str) -> Corpus:
+    """The section of one corpus; raises ParamsError naming the known ones."""
+    if name not in params.corpus:
+        raise ParamsError(f"unknown corpus {name!r}; {_suggest(name, sorted(params.corpus))}")
+    return params.corpus[name]
 
 
 def _explain(error: ValidationError) -> str:

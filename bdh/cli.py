@@ -1,0 +1,54 @@
+"""The `bdh` command: everything around the pipeline that `dvc repro` itself is not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from bdh.commands.audit import audit
+from bdh.commands.doctor import doctor
+from bdh.commands.generate import generate
+from bdh.commands.golden import golden
+from bdh.commands.sync import sync
+from bdh.commands.ui import ui
+from bdh.errors import EXIT_CODE, reported
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="bdh",
+    help="Look at, check and use what `dvc repro` has made.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (doctor, ui, audit, sync, generate, golden):
+    app.command()(command)
+
+USAGE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; an error becomes one line on standard error and exit code 2."""
+    sys.exit(reported(_run)(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        return int(app(args=list(arguments) if arguments is not None else None, standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(f"{error}\n")
+            return 0
+        context = getattr(error, "ctx", None)
+        name = context.command_path if context is not None else "bdh"
+        sys.stderr.write(f"error: {' '.join(error.format_message().split())} (`{name} --help` shows what there is)\n")
+        return EXIT_CODE
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has seen enough
+        return 0

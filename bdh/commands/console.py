@@ -1,0 +1,31 @@
+"""How commands print: tables for people on a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+PIPE_WIDTH = 200
+
+
+def console() -> Console:
+    """A console on standard output; wide where nobody's window limits it."""
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a header; texts are shown as they are, without markup, and wrap instead of being cut."""
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    console().print(table)
+
+
+def say(line: str) -> None:
+    """Print one line as it is."""
+    console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,128 @@
+"""`bdh ui`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from types import FrameType
+from typing import Annotated
+
+import psutil
+import typer
+
+from bdh.commands.console import say
+from bdh.errors import HatcheryError
+from bdh.repository import enter_root
+
+HOST = "127.0.0.1"
+PORT = 5000
+PATIENCE_S = 120.0
+STOP_S = 10.0
+PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode={mode}"
+
+
+class ServerError(HatcheryError):
+    """The MLflow server cannot be started."""
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = PORT,
+) -> None:
+    """Browse the runs in MLflow's user interface until Ctrl-C."""
+    enter_root()
+    from bdh.tracking.store import open_store, store_uri
+
+    remote = store_uri()
+    if remote.startswith(("http://", "https://")):
+        show_address(remote, open_store().experiment_id)
+        return
+    check_port(port)
+    store = open_store()
+    server = subprocess.Popen(server_command(store.uri, port), env=server_environment())
+    with suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            wait_until_up(server, port)
+            show_address(f"http://{HOST}:{port}", store.experiment_id)
+            server.wait()
+        finally:
+            stop(server)
+
+
+def server_command(uri: str, port: int) -> list[str]:
+    """The MLflow server with one worker: the default four need gigabytes."""
+    flags = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "ui", *flags]
+
+
+def server_environment() -> dict[str, str]:
+    """Without the job runner, whose processes outlive the server, and without a line per request."""
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, **settings, "UVICORN_LOG_LEVEL": "warning"}
+
+
+def check_port(port: int) -> None:
+    """Raise ServerError, with a port that is free, when `port` is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except PermissionError:
+            raise ServerError(f"port {port} is reserved for root; try `bdh ui --port {free_port()}`") from None
+        except OSError:
+            raise ServerError(f"port {port} is in use; try `bdh ui --port {free_port()}`") from None
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
+    """Return when the server answers; raises ServerError when it ends or stays silent."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise ServerError(f"the MLflow server ended with exit code {server.returncode}; its output is above")
+        with (
+            suppress(urllib.error.URLError, OSError),
+            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2),
+        ):
+            return
+        time.sleep(0.2)
+    raise ServerError(f"the MLflow server has not answered for {PATIENCE_S:.0f} s")
+
+
+def show_address(server: str, experiment: str) -> None:
+    """Print the two addresses that one wants: the table of runs and their curves."""
+    base = server.rstrip("/")
+    say(f"table:  {base}/{PAGE.format(experiment=experiment, mode='TABLE')}")
+    say(f"charts: {base}/{PAGE.format(experiment=experiment, mode='CHART')}")
+    sys.stdout.flush()
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers, gently first."""
+    with suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, left = psutil.wait_procs(family, timeout=STOP_S)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    server.wait()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

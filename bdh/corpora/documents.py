@@ -1,0 +1,107 @@
+"""What is known of a document before it is tokenized, and what every reader of documents offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bdh.errors import CorpusError
+
+PIECE_CHARACTERS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One document: its place in the source and what is known of it; `start` and `end` are UTF-8 byte offsets.
+
+    `source` counts the documents of the source from 0, before any is removed.
+    """
+
+    source: int
+    start: int
+    end: int
+    digest: bytes
+    id: str
+    symbol: str | None = None
+    company: str | None = None
+    sector: str | None = None
+    date: str | None = None
+    year: int | None = None
+    quarter: int | None = None
+    speaker_turns: int | None = None
+
+    @property
+    def utf8_bytes(self) -> int:
+        """Length of the text in UTF-8 bytes."""
+        return self.end - self.start
+
+
+class Reader(Protocol):
+    """A source of documents that is walked twice: once for what is known of them, once for their text."""
+
+    path: Path
+
+    def entries(self) -> Iterator[Entry]:
+        """Every document of the source in its order, empty and repeated ones included."""
+        ...
+
+    def pieces(self, entries: Iterable[Entry]) -> Iterator[tuple[int, str]]:
+        """Text of `entries`, which stand in the order of the source, in pieces (position in `entries`, text).
+
+        Joined, the pieces of a document are its text; see `cut` for where they end.
+        """
+        ...
+
+
+def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Cut `text` into pieces of about `size` characters that tokenize separately as they do together.
+
+    A piece ends before a space or line end that follows a character that is no white space: no rule of the
+    GPT-2 pre-tokenizer reaches across such a place. Text without one stays whole.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = _last_cut(text, start + 1, start + size) or _first_cut(text, start + size)
+        if end is None:
+            break
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def _is_cut(text: str, place: int) -> bool:
+    return text[place] in " \n" and not text[place - 1].isspace()
+
+
+def _last_cut(text: str, low: int, high: int) -> int | None:
+    while high > low:
+        high = max(text.rfind(" ", low, high), text.rfind("\n", low, high))
+        if high < 0:
+            return None
+        if _is_cut(text, high):
+            return high
+    return None
+
+
+def _first_cut(text: str, low: int) -> int | None:
+    return next((place for place in range(max(low, 1), len(text)) if _is_cut(text, place)), None)
+
+
+def drop_empty_and_repeated(entries: Iterable[Entry], path: Path) -> tuple[list[Entry], dict[str, int]]:
+    """The documents that have text, each content once, and how many were dropped for either reason.
+
+    Of several documents with one content the earliest stays, by date and then by place in the source.
+    Raises CorpusError when none is left.
+    """
+    whole = list(entries)
+    with_text = [entry for entry in whole if entry.end > entry.start]
+    first: dict[bytes, Entry] = {}
+    for entry in sorted(with_text, key=lambda entry: (entry.date or "", entry.source)):
+        first.setdefault(entry.digest, entry)
+    kept = [entry for entry in with_text if first[entry.digest] is entry]
+    if not kept:
+        raise CorpusError(f"{path} holds no text")
+    return kept, {"empty": len(whole) - len(with_text), "duplicates": len(with_text) - len(kept)}

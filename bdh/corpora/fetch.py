@@ -1,0 +1,169 @@
+"""The files of a corpus into data/raw/<corpus>: from a mirror, their address, this machine, or a generator."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from bdh.corpora.download import UnreachableError, download
+from bdh.corpora.generators import generate
+from bdh.corpora.progress import bytes_progress
+from bdh.corpora.provenance import FetchedFile, Provenance, sha256_of
+from bdh.errors import CorpusError, one_line
+from bdh.params import Corpus, DownloadSource, GeneratedSource, Gpt2Tokenizer, LocalSource, SourceFile
+
+MIRROR = "BDH_CORPORA_MIRROR"
+DOWNLOADS = Path("data/downloads")
+BLOCK = 1 << 20
+
+
+def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWNLOADS) -> Provenance:
+    """Bring all files of a corpus, those of its tokenizer included, into `folder`, which is replaced as a whole.
+
+    A file comes from the mirror that the environment variable BDH_CORPORA_MIRROR names (a folder or any fsspec
+    URL), else from its address. Raises CorpusError when neither has it or its sha256 is not an accepted one.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        source, text, files = _text_files(name, corpus, partial, downloads)
+        files += [_fetch_file(name, file, partial, downloads) for file in _tokenizer_files(corpus)]
+        provenance = Provenance(source, text, tuple(files))
+        provenance.write(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return provenance
+
+
+def _text_files(name: str, corpus: Corpus, folder: Path, downloads: Path) -> tuple[str, str, list[FetchedFile]]:
+    """Source, name of the file with the documents, and all files but the tokenizer's."""
+    source = corpus.source
+    if isinstance(source, GeneratedSource):
+        text = generate(source, folder)
+        origin = f"generator {source.generator}, seed {source.seed}, {source.documents} documents"
+        made = sorted(path for path in folder.iterdir())
+        return "generated", text, [_described(path, origin, "generated", True, "MIT") for path in made]
+    if isinstance(source, LocalSource):
+        return "local", Path(source.path).name, [_copy_local(name, source, folder)]
+    files = [_fetch_file(name, file, folder, downloads) for file in source.files]
+    return files[0].source, files[0].name, files
+
+
+def _tokenizer_files(corpus: Corpus) -> list[SourceFile]:
+    tokenizer = corpus.tokenizer
+    return [tokenizer.vocab, tokenizer.merges] if isinstance(tokenizer, Gpt2Tokenizer) else []
+
+
+def _described(path: Path, origin: str, source: str, pinned: bool, licence: str) -> FetchedFile:
+    return FetchedFile(path.name, origin, source, path.stat().st_size, sha256_of(path), pinned, licence)
+
+
+def _copy_local(name: str, source: LocalSource, folder: Path) -> FetchedFile:
+    path = Path(source.path).expanduser()
+    if not path.is_file():
+        raise CorpusError(f"corpus {name}: {path.absolute()} is no file; corpus.{name}.source.path should name your text")
+    with path.open("rb") as file:
+        _copy(file.read, folder / path.name, path.stat().st_size, f"copy {path.name}")
+    return _described(folder / path.name, path.name, "local", False, source.licence)
+
+
+def _fetch_file(name: str, file: SourceFile, folder: Path, downloads: Path) -> FetchedFile:
+    target = folder / Path(file.path).name
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    if mirror and _from_mirror(name, mirror, file, target):
+        fetched = _described(target, file.url or file.path, "mirror", True, file.licence)
+        if file.sha256 and fetched.sha256 not in file.sha256:
+            raise CorpusError(
+                f"corpus {name}: {mirror}/{file.path} has sha256 {fetched.sha256}, accepted are "
+                f"{', '.join(file.sha256)}; mend the mirror, or add the new sha256 to params.yaml"
+            )
+        return fetched
+    return _from_address(name, file, target, downloads, mirror)
+
+
+def _from_mirror(name: str, mirror: str, file: SourceFile, target: Path) -> bool:
+    """Copy the file from the mirror; False when the mirror works but has no such file."""
+    address = f"{mirror}/{file.path}"
+
+    def failed(error: Exception) -> CorpusError:
+        return CorpusError(f"corpus {name}: {MIRROR}: {address} cannot be read ({one_line(error)}); mend or unset it")
+
+    try:
+        system, root = fsspec.core.url_to_fs(mirror)
+        path = f"{root}/{file.path}"
+        if isinstance(system, LocalFileSystem) and not system.isdir(root):
+            raise NotADirectoryError(f"{root} is no folder")
+        if not system.exists(path):
+            return False
+        remote, size = system.open(path, "rb"), system.size(path)
+    except Exception as error:  # every fsspec backend raises its own
+        raise failed(error) from None
+
+    def read(count: int) -> bytes:
+        try:
+            return remote.read(count)
+        except Exception as error:  # as above
+            raise failed(error) from None
+
+    with remote:
+        _copy(read, target, size, f"copy {file.path}")
+    return True
+
+
+def _from_address(name: str, file: SourceFile, target: Path, downloads: Path, mirror: str) -> FetchedFile:
+    if file.url is None:
+        raise CorpusError(f"corpus {name}: {file.path} has no public address. {_ways_out(file, mirror)}")
+    if mirror:
+        sys.stderr.write(f"{name}: {file.path} is not in the mirror {mirror}; taking it from {file.url}\n")
+    stored = downloads / f"{hashlib.sha256(file.url.encode()).hexdigest()[:16]}-{target.name}"
+    downloads.mkdir(parents=True, exist_ok=True)
+    accepted = file.sha256 if file.url_pinned else []
+    with filelock.FileLock(f"{stored}.lock"):
+        try:
+            done = download(file.url, stored, accepted)
+        except UnreachableError as error:
+            raise CorpusError(f"corpus {name}: {error}. {_ways_out(file, mirror)}") from None
+        _link(stored, target)
+    pinned = done.sha256 in file.sha256
+    if not pinned:
+        version = f", revision {done.revision}" if done.revision else ""
+        sys.stderr.write(
+            f"warning: {name}: {file.url} is not pinned; it gave sha256 {done.sha256} ({done.bytes} bytes{version}), "
+            "which provenance.json records; add it to sha256 and set url_pinned: true to hold on to it\n"
+        )
+    return FetchedFile(target.name, file.url, "url", done.bytes, done.sha256, pinned, file.licence)
+
+
+def _ways_out(file: SourceFile, mirror: str) -> str:
+    also = " (the present one has it not)" if mirror else ""
+    return (
+        f"Three ways out: set {MIRROR} to a folder or URL that holds {file.path}{also}; connect to the network and run "
+        "the same command again, it goes on where it stopped; or choose corpora that need neither, such as sample_plays "
+        "and sample_calls or a text of your own (kind: local)"
+    )
+
+
+def _link(stored: Path, target: Path) -> None:
+    """Give a download a second name, so that it takes its space once; a copy where the file system cannot."""
+    try:
+        os.link(stored, target)
+    except OSError:
+        shutil.copyfile(stored, target)
+
+
+def _copy(read: Callable[[int], bytes], target: Path, size: int | None, what: str) -> None:
+    with target.open("wb") as out, bytes_progress(what, size) as advance:
+        while block := read(BLOCK):
+            out.write(block)
+            advance(len(block))

@@ -1,0 +1,164 @@
+"""Documents of a parquet file, one per row, read in batches so that its size does not matter."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bdh.corpora.documents import Entry, cut
+from bdh.corpora.speakers import count_turns
+from bdh.errors import CorpusError
+from bdh.params import Columns
+
+BATCH_BYTES = 1 << 22
+SYMBOL_COLUMNS = ("symbol", "Symbol")
+SECTOR_COLUMNS = ("gics_sector", "GICS Sector", "Sector", "sector")
+
+
+class TableReader:
+    """A parquet file; `columns` says which of its columns hold what, `sectors` maps symbols to sectors.
+
+    Raises CorpusError when the file is missing or cut short, lacks a column, or a date is no date.
+    """
+
+    def __init__(self, path: Path, columns: Columns, sectors: dict[str, str] | None = None) -> None:
+        self.path = path
+        self.columns = columns
+        self.sectors = sectors
+        self._schema = self._open().schema_arrow
+        self._check_columns()
+
+    def entries(self) -> Iterator[Entry]:
+        """See Reader; a document's id is its symbol and date where it has them, else its row."""
+        taken: Counter[str] = Counter()
+        source = 0
+        wanted = [name for name in self.columns.model_dump().values() if name is not None]
+        for batch in self._batches(wanted):
+            data = {role: batch.column(name) for role, name in self._present().items()}
+            for row in range(batch.num_rows):
+                yield self._entry(source, row, data, taken)
+                source += 1
+
+    def pieces(self, entries: Iterable[Entry]) -> Iterator[tuple[int, str]]:
+        """See Reader."""
+        waiting = enumerate(entries)
+        position, entry = next(waiting, (0, None))
+        source = 0
+        for batch in self._batches([self.columns.text]):
+            while entry is not None and entry.source < source + batch.num_rows:
+                text = batch.column(0)[entry.source - source].as_py()
+                for piece in cut(text):
+                    yield position, piece
+                position, entry = next(waiting, (0, None))
+            source += batch.num_rows
+            if entry is None:
+                return
+
+    def _present(self) -> dict[str, str]:
+        return {role: name for role, name in self.columns.model_dump().items() if name is not None}
+
+    def _open(self) -> pq.ParquetFile:
+        if not self.path.is_file():
+            raise CorpusError(f"{self.path} is missing; it should hold the documents")
+        try:
+            return pq.ParquetFile(self.path, memory_map=True, buffer_size=1 << 20)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> CorpusError:
+        return CorpusError(f"{self.path} is no whole parquet file ({error}); fetch it again")
+
+    def _check_columns(self) -> None:
+        for role, name in self._present().items():
+            if name not in self._schema.names:
+                has = ", ".join(self._schema.names)
+                raise CorpusError(f"{self.path} has no column {name!r} (text.columns.{role}); it has: {has}")
+            kind = self._schema.field(name).type
+            if role == "text" and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise CorpusError(f"{self.path}: column {name!r} (text.columns.text) holds {kind}, not text")
+            if role == "turns" and not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+                raise CorpusError(f"{self.path}: column {name!r} (text.columns.turns) holds {kind}, not lists")
+
+    def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        file = self._open()
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        rows = max(1, min(8192, BATCH_BYTES * file.metadata.num_rows // max(size, 1)))
+        try:
+            for batch in file.iter_batches(batch_size=rows, columns=names, use_threads=False):
+                yield batch.select(names)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _entry(self, source: int, row: int, data: dict[str, pa.Array], taken: Counter[str]) -> Entry:
+        def value(role: str) -> Any:
+            return data[role][row].as_py() if role in data else None
+
+        buffer = data["text"][row].as_buffer()
+        content = memoryview(b"") if buffer is None else memoryview(buffer)
+        blank = not content.tobytes().strip()
+        date = self._date(source, value("date"))
+        symbol = value("symbol")
+        name = "-".join(part for part in (symbol, date) if part) or f"{source:06d}"
+        taken[name] += 1
+        year = value("year")
+        return Entry(
+            source=source,
+            start=0,
+            end=0 if blank else len(content),
+            digest=hashlib.sha256(content).digest(),
+            id=name if taken[name] == 1 else f"{name}-{taken[name]}",
+            symbol=symbol,
+            company=value("company"),
+            sector=value("sector") or (self.sectors or {}).get(_plain_symbol(symbol)),
+            date=date,
+            year=int(date[:4]) if year is None and date else year,
+            quarter=value("quarter"),
+            speaker_turns=count_turns(content, data["turns"][row] if "turns" in data else None),
+        )
+
+    def _date(self, source: int, value: Any) -> str | None:
+        if value is None:
+            return None
+        day = str(value)[:10]
+        try:
+            return datetime.date.fromisoformat(day).isoformat()
+        except ValueError:
+            where = f"{self.path}: row {source}, column {self.columns.date!r}"
+            raise CorpusError(
+                f"{where}: {day!r} is no date; its first 10 characters should be like 2018-12-31"
+            ) from None
+
+
+def read_sectors(path: Path) -> dict[str, str]:
+    """Sector of every symbol from a CSV with a symbol and a sector column; symbols as `_plain_symbol` writes them.
+
+    Raises CorpusError when the file is missing or has no such columns.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            names = rows.fieldnames or []
+            symbol = next((name for name in SYMBOL_COLUMNS if name in names), None)
+            sector = next((name for name in SECTOR_COLUMNS if name in names), None)
+            if symbol is None or sector is None:
+                raise CorpusError(
+                    f"{path} needs a column {' or '.join(SYMBOL_COLUMNS)} and a column {' or '.join(SECTOR_COLUMNS)}; "
+                    f"it has: {', '.join(names)}"
+                )
+            return {_plain_symbol(row[symbol]): row[sector] for row in rows if row[sector]}
+    except FileNotFoundError:
+        raise CorpusError(f"{path} is missing; it should hold the sector of every symbol") from None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 ({error.reason})") from None
+
+
+def _plain_symbol(symbol: str | None) -> str:
+    return (symbol or "").strip().upper().replace("-", ".")

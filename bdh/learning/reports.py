@@ -1,0 +1,107 @@
+"""What a finished training writes down: numbers that repeat, the history, what it cost, and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bdh.files import replacing
+from bdh.learning.training import Row, Training
+from bdh.models.base import LanguageModel
+
+READOUT = "lm_head"
+
+
+def train_report(training: Training, variant: str, corpus: str, seed: int) -> dict[str, Any]:
+    """The report of a finished training: numbers that are the same on every clone of one machine, and no times."""
+    model, best = training.model, training.best
+    report: dict[str, Any] = {
+        "variant": variant,
+        "corpus": corpus,
+        "seed": seed,
+        "parameters": model.parameter_count(),
+        "parameters_without_embeddings": parameters_without_embeddings(model),
+        "flops_per_token_forward": model.flops_per_token(training.settings.window),
+        "steps_done": training.step,
+        "tokens_seen": training.tokens_seen,
+        "best_step": best["step"],
+        "judged": best["judged"],
+        "validation/nats_per_token": best["nats_per_token"],
+        "validation/bits_per_byte": best["bits_per_byte"],
+    }
+    return report | density_report(training)
+
+
+def density_report(training: Training) -> dict[str, float]:
+    """`density/<tap>` (mean over layers) and `density/<tap>/layer<l>` of the saved weights."""
+    layers: dict[str, dict[int, float]] = {}
+    for (tap, layer), value in training.validation.activations(training.model).items():
+        if tap.endswith("_sparse"):
+            layers.setdefault(tap, {})[layer] = value
+    report: dict[str, float] = {}
+    for tap, values in layers.items():
+        report[f"density/{tap}"] = sum(values.values()) / len(values)
+        report |= {f"density/{tap}/layer{layer}": value for layer, value in values.items()}
+    return report
+
+
+def timing_report(training: Training) -> dict[str, Any]:
+    """What the training cost, on which device; these numbers do not repeat."""
+    usage = training.usage.report()
+    on_gpu = training.device.type == "cuda"
+    return {
+        "seconds": usage["seconds"],
+        "tokens_per_s": training.tokens_per_s,
+        "peak_memory_mib": usage["peak_memory_mib"],
+        "device": torch.cuda.get_device_name(training.device) if on_gpu else "cpu",
+        "precision": str(training.update.precision).removeprefix("torch."),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def parameters_without_embeddings(model: LanguageModel) -> int:
+    """Parameters that are neither an embedding table nor the readout to the vocabulary."""
+    outside = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    outside |= {id(p) for name, p in model.named_parameters() if name.startswith(READOUT)}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in outside)
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """One line per validation; a column that a row lacks is empty there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([["" if row.get(name) is None else row[name] for name in columns] for row in rows])
+
+
+def draw_history(path: Path, key: str, rows: list[Row]) -> None:
+    """A picture of the losses (left) and of the activation densities (right) over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, densities = figure.subplots(1, 2)
+    for column in ("train_nats", "validation_nats", "validation_nats_average"):
+        _line(losses, rows, column, column.removesuffix("_nats").replace("_nats_", ", ").replace("_", " "))
+    for column in sorted({name for row in rows for name in row if name.startswith("density_")}):
+        _line(densities, rows, column, column.removeprefix("density_").replace("_", " "))
+    for axes, label in ((losses, "nats per token"), (densities, "share of non-zero activations")):
+        axes.set(xlabel="training step", ylabel=label)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    figure.suptitle(key, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _line(axes: Any, rows: list[Row], column: str, label: str) -> None:
+    points = [(row["step"], row[column]) for row in rows if row.get(column) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 20 else "")

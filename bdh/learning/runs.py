@@ -1,0 +1,139 @@
+"""One run of the comparison: from params.yaml and a tokenized corpus to the run's folder and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bdh.corpora.tokens import TokenCorpus
+from bdh.device import choose_device, choose_precision
+from bdh.errors import ParamsError
+from bdh.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
+from bdh.learning import loop, reports
+from bdh.learning.checkpoints import save_run
+from bdh.learning.display import make_display
+from bdh.learning.resume import CheckpointFolder, fingerprint, only_one
+from bdh.learning.samples import write_samples
+from bdh.learning.training import Row, Training
+from bdh.models.base import build
+from bdh.models.catalog import FOLDER, settings_of
+from bdh.params import Params, Train
+from bdh.processes import Stop
+from bdh.tracking import Tracker
+
+WINDOW_SETTINGS = ("block_size", "window")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training is made of; `model` holds every setting of the variant's Config."""
+
+    variant: str
+    corpus: TokenCorpus
+    seed: int
+    train: Train
+    model: dict[str, Any]
+    device: torch.device
+    precision: torch.dtype
+
+    @property
+    def key(self) -> str:
+        """Name of the run."""
+        return run_key(self.variant, self.corpus.name, self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by dotted name, for the tracker and the fingerprint."""
+        named = {f"train.{name}": value for name, value in self.train.model_dump().items()}
+        named |= {f"model.{name}": value for name, value in self.model.items()}
+        precision = str(self.precision).removeprefix("torch.")
+        return named | {
+            "variant": self.variant,
+            "corpus": self.corpus.name,
+            "seed": self.seed,
+            "device": self.device.type,
+            "precision": precision,
+        }
+
+    def checkpoints(self) -> CheckpointFolder:
+        """Where this very training (settings, data, code, seed, kind of device) keeps its checkpoints."""
+        manifest = CODE / "train" / f"{self.variant}.json"
+        sources = [path for path in (manifest, FOLDER / f"{self.variant}.py") if path.exists()]
+        parts = self.settings() | {
+            "corpus_digest": self.corpus.digest,
+            "code": [path.read_text(encoding="utf-8") for path in sources],
+            "torch": torch.__version__,
+        }
+        return CheckpointFolder(self.key, fingerprint(parts))
+
+
+def describe(params: Params, variant: str, corpus: str, seed: int) -> Run:
+    """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe.
+
+    A setting named `block_size` or `window` that params.yaml leaves open becomes the training window.
+    """
+    for kind, name, sections in (("variant", variant, params.variant), ("corpus", corpus, params.corpus)):
+        if name not in sections:
+            raise ParamsError(
+                f"unknown {kind} {name!r}; sections of {kind} in params.yaml: {', '.join(sorted(sections))}"
+            )
+    train = params.train_of(variant, corpus)
+    known = settings_of(variant)
+    given = params.model_of(variant, corpus)
+    model = {name: setting.default for name, setting in known.items()}
+    model |= {name: train.window for name in WINDOW_SETTINGS if name in known} | given
+    device = choose_device(params.device)
+    precision = choose_precision(params.precision, device)
+    return Run(variant, TokenCorpus.open(TOKENS / corpus), seed, train, model, device, precision)
+
+
+@contextmanager
+def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
+    """The run's checkpoint folder, with the run to ourselves; deleted when the block succeeds."""
+    with only_one(run.key, stop):
+        folder = run.checkpoints()
+        folder.prepare()
+        yield folder
+        folder.clear()
+
+
+def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
+    """Train, or go on where a killed training stopped; the result has the best weights in its model."""
+    tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
+    model = build(run.variant, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
+    training = Training(model, run.corpus, run.train, seed=run.seed, device=run.device, precision=run.precision)
+    display = make_display(run.key, training.steps)
+    loop.run(training, folder, stop, display, lambda rows: tracker.log_history([_numbers(row) for row in rows]))
+    return training
+
+
+def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:
+    """Write the run's folder and reports, and show the tracker its pictures and texts."""
+    config = {
+        "variant": run.variant,
+        "vocab_size": run.corpus.vocab_size,
+        "corpus": run.corpus.name,
+        "seed": run.seed,
+        "model": run.model,
+        "train": run.train.model_dump(),
+        "parameters": training.model.parameter_count(),
+        "corpus_digest": run.corpus.digest,
+    }
+    output = RUNS / run.key
+    save_run(output, training.model, config)
+    write_json(output / "samples.json", write_samples(training.model, run.corpus, run.seed))
+    history = REPORTS / "history" / f"{run.key}.csv"
+    reports.write_history(history, training.history)
+    numbers = reports.train_report(training, run.variant, run.corpus.name, run.seed)
+    write_json(REPORTS / "train" / f"{run.key}.json", numbers)
+    write_json(REPORTS / "timing" / f"{run.key}.json", reports.timing_report(training))
+    reports.draw_history(folder.path / "curves.png", run.key, training.history)
+    tracker.log_file(folder.path / "curves.png", "figures")
+    tracker.log_file(output / "samples.json", "samples")
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return {name: value for name, value in row.items() if value is not None}

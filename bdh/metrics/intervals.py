@@ -1,0 +1,50 @@
+"""Intervals and nulls shared by the metrics: percentiles of resamplings, z and p against draws of a null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+FEW_DRAWS = 20
+LEVEL = 0.05
+
+
+def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
+    """Where `value` stands among draws of its null: mean, sd, z, two-sided p, number and how p was taken.
+
+    From 20 draws on p is the rank p-value 2 * min(share above, share below), counting the value itself; with fewer it
+    is the chance that one more draw of a normal null lies this far out (Student t, predictive), and with fewer than
+    two draws there is none.
+    """
+    draws = np.asarray(draws, dtype=np.float64)
+    count = int(draws.size)
+    mean = float(draws.mean()) if count else None
+    if mean is None or count < 2:
+        return {"mean": mean, "sd": None, "z": None, "p": None, "draws": count, "p_method": None}
+    sd = float(draws.std(ddof=1))
+    z = (value - mean) / sd if sd > 0 else None
+    if count >= FEW_DRAWS:
+        above, below = int((draws >= value).sum()), int((draws <= value).sum())
+        p: float | None = min(1.0, 2.0 * (1 + min(above, below)) / (1 + count))
+        method = "rank"
+    else:
+        p = None if z is None else float(2 * stats.t.sf(abs(z) / np.sqrt(1 + 1 / count), count - 1))
+        method = "t"
+    return {"mean": mean, "sd": sd, "z": z, "p": p, "draws": count, "p_method": method}
+
+
+def percentiles(values: np.ndarray) -> tuple[float | None, float | None]:
+    """The 2.5 and 97.5 % percentiles of the finite values; None, None without two of them."""
+    finite = values[np.isfinite(values)]
+    if finite.size < 2:
+        return None, None
+    low, high = np.quantile(finite, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def moving_blocks(length: int, block: int, generator: np.random.Generator) -> np.ndarray:
+    """Indices (length) of one circular moving-block resampling of a series in blocks of `block`."""
+    starts = generator.integers(0, length, -(-length // block))
+    return ((starts[:, None] + np.arange(block)[None, :]) % length).reshape(-1)[:length]

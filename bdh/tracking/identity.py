@@ -1,0 +1,132 @@
+"""Who made a run and from what: the tags that tie an MLflow run to git, to DVC and to a process."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+
+import psutil
+
+from bdh.lockfile import (
+    PARAMS,
+    Entry,
+    current_deps,
+    current_params,
+    declared,
+    load_lock,
+    load_yaml,
+    params_sha,
+    stage_name,
+)
+
+DEP = "dvc.dep."
+OUT = "dvc.out."
+SAME_START_S = 2.0
+RESULTS = ("dvc.lock", "reports")
+
+
+def stage_tags(stage: str, key: str) -> dict[str, str]:
+    """Axes of the comparison, for filtering and grouping in the UI."""
+    tags = {"stage": stage, "scale": str(load_yaml(PARAMS).get("scale", "")), "key": key}
+    parts = key.split("-")
+    if len(parts) == len(("variant", "corpus", "seed")):
+        tags |= dict(zip(("variant", "corpus", "seed"), parts, strict=True))
+    return tags
+
+
+def dvc_tags(stage: str, key: str) -> dict[str, str]:
+    """What the stage is about to read: dvc.lock for outputs of earlier stages, params.yaml for its parameters."""
+    declaration = declared(stage, key)
+    found = {
+        "dvc.stage": os.environ.get("DVC_STAGE") or stage_name(stage, key),
+        "dvc.exp": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "dvc.params_sha": params_sha(current_params(declaration.params)),
+    }
+    found |= {f"{DEP}{path}": md5 for path, md5 in current_deps(declaration, load_lock()).items()}
+    return {name: value for name, value in found.items() if value}
+
+
+def lock_tags(entry: Entry) -> dict[str, str]:
+    """The tags that a run of a stage of dvc.lock must have; folders gathered from several stages may be absent."""
+    found = {"dvc.stage": entry.name, "dvc.params_sha": params_sha(entry.params)}
+    return found | {f"{DEP}{path}": md5 for path, md5 in entry.deps.items()}
+
+
+def out_tags(entry: Entry) -> dict[str, str]:
+    """What the stage wrote, known only after it has ended; the pointer to the run itself is left out."""
+    return {f"{OUT}{path}": md5 for path, md5 in entry.outs.items() if not path.startswith("reports/run/")}
+
+
+def differing(tags: Mapping[str, str], entry: Entry) -> dict[str, tuple[str | None, str]]:
+    """Tags of a run that are not what dvc.lock says: name -> (tag, dvc.lock).
+
+    A dependency without a tag counts unless it is a folder that gathers the outputs of several stages, whose md5
+    cannot be known while it is being filled.
+    """
+    wanted = lock_tags(entry)
+    return {
+        name: (tags.get(name), value)
+        for name, value in wanted.items()
+        if tags.get(name) != value and not (name not in tags and value.endswith(".dir"))
+    }
+
+
+def git_tags() -> dict[str, str]:
+    """Commit that is checked out and whether tracked files other than results differ from it; {} outside git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in RESULTS))
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def source_tags(stage: str) -> dict[str, str]:
+    """The columns User and Source of the UI."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "unknown"
+    return {"mlflow.user": user, "mlflow.source.name": f"stages/{stage}.py", "mlflow.source.type": "LOCAL"}
+
+
+def process_tags(pid: int) -> dict[str, str]:
+    """A process, so that it is not confused with a later one of the same number."""
+    return {"process.host": platform.node(), "process.pid": str(pid), "process.started": f"{started(pid):.2f}"}
+
+
+def started(pid: int) -> float:
+    """When a process started, seconds since the epoch; 0 when it is gone."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
+
+
+def alive(tags: Mapping[str, str]) -> bool | None:
+    """Whether the process that writes a run still runs; None when it ran on another host or nobody knows."""
+    if tags.get("process.host") != platform.node():
+        return None
+    try:
+        pid, since = int(tags["process.pid"]), float(tags["process.started"])
+    except (KeyError, ValueError):
+        return None
+    return psutil.pid_exists(pid) and abs(started(pid) - since) < SAME_START_S and not _zombie(pid)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True

@@ -1,0 +1,233 @@
+"""Where runs are kept: found, created once, opened in bounded time.
+
+- `MLFLOW_TRACKING_URI` wins; otherwise `mlflow.db` at the root of the repository (`DVC_ROOT`, else the current folder).
+- A SQLite store is made under a file lock, in a temporary file that is renamed when complete: any number of stages may
+  start at once on a fresh folder, and a killed one leaves no half-made tables behind.
+- A server that does not answer, or a database that another program has locked, costs seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from bdh.errors import HatcheryError, one_line
+
+EXPERIMENT = "hatchery"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "One row per trained model: training, with its evaluations as children. "
+    "Group by the tags `variant`, `corpus`, `seed`, `scale`; `dvc.*` tags tie every run to dvc.lock.",
+}
+SECONDS_TO_CONNECT = 5.0
+SECONDS_FOR_LOCK = 60.0
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+}
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class StoreError(HatcheryError):
+    """The MLflow store cannot be used."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store: `client` is an MlflowClient, `experiment_id` that of the one experiment."""
+
+    uri: str
+    client: Any
+    experiment_id: str
+
+    def get_run(self, run_id: str | None) -> Any | None:
+        """The run with this id, or the one that was rebuilt from it; None when the store has neither."""
+        from mlflow.exceptions import MlflowException
+
+        if not run_id or not re.fullmatch(r"[0-9a-zA-Z_-]+", run_id):
+            return None
+        try:
+            run = self.client.get_run(run_id)
+            if run.info.lifecycle_stage == "active":
+                return run
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+        return next(self.search(f"tags.original_run_id = '{run_id}'"), None)
+
+    def search(self, condition: str = "") -> Iterator[Any]:
+        """Runs of the experiment that fulfil a condition of MLflow's search language, newest first."""
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], condition, max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+
+def root() -> Path:
+    """Root of the repository: `dvc exp run --temp` works in a copy but keeps its runs with the original."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
+
+
+def store_uri() -> str:
+    """Address of the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+
+
+def shown(uri: str) -> str:
+    """The address without the password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a SQLite address, None for any other store or for options behind `?`."""
+    match = re.fullmatch(r"sqlite:///([^?]+)", uri)
+    return Path(unquote(match[1])).absolute() if match else None
+
+
+def open_store(uri: str | None = None) -> Store:
+    """Open the store, creating database and experiment where they are missing.
+
+    Raises StoreError with one clear line when it cannot be reached, read or written.
+    """
+    address = uri or store_uri()
+    prepare_environment()
+    database = sqlite_path(address)
+    try:
+        if database is None:
+            check_reachable(address)
+            client = _client(address)
+            return Store(address, client, _experiment(client, None))
+        return _open_sqlite(address, database)
+    except HatcheryError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{shown(address)}: {short(error)}") from error
+
+
+def prepare_environment() -> None:
+    """Settings that MLflow reads when it is imported; values that the user has set stay."""
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("MLFLOW_RUN_ID", None)
+
+
+def short(error: BaseException) -> str:
+    """The first sentence of an error; MLflow and SQLAlchemy add pages."""
+    line = one_line(error)
+    line = re.split(r" \(Background on this error| \[SQL:| with url: ", line)[0]
+    return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def _client(uri: str) -> Any:
+    import mlflow
+
+    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _open_sqlite(uri: str, database: Path) -> Store:
+    import mlflow  # noqa: F401 - before the lock: it takes seconds
+    from filelock import FileLock, Timeout
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{database}.lock", timeout=SECONDS_FOR_LOCK):
+            if not database.exists():
+                _create(database)
+        _check_writable(database)
+        client = _client(uri)
+        return Store(uri, client, _experiment(client, (database.parent / "mlruns").as_uri()))
+    except Timeout:
+        raise StoreError(f"{database}: another process has held {database.name}.lock for a minute") from None
+    except sqlite3.Error as error:
+        hint = "" if "locked" in str(error) else "; move it away and run `bdh sync`"
+        raise StoreError(f"{database}: {error}{hint}") from None
+
+
+def _create(database: Path) -> None:
+    """Make the tables in a file beside, switch it to write-ahead logging, rename it."""
+    fresh = database.with_name(f"{database.name}.new")
+    for leftover in database.parent.glob(f"{fresh.name}*"):
+        leftover.unlink()
+    _client(f"sqlite:///{fresh}").search_experiments(max_results=1)
+    _forget_engine(f"sqlite:///{fresh}")
+    connection = sqlite3.connect(fresh)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+    fresh.replace(database)
+
+
+def _forget_engine(uri: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+def _check_writable(database: Path) -> None:
+    """Open for writing with a short patience: MLflow itself would try again for minutes."""
+    connection = sqlite3.connect(database, timeout=SECONDS_TO_CONNECT)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+    finally:
+        connection.close()
+
+
+def check_reachable(uri: str) -> None:
+    """Return when something listens at the address; raises StoreError when nothing does or the address is none."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in PORTS or not parts.hostname:
+        if scheme in PORTS:
+            raise StoreError(f"MLFLOW_TRACKING_URI {shown(uri)!r} names no host")
+        if scheme not in ("sqlite", "databricks"):
+            raise StoreError(
+                f"MLFLOW_TRACKING_URI {shown(uri)!r} is no database and no server; "
+                "use sqlite:///FILE, http(s)://HOST:PORT or a SQLAlchemy address"
+            )
+        return
+    try:
+        port = parts.port or PORTS[scheme]
+    except ValueError:
+        raise StoreError(f"MLFLOW_TRACKING_URI {shown(uri)!r} has no valid port") from None
+    try:
+        socket.create_connection((parts.hostname, port), timeout=SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise StoreError(f"{shown(uri)} does not answer ({error.strerror or error})") from None
+
+
+def _experiment(client: Any, artifacts: str | None) -> str:
+    """Id of the experiment, made or brought back from the bin where needed."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(EXPERIMENT)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id

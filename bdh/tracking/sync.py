@@ -1,0 +1,138 @@
+"""Refill a store from dvc.lock and the reports: idempotent, also into an empty store.
+
+A run belongs to a stage of dvc.lock when its tags say the same stage, parameters and inputs. Where the store has such a
+finished run, the pointer is set to it; where it has none, the run is made again from the report files, with the tag
+`original_run_id`. Then children hang under their parents, headlines stand beside the models, `dvc.out.*` tags are set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bdh.files import RUNS, TOKENS, read_json
+from bdh.lockfile import Entry, stage_and_key
+from bdh.models.catalog import known_variants, settings_of
+from bdh.tracking import identity, mirror
+from bdh.tracking.pointers import Pointer, read_pointer, repoint, tracked_entries
+from bdh.tracking.records import Record, plain_tags
+from bdh.tracking.registry import crown
+from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_tags, sweep
+from bdh.tracking.store import Store
+
+
+@dataclass(frozen=True)
+class Action:
+    """What was done for one stage: kept, found, rebuilt or skipped, and why or with which run."""
+
+    name: str
+    done: str
+    detail: str
+
+
+def sync(store: Store) -> list[Action]:
+    """Make store and pointers agree with dvc.lock and the reports."""
+    actions = [Action(run_id, "closed", "its process is gone") for run_id in sweep(store)]
+    actions += [_sync_one(store, entry) for entry in tracked_entries()]
+    crown(store, {})
+    return actions
+
+
+def _sync_one(store: Store, entry: Entry) -> Action:
+    stage, key = stage_and_key(entry.name)
+    report = mirror.main_report(stage, key)
+    if not report.exists():
+        return Action(entry.name, "skipped", f"{report} is missing; `dvc repro {entry.name}` makes it")
+    pointer = read_pointer(stage, key)
+    run = _matching(store, entry, pointer)
+    done = "kept" if run is not None and pointer is not None and run.info.run_id == pointer.run_id else "found"
+    if run is None:
+        done, run_id = "rebuilt", _rebuild(store, entry, pointer)
+    else:
+        run_id = run.info.run_id
+    record = Record(store, run_id)
+    mirror_reports(record, stage, key, files=done == "rebuilt")
+    relation = parent_tags(store, stage, key)
+    record.set_tags(identity.out_tags(entry) | relation)
+    if PARENT in relation and run is not None and MISSING_PARENT in run.data.tags:
+        store.client.delete_tag(run_id, MISSING_PARENT)
+    if done == "rebuilt":
+        record.end("FINISHED", _time_ms(pointer, "ended", entry))
+    repoint(stage, key, run_id, store.experiment_id)
+    copy_headlines(store, stage, key)
+    return Action(entry.name, done, run_id)
+
+
+def _matching(store: Store, entry: Entry, pointer: Pointer | None) -> Any | None:
+    """A finished run of this very stage, parameters and inputs; the one that the pointer names before others."""
+    named = store.get_run(pointer.run_id) if pointer is not None else None
+    others = store.search(f"attributes.status = 'FINISHED' AND tags.`dvc.stage` = '{entry.name}'")
+    for run in [*([named] if named is not None else []), *others]:
+        if run.info.status == "FINISHED" and not identity.differing(run.data.tags, entry):
+            return run
+    return None
+
+
+def _rebuild(store: Store, entry: Entry, pointer: Pointer | None) -> str:
+    """A run made from dvc.lock and what the stage left behind, still RUNNING; returns its id."""
+    stage, key = stage_and_key(entry.name)
+    tags = identity.source_tags(stage) | identity.stage_tags(stage, key) | identity.lock_tags(entry)
+    tags |= {"rebuilt": "true", "scale": _scale(entry)}
+    if pointer is not None and pointer.run_id is not None:
+        tags["original_run_id"] = pointer.run_id
+    started_ms = _time_ms(pointer, "started", entry)
+    run = store.client.create_run(store.experiment_id, started_ms, plain_tags(tags), run_name=entry.name)
+    record = Record(store, run.info.run_id, fresh=True)
+    record.set_params(stage_params(entry))
+    if stage != "compare":
+        _, corpus, _ = key.split("-")
+        path = str(TOKENS / corpus)
+        digest = str(_config(key).get("corpus_digest") or entry.deps.get(path, ""))
+        if digest:
+            record.add_dataset(corpus, digest, path, "training" if stage == "train" else "test")
+    return run.info.run_id
+
+
+def _time_ms(pointer: Pointer | None, which: str, entry: Entry) -> int:
+    """When the stage started or ended: as its pointer says, else when its report was written."""
+    try:
+        return int(datetime.fromisoformat((pointer.values if pointer else {})[which]).timestamp() * 1000)
+    except (KeyError, TypeError, ValueError):
+        return int(mirror.main_report(*stage_and_key(entry.name)).stat().st_mtime * 1000)
+
+
+def _scale(entry: Entry) -> str:
+    """The scale a stage ran at: the last part of its section's name, or for the comparison a parameter of its own."""
+    named = (name.rpartition(".")[2] for name in entry.params if name.startswith(("scales.", "hebbian.", "frontier.")))
+    return str(entry.params.get("scale") or next((name for name in named if name in ("laptop", "gpu")), ""))
+
+
+def _config(key: str) -> Mapping[str, Any]:
+    path = RUNS / key / "config.json"
+    return read_json(path) if path.exists() else {}
+
+
+def stage_params(entry: Entry) -> dict[str, Any]:
+    """Parameters of a stage as it records them itself, put together from dvc.lock."""
+    stage, key = stage_and_key(entry.name)
+    if stage != "train":
+        prefix = f"{stage}."
+        return {name.removeprefix(prefix): value for name, value in entry.params.items()}
+    variant, corpus, seed = key.split("-")
+    layers = [value for name, value in entry.params.items() if name.startswith("scales.")]
+    layers += [value for name, value in entry.params.items() if name.startswith("corpus.")]
+    own = entry.params.get(f"variant.{variant}") or {}
+    known = settings_of(variant) if variant in known_variants() else {}
+    model: dict[str, Any] = {name: setting.default for name, setting in known.items()}
+    train: dict[str, Any] = {}
+    for layer in layers:
+        model |= {name: value for name, value in (layer.get("model") or {}).items() if name in known}
+        train |= layer.get("train") or {}
+    model |= own.get("model") or {}
+    train |= own.get("train") or {}
+    rest: dict[str, Any] = {name: entry.params[name] for name in ("device", "precision") if name in entry.params}
+    config = _config(key)
+    settings = {"model": config.get("model", model), "train": config.get("train", train)}
+    return {**rest, **settings, "variant": variant, "corpus": corpus, "seed": int(seed)}

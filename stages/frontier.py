@@ -1,0 +1,42 @@
+"""Stage `frontier`: frontier metrics of one run beside their nulls and its untrained twins."""
+
+from __future__ import annotations
+
+import typer
+
+from bdh import params, tracking
+from bdh.corpora.tokens import TokenCorpus
+from bdh.device import choose_device, fix_seed
+from bdh.errors import reported
+from bdh.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
+from bdh.learning.checkpoints import load_run
+from bdh.metrics import curves, frontier
+from bdh.plasticity import coactivation
+from bdh.processes import stoppable
+
+
+@reported
+def main(variant: str, corpus: str, seed: int) -> None:
+    """Measure the run VARIANT-CORPUS-SEED on the test split of CORPUS."""
+    settings, key = params.load(), run_key(variant, corpus, seed)
+    device, options = choose_device(settings.device), settings.frontier
+    fix_seed(seed, device)
+    model, config = load_run(RUNS / key, device)
+    state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")
+    run = frontier.Trained(model, config, read_json(REPORTS / "hebbian" / f"{key}.json"), state)
+    tokens, size = TokenCorpus.open(TOKENS / corpus), settings.frontier_scale()
+    text = frontier.text_of(tokens, window, run, size.max_tokens)
+    tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
+    named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
+    with stoppable(), tracking.tracked("frontier", key, params=named, tags=tags) as tracker:
+        tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
+        found, points = frontier.measure(run, text, options, device, bfloat16=settings.precision == "bfloat16")
+        report = REPORTS / "frontier" / f"{key}.json"
+        write_json(report, {"variant": variant, "corpus": corpus, "seed": seed} | found)
+        curves.save(REPORTS / "curves" / f"{key}.csv", points)
+        tracker.log_metrics(frontier.headline(found))
+        tracker.log_file(report)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,40 @@
+"""Stage `hebbian`: held-out text with frozen weights and living synapses."""
+
+from __future__ import annotations
+
+import typer
+
+from bdh import params, tracking
+from bdh.corpora.tokens import TokenCorpus
+from bdh.device import choose_device, fix_seed
+from bdh.errors import reported
+from bdh.files import HEBBIAN, REPORTS, RUNS, TOKENS, run_key
+from bdh.learning.checkpoints import load_run
+from bdh.plasticity import evaluation, held_out
+from bdh.plasticity.results import headline
+from bdh.processes import stoppable
+
+
+@reported
+def main(variant: str, corpus: str, seed: int) -> None:
+    """Read the test split of CORPUS with the run VARIANT-CORPUS-SEED, every arm on the same tokens."""
+    settings, key = params.load(), run_key(variant, corpus, seed)
+    size, device = settings.hebbian_scale(), choose_device(settings.device)
+    fix_seed(seed, device)
+    model, _ = load_run(RUNS / key, device)
+    tokens = TokenCorpus.open(TOKENS / corpus)
+    text = held_out.cut(tokens, "test", size.window, size.max_tokens)
+    rules = evaluation.rules_of(settings.hebbian)
+    tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
+    named = settings.hebbian.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
+    with stoppable(), tracking.tracked("hebbian", key, params=named, tags=tags) as tracker:
+        tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
+        found = evaluation.evaluate(model, text, rules, device=device, bfloat16=settings.precision == "bfloat16")
+        report = REPORTS / "hebbian" / f"{key}.json"
+        evaluation.write(found, report, {"variant": variant, "corpus": corpus, "seed": seed}, HEBBIAN / key)
+        tracker.log_metrics(headline(found.report))
+        tracker.log_file(report)
+
+
+if __name__ == "__main__":
+    typer.run(main)

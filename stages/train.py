@@ -1,0 +1,33 @@
+"""Train one variant on one corpus from one seed, or go on where a killed training stopped."""
+
+from __future__ import annotations
+
+import typer
+
+from bdh.errors import reported
+from bdh.learning.runs import describe, held, learn, write
+from bdh.params import load
+from bdh.processes import stoppable
+from bdh.tracking import tracked
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@reported
+def main(variant: str, corpus: str, seed: int) -> None:
+    """Train VARIANT on CORPUS from SEED; writes data/runs/<key>, reports/train, reports/history and reports/timing."""
+    params = load()
+    with stoppable() as stop:
+        run = describe(params, variant, corpus, seed)
+        tags = {"scale": params.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
+        with (
+            held(run, stop) as folder,
+            tracked("train", run.key, params=run.settings(), tags=tags, resume_folder=folder.path) as tracker,
+        ):
+            training = learn(run, folder, stop, tracker)
+            write(run, training, folder, tracker)
+
+
+if __name__ == "__main__":
+    app()
