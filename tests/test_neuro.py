@@ -46,8 +46,8 @@ def test_neuro_ablations_are_complete():
     assert found == expected
     every = set().union(*MECHANISMS.values())
     assert changed_rules("neuro", "neuro_none") == every
-    off = {"separate_kernels", "use_relu_lowrank", "ln_before_Dy", "unbiased_std", "threshold_ratio", "branch_nl", "ties"}
-    assert every | off == {field.name for field in dataclasses.fields(Rules)}
+    forms = {"separate_kernels", "use_relu_lowrank", "ln_before_Dy", "unbiased_std", "threshold_ratio"}
+    assert every | forms | {"branch_nl", "ties"} == {field.name for field in dataclasses.fields(Rules)}
     assert model_of("neuro_none").rules == model_of("recurrent").rules
 
 

@@ -1,4 +1,4 @@
-"""`stabilized`: x is normalised and thresholded, only the readout learns, and what it learns is more than frequencies."""
+"""`stabilized`: x is normalised and thresholded; only the readout learns, and it learns more than frequencies."""
 
 import pytest
 import torch
@@ -69,7 +69,8 @@ def test_trained_reservoirs_beat_the_unigram_on_text_with_structure(variant, lea
         optimizer.step()
     with torch.no_grad():
         found = model.eval()(held_out[:, :-1], held_out[:, 1:]).loss.item()
-        untrained = build(variant, vocab_size=V, seed=0, n=48, d=16).eval()(held_out[:, :-1], held_out[:, 1:]).loss.item()
+        fresh = build(variant, vocab_size=V, seed=0, n=48, d=16).eval()
+        untrained = fresh(held_out[:, :-1], held_out[:, 1:]).loss.item()
     bound = unigram_nats(text[:16000], text[16000:], V)
     assert found < bound - 0.02, (found, bound)
     assert untrained > bound
