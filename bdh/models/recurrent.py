@@ -97,7 +97,8 @@ class Model(LanguageModel):
         stream = fresh_stream(B, weights, self.rules) if state is None else self._stream(state)
         position_B = tokens_BT.new_zeros(B) if state is None else state["position"]
         activity = self.measure_l1 or probe.watched()
-        history = nullcontext() if self.trains_core else torch.no_grad()
+        learns = any(tensor.requires_grad for tensor in (*weights, self.token_emb))
+        history = nullcontext() if learns else torch.no_grad()
         with history, torch.autocast(tokens_BT.device.type, enabled=False):
             e_BTD = self.token_emb.to(weights.E.dtype)[tokens_BT]
             spikes_BTN = self._spikes(B, T, None if state is None else position_B)
