@@ -36,7 +36,7 @@ def feedback_scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x (B,T,N) as stored, y (B,T,N), v (B,T,D), gain (B,T) and the last rho (B,K,D,N).
 
-    drive: relu(Dx e), or Dx e. spikes: (B or 1,T,N). When no gradient is asked for, one copy of rho is updated in place.
+    drive: relu(Dx e), or Dx e. spikes: (B or 1,T,N). When no gradient is wanted, one copy of rho is updated in place.
     """
     B, T, D = e_BTD.shape
     N, K = drive_BTN.shape[-1], len(rules.decays)
