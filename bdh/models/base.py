@@ -1,9 +1,11 @@
 """The interface that every variant implements, and how a variant is built from plain numbers.
 
-A variant is a module `bdh/models/<variant>.py` that defines two names:
+A variant is a module `bdh/models/<variant>.py` that defines three names:
 
 - `Config`: a frozen dataclass of plain numbers, strings and booleans, all with defaults;
-- `Model`: a subclass of `LanguageModel` whose constructor takes `(config, vocab_size)`.
+- `Model`: a subclass of `LanguageModel` whose constructor takes `(config, vocab_size)`;
+- `TINY`: settings of the Config that make a model of a few thousand parameters, without dropout and with room for 32
+  tokens; the contract suite (`tests/test_models_contract.py`) builds every variant from them.
 
 Shape letters in names, fixed for the whole project: B batch (independent streams), T tokens, D embedding,
 H heads, N neurons per head, L layers, V vocabulary, S snapshots.
@@ -113,9 +115,7 @@ class LanguageModel(nn.Module):
 
 def damp_state(state: State, factor: float) -> State:
     """The state with its synaptic tensors (`rho*`, `sigma*`) multiplied by `factor`."""
-    return {
-        name: tensor * factor if name.startswith(("rho", "sigma")) else tensor for name, tensor in state.items()
-    }
+    return {name: tensor * factor if name.startswith(("rho", "sigma")) else tensor for name, tensor in state.items()}
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor | None) -> Tensor | None:

@@ -1,0 +1,1 @@
+"""One module per family of golden vectors; `bdh.golden` says what such a module defines."""

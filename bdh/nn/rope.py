@@ -1,0 +1,84 @@
+"""Rotary position encoding of neurons: neighbours (2i, 2i+1) turn together, each pair at its own frequency.
+
+- The frequency of neuron n is `1 / (2^16)^(2*floor(n/2)/N) / 2pi` turns per token, a float32 number.
+- Below position `EXACT_FROM` the phase is the float32 product position * frequency modulo 1, bit for bit what the
+  official model computes. That product loses one bit whenever the position doubles: at `EXACT_FROM` it is off by
+  up to 1.2e-4 turns, at 2^24 by an eighth of a turn.
+- From `EXACT_FROM` on, where the quadratic official form is out of reach and only a carried state arrives, the phase
+  is exact at any int64 position: a float32 frequency is a whole number of 2^-42 turns, so position * frequency is a
+  product of integers and its fraction is the low 42 bits.
+- Phases, cosines and sines are float32 whatever the precision of the model.
+
+Letters: B batch, T tokens, N neurons per head, P = N/2 pairs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BASE = 2**16
+FRACTION_BITS = 42
+EXACT_FROM = 2**14
+
+
+def pair_frequencies(neurons: int) -> Tensor:
+    """Frequencies of the N/2 neuron pairs in units of 2^-42 turns per token, (P,) int64, exact.
+
+    Integers survive `model.double()` and `model.bfloat16()`, so the rotation does not depend on the model's dtype.
+    """
+    pair_start_P = torch.arange(0, neurons, 2, dtype=torch.float32)
+    turns_P = 1.0 / BASE ** (pair_start_P / neurons) / (2 * math.pi)
+    return (turns_P.double() * 2**FRACTION_BITS).long()
+
+
+def neuron_frequencies(frequency_P: Tensor) -> Tensor:
+    """Frequencies of all N neurons in turns per token, (N,) float32, from the integers of `pair_frequencies`."""
+    return (frequency_P.double() / 2**FRACTION_BITS).float().repeat_interleave(2)
+
+
+def phases(positions: Tensor, frequency_P: Tensor) -> Tensor:
+    """Phases in turns, 0 to 1, at int64 `positions` of any shape: that shape and P, float32."""
+    rounded = _rounded_phases(positions, frequency_P)
+    fraction = positions.unsqueeze(-1) * frequency_P & (2**FRACTION_BITS - 1)
+    exact = fraction.float() * 2.0**-FRACTION_BITS
+    return torch.where(positions.unsqueeze(-1) < EXACT_FROM, rounded, exact)
+
+
+def rotation(tokens: int, frequency_P: Tensor, position_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the phases of the next `tokens` positions, float32.
+
+    Shape T,P for streams that start at 0 (`position_B` None), otherwise B,T,P.
+    """
+    positions = torch.arange(tokens, device=frequency_P.device)
+    if position_B is not None:
+        turns = phases(position_B.unsqueeze(-1) + positions, frequency_P)
+    elif tokens > EXACT_FROM:
+        turns = phases(positions, frequency_P)
+    else:
+        turns = _rounded_phases(positions, frequency_P)
+    angles = turns * (2 * math.pi)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs of `x` (..., T, N) by the angles of `rotation`; same shape and dtype.
+
+    Computed in float32 at least. A pair is a complex number and a turn a product, which runs in one pass; a compiler,
+    which has no complex numbers but fuses, gets the same products written out.
+    """
+    if torch.compiler.is_compiling():
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+    else:
+        wide = x if x.dtype == torch.float64 else x.float()
+        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)).contiguous())
+        turned = torch.view_as_real(pairs * torch.complex(cos, sin).to(pairs.dtype))
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _rounded_phases(positions: Tensor, frequency_P: Tensor) -> Tensor:
+    turns_P = (frequency_P.double() / 2**FRACTION_BITS).float()
+    return positions.unsqueeze(-1).float() * turns_P % 1
