@@ -52,6 +52,7 @@ class SynapticAttention(nn.Module):
     """One layer's attention: reads and writes `sigma` (B,H,K,K; rows are key entries, columns value entries)."""
 
     def __init__(self, width: int, heads: int) -> None:
+        """Maps of `width` channels, split into `heads`; eta starts at INITIAL_ETA."""
         super().__init__()
         self.heads = heads
         self.eta = nn.Parameter(torch.full((1,), INITIAL_ETA))
@@ -96,21 +97,32 @@ class Block(nn.Module):
     """Attention, then a rectified feed-forward layer, each added to the stream."""
 
     def __init__(self, width: int, heads: int) -> None:
+        """One block of `width` channels and `heads` heads."""
         super().__init__()
         self.attn = SynapticAttention(width, heads)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width, bias=False), nn.ReLU(), nn.Linear(4 * width, width, bias=False)
         )
 
-    def feed_forward(self, x_BTD: Tensor, layer: int) -> Tensor:
-        """`W2 relu(W1 x)`, B,T,D."""
-        return self.mlp[2](tap("mlp_sparse", layer, self.mlp[1](self.mlp[0](x_BTD))))
+    def forward(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], layer: int, sigma_BHKK: Tensor | None, stepwise: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The stream after this block (B,T,D), and sigma after the last token (None when none came in)."""
+        heads = self.attn.split(_normalise(x_BTD), rotation, layer)
+        if stepwise and sigma_BHKK is not None:
+            out_BHTK, sigma_BHKK = self.attn.read_stepwise(heads, sigma_BHKK)
+        else:
+            out_BHTK, sigma_BHKK = self.attn.read_parallel(heads, sigma_BHKK)
+        x_BTD = x_BTD + self.attn.merge(out_BHTK)
+        hidden_BTN = tap("mlp_sparse", layer, self.mlp[1](self.mlp[0](_normalise(x_BTD))))
+        return x_BTD + self.mlp[2](hidden_BTN), sigma_BHKK
 
 
 class Model(LanguageModel):
     """The whole model; state `sigma` (B,L,H,K,K) and `position` (B,)."""
 
     def __init__(self, config: Config, vocab_size: int) -> None:
+        """Draw all weights from normal(0, .02); raises ParamsError for heads of an odd or fractional size."""
         super().__init__()
         if config.n_embd % (2 * config.n_head):
             raise ParamsError(
@@ -140,22 +152,15 @@ class Model(LanguageModel):
         rotation = half_rotation(positions_BT, self.config.n_embd // self.config.n_head, x_BTD.dtype)
         sigmas: list[Tensor] = []
         for layer, block in enumerate(self.blocks):
-            heads = block.attn.split(self._normalise(x_BTD), rotation, layer)
             sigma_BHKK = None if state is None else state["sigma"][:, layer]
-            read = block.attn.read_stepwise if stepwise else block.attn.read_parallel
-            out_BHTK, sigma_BHKK = read(heads, sigma_BHKK)
+            x_BTD, sigma_BHKK = block(x_BTD, rotation, layer, sigma_BHKK, stepwise)
             if sigma_BHKK is not None:
                 sigmas.append(sigma_BHKK)
-            x_BTD = x_BTD + block.attn.merge(out_BHTK)
-            x_BTD = x_BTD + block.feed_forward(self._normalise(x_BTD), layer)
-        logits_BTV = F.linear(self._normalise(x_BTD), self.tok_emb.weight)
+        logits_BTV = F.linear(_normalise(x_BTD), self.tok_emb.weight)
         after = None
         if state is not None:
             after = {"sigma": torch.stack(sigmas, dim=1), "position": state["position"] + tokens_BT.shape[1]}
         return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), after)
-
-    def _normalise(self, x_BTD: Tensor) -> Tensor:
-        return F.layer_norm(x_BTD, (self.config.n_embd,))
 
     def initial_state(self, batch_size: int) -> State:
         """Zero synapses at position 0; float32 at least, so that small writes are not lost."""
@@ -173,7 +178,7 @@ class Model(LanguageModel):
     def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:
         """As in the base class; the readout is the embedding, so `readout` trains both with one matrix."""
         if regime == "readout":
-            return [("tok_emb.weight", self.tok_emb.weight)]
+            return [(name, parameter) for name, parameter in self.named_parameters() if name == "tok_emb.weight"]
         return super().trainable_parameters(regime)
 
     @torch.no_grad()
@@ -192,3 +197,7 @@ class Model(LanguageModel):
     def export_sigma(state: State, stream: int = 0) -> list[np.ndarray]:
         """Synapses of one stream: for every layer an array (H, K, K), rows key entries, columns value entries."""
         return [sigma_HKK.detach().cpu().numpy() for sigma_HKK in state["sigma"][stream]]
+
+
+def _normalise(x_BTD: Tensor) -> Tensor:
+    return F.layer_norm(x_BTD, x_BTD.shape[-1:])

@@ -32,6 +32,7 @@ from bdh.models.base import LanguageModel, Output, State, cross_entropy
 from bdh.nn.local_learning import RULES, delta_change, mean_over_ranks
 from bdh.nn.pruning import PrunableLinear
 from bdh.nn.slim import INIT_STD, Past, SlimBlock, Watch, ignore
+from bdh.nn.synapse_statistics import change_histogram, weight_sparsity
 from bdh.nn.synapses import SeededLinear
 
 TINY: dict[str, Any] = {"n_embd": 16, "n_head": 2, "n_layer": 2, "block_size": 64, "dropout": 0.0}
@@ -41,10 +42,10 @@ TINY: dict[str, Any] = {"n_embd": 16, "n_head": 2, "n_layer": 2, "block_size": 6
 class Config:
     """Shape, and how synapses learn; defaults are the published ones where there is one.
 
-    hebbian_lr: rate of the hidden maps' local rule. readout_lr: rate of the readout's delta rule (stable below about
-    4 / n_embd). rule: oja | plain (plain grows without bound). embedding_std: of the random token embedding; positions get
-    a tenth of it. prune_every: steps between prunings. prune_threshold: smallest |weight| that stays.
-    homeostatic: scale towards target_activity, the mean |output| of every neuron.
+    embedding_std: of the random token embedding; positions get a tenth. hebbian_lr: rate of the hidden maps' local
+    rule. readout_lr: largest rate of the readout's delta rule. rule: oja | plain (plain grows without bound).
+    prune_every: steps between prunings. prune_threshold: smallest |weight| that stays. homeostatic: scale every
+    `homeostasis_every` steps towards target_activity, the mean |output| of every hidden neuron.
     """
 
     n_embd: int = 512
@@ -72,6 +73,7 @@ class Model(LanguageModel):
     plastic: ClassVar[bool] = True
 
     def __init__(self, config: Config, vocab_size: int) -> None:
+        """Draw all weights; raises ParamsError for an unknown rule or heads of a fractional size."""
         super().__init__()
         _check(config)
         self.config, self.vocab_size = config, vocab_size
@@ -95,7 +97,9 @@ class Model(LanguageModel):
         logits_BTV = self.lm_head(h_BTD)
         return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), after)
 
-    def _read(self, tokens_BT: Tensor, state: State | None = None, watch: Watch = ignore) -> tuple[Tensor, State | None]:
+    def _read(
+        self, tokens_BT: Tensor, state: State | None = None, watch: Watch = ignore
+    ) -> tuple[Tensor, State | None]:
         reach = tokens_BT.shape[1] + (0 if state is None else state["key"].shape[3])
         if reach > self.config.block_size:
             raise RunError(f"a text of {reach} tokens is longer than block_size {self.config.block_size}; read less")
@@ -149,20 +153,23 @@ class Model(LanguageModel):
         with torch.autocast(tokens_BT.device.type, enabled=False):
             h_BTD, _ = self._read(tokens_BT, watch=learn if self.plastic else ignore)
             logits_BTV = self.lm_head(h_BTD)
-            self.lm_head.weight += delta_change(
+            change_VD = delta_change(
                 logits_BTV.flatten(0, 1), targets_BT.flatten(), h_BTD.flatten(0, 1), self.config.readout_lr
             )
+            self.lm_head.weight.add_(change_VD)
             for linear, change_OI in changes:
                 linear.add(change_OI)
         return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """After training step `step`, from 1: keep pruned synapses at zero; at every `prune_every`th, scale and prune."""
+        """After training step `step` (from 1): keep pruned synapses at zero; scale and prune when it is time."""
         if not self.plastic:
             return
         for linear in self.synapses().values():
             linear.enforce()
+        if step == 0:
+            return
         if self.config.homeostatic and step % self.config.homeostasis_every == 0 and self.latest_tokens_BT is not None:
             activity = self.activity(self.latest_tokens_BT)
             for name, linear in self.synapses().items():
@@ -174,17 +181,41 @@ class Model(LanguageModel):
     @torch.no_grad()
     def activity(self, tokens_BT: Tensor) -> dict[str, Tensor]:
         """Mean magnitude of what every hidden neuron sends on `tokens_BT`, (O,) by name of its map; dropout is off."""
+        return {name: mean_over_ranks(y.abs().mean((0, 1))) for name, y in self._outputs(tokens_BT).items()}
+
+    def _outputs(self, tokens_BT: Tensor) -> dict[str, Tensor]:
         names = {linear: name for name, linear in self.synapses().items()}
         found: dict[str, Tensor] = {}
 
-        def measure(linear: PrunableLinear, x: Tensor, y: Tensor) -> None:
-            found[names[linear]] = mean_over_ranks(y.float().abs().mean((0, 1)))
+        def keep(linear: PrunableLinear, x: Tensor, y: Tensor) -> None:
+            found[names[linear]] = y.to(torch.promote_types(y.dtype, torch.float32))
 
         training = self.training
         self.eval()
-        self._read(tokens_BT, watch=measure)
+        self._read(tokens_BT, watch=keep)
         self.train(training)
         return found
+
+    @torch.no_grad()
+    def get_sparsity_stats(self, tokens_BT: Tensor) -> dict[str, Any]:
+        """Sparsity after learning, ready for JSON.
+
+        `weight_sparsity`: share of hidden synapses that carry nothing. `active_parameters`: all parameters but those.
+        `neuron_activity`: per layer, the share of feed-forward outputs above zero on `tokens_BT`; `silent_neurons`:
+        the share of feed-forward neurons that are never above zero there.
+        """
+        silent, total = weight_sparsity(self.synapses())
+        hidden = [y for name, y in self._outputs(tokens_BT).items() if name.endswith("w_1")]
+        return {
+            "weight_sparsity": silent / total,
+            "active_parameters": self.parameter_count() - silent,
+            "neuron_activity": [float((u_BTN > 0).double().mean()) for u_BTN in hidden],
+            "silent_neurons": [float((u_BTN <= 0).all(0).all(0).double().mean()) for u_BTN in hidden],
+        }
+
+    def weight_changes(self) -> dict[str, dict[str, Any]]:
+        """Histogram of weight changes since initialisation per hidden map (edges, counts, rms, pruned)."""
+        return change_histogram(self.synapses())
 
     def synapses(self) -> dict[str, PrunableLinear]:
         """The maps that local rules, pruning and homeostasis act on, by name."""

@@ -82,4 +82,3 @@ def largest_over_ranks(value: Tensor) -> Tensor:
 
 def _correlation(x_RI: Tensor, y_RO: Tensor) -> Tensor:
     return mean_over_ranks(y_RO.mT @ x_RI / len(x_RI))
-

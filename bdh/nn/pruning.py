@@ -22,6 +22,7 @@ class PrunableLinear(SeededLinear):
     mask: Tensor
 
     def __init__(self, inputs: int, outputs: int, std: float) -> None:
+        """All synapses present."""
         super().__init__(inputs, outputs, std)
         self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool))
 

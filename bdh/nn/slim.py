@@ -32,10 +32,14 @@ class SlimBlock(nn.Module):
     """One layer."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        """Maps of `width` channels in `heads` heads and of `hidden` units; `dropout` acts on both branches."""
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.w_q, self.w_k, self.w_v, self.w_o = (PrunableLinear(width, width, INIT_STD) for _ in range(4))
+        self.w_q = PrunableLinear(width, width, INIT_STD)
+        self.w_k = PrunableLinear(width, width, INIT_STD)
+        self.w_v = PrunableLinear(width, width, INIT_STD)
+        self.w_o = PrunableLinear(width, width, INIT_STD)
         self.w_1 = PrunableLinear(width, hidden, INIT_STD)
         self.w_2 = PrunableLinear(hidden, width, INIT_STD)
 
@@ -49,8 +53,8 @@ class SlimBlock(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q_BTD, k_BTD, v_BTD)
         )
         if past is not None:
-            k_BHTK = torch.cat((past[0].to(k_BHTK.dtype), k_BHTK), dim=2)
-            v_BHTK = torch.cat((past[1].to(v_BHTK.dtype), v_BHTK), dim=2)
+            k_BHTK = torch.cat((past[0], k_BHTK.to(past[0].dtype)), dim=2)
+            v_BHTK = torch.cat((past[1], v_BHTK.to(past[1].dtype)), dim=2)
         mixed_BTD = _attend(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).flatten(2)
         x_BTD = x_BTD + self._drop(_watched(self.w_o, mixed_BTD, watch))
         n_BTD = self.ln_2(x_BTD)
@@ -70,6 +74,7 @@ def _watched(linear: PrunableLinear, x: Tensor, watch: Watch) -> Tensor:
 
 
 def _attend(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor) -> Tensor:
+    q_BHTK = q_BHTK.to(k_BHSK.dtype)
     tokens, seen = q_BHTK.shape[2], k_BHSK.shape[2]
     if tokens == seen:
         return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, is_causal=True)

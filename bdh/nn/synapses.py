@@ -19,12 +19,14 @@ class SeededLinear(nn.Module):
     origin: Tensor
 
     def __init__(self, inputs: int, outputs: int, std: float) -> None:
+        """Draw the seed from torch's generator and the weights, normal(0, `std`), from the seed."""
         super().__init__()
         self.std = std
         self.register_buffer("origin", torch.randint(ORIGIN_RANGE, (1,)))
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        with torch.no_grad():
-            self.weight.copy_(self.initial_weight())
+        if not self.weight.is_meta:
+            with torch.no_grad():
+                self.weight.copy_(self.initial_weight())
 
     def initial_weight(self) -> Tensor:
         """The weights before any learning, (O,I), in the type and on the device of the weights now."""
