@@ -54,7 +54,7 @@ class Config:
     feed_forward_multiplier: int = 2
     dropout: float = 0.1
     block_size: int = 256
-    embedding_std: float = 0.02
+    embedding_std: float = 1.0
     hebbian_lr: float = 0.01
     readout_lr: float = 1.0
     rule: str = "oja"
