@@ -33,7 +33,7 @@ def write_everything(root: Path, axes: Axes) -> None:
     """All result files of every run below `root`."""
     for corpus in axes.corpora:
         write_corpus(root, corpus)
-    for place, (variant, corpus, seed) in enumerate(axes.keys()):
+    for place, (variant, corpus, seed) in enumerate(axes.runs()):
         write_run(root, variant, corpus, seed, axes.variants.index(variant), np.random.default_rng(place))
 
 

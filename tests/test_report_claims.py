@@ -21,7 +21,7 @@ def verdict(tmp_path, monkeypatch):
     def judged(number, edits=None, axes=None):
         axes = axes or Axes(corpora=(CORPUS,))
         write_everything(tmp_path, axes)
-        for variant, corpus, seed in axes.keys():  # noqa: SIM118
+        for variant, corpus, seed in axes.runs():
             for (stage, name), edit in (edits or {}).items():
                 path = tmp_path / f"reports/{stage}/{variant}-{corpus}-{seed}.json"
                 if variant == name:

@@ -80,7 +80,7 @@ def load_inputs(params: Params) -> Inputs:
         variants=tuple(params.variants),
         corpora=tuple(params.corpora),
         seeds=tuple(params.seeds),
-        runs=tuple(load_run(*key) for key in params.keys()),  # noqa: SIM118
+        runs=tuple(load_run(*key) for key in params.runs()),
         facts={name: load_facts(name) for name in params.corpora},
     )
 

@@ -122,7 +122,7 @@ def compare():
         page = "<!doctype html><title>Hatchery</title><h1>Every variant beside every other</h1>"
         (REPORTS / "index.html").write_text(page)
         (REPORTS / "results.csv").write_text("key\n")
-        write_json(REPORTS / "summary.json", {"runs": len(load().keys())})
+        write_json(REPORTS / "summary.json", {"runs": len(load().runs())})
         tracking.update_champions({})
 
 
