@@ -1,1 +1,1 @@
-"""The six stages of the pipeline, each a thin program: `python -m stages.<stage>`."""
+"""The stages of the pipeline, each a thin program: `python -m stages.<stage>`."""

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bdh.errors import ParamsError
 from bdh.models.base import build
 from bdh.nn import rope
+from bdh.nn.dropout import dropout
 from bdh.nn.linear_attention import attend_chunked, attend_parallel, attend_stepwise
 from tests.shared import shared
 
@@ -172,6 +173,26 @@ def test_dropout_acts_in_training_only():
         assert torch.equal(model(tokens).logits, model(tokens).logits)
         model.train()
         assert not torch.equal(model(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.6])
+def test_dropout_keeps_the_share_and_the_mean_without_pattern(share):
+    torch.manual_seed(0)
+    x = torch.ones(3, 101, 333, dtype=torch.float64, requires_grad=True)
+    y = dropout(x, share, training=True)
+    kept = (y != 0).double()
+    spread = (share * (1 - share) / x.numel()) ** 0.5
+    assert abs(kept.mean() - (1 - share)) < 5 * spread
+    torch.testing.assert_close(y.max().item(), 1 / (1 - share), rtol=1e-4, atol=0)
+    flat = kept.flatten() - kept.mean()
+    for lag in (1, 2, 3, 4, 5, 8, 333):
+        correlation = (flat[lag:] * flat[:-lag]).mean() / flat.square().mean()
+        assert abs(correlation) < 5 / x.numel() ** 0.5, lag
+    for lane in range(4):
+        assert abs(kept.flatten()[lane::4].mean() - (1 - share)) < 10 * spread, lane
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert dropout(x, share, training=False) is x
 
 
 def test_l1_term_of_bdh_structured_has_a_gradient():

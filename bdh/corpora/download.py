@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -59,7 +58,7 @@ def download(url: str, target: Path, accepted: Sequence[str], first_wait_s: floa
             "add the new sha256 to params.yaml, or use a mirror with the old file"
         )
     finished = Download(url, digest, part.stat().st_size, revision, datetime.now(UTC).isoformat(timespec="seconds"))
-    os.replace(part, target)
+    part.replace(target)
     part.with_name(part.name + ".tag").unlink(missing_ok=True)
     record.write_text(json.dumps(asdict(finished), indent=2) + "\n", encoding="utf-8")
     return finished
@@ -128,4 +127,5 @@ def _attempt(url: str, part: Path) -> str | None:
                 advance(len(block))
         if total is not None and part.stat().st_size != total:
             raise _PassingError(f"{part.stat().st_size} of {total} bytes arrived")
-        return next((r.headers["X-Repo-Commit"] for r in (*response.history, response) if "X-Repo-Commit" in r.headers), None)
+        answers = (*response.history, response)
+        return next((answer.headers["X-Repo-Commit"] for answer in answers if "X-Repo-Commit" in answer.headers), None)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from bdh.errors import ParamsError
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
+from bdh.nn.dropout import dropout
 from bdh.nn.linear_attention import attend_chunked, attend_parallel
 from bdh.nn.operations import bdh_neurons, bdh_operations
 from bdh.nn.probe import tap
@@ -117,7 +118,7 @@ class Model(LanguageModel):
         tap("y_sparse", layer, ys_HBTN.transpose(0, 1))
         xy_HBTN = xs_HBTN * ys_HBTN
         tap("xy_sparse", layer, xy_HBTN.transpose(0, 1))
-        xy_HBTN = F.dropout(xy_HBTN, self.config.dropout, self.training)
+        xy_HBTN = dropout(xy_HBTN, self.config.dropout, self.training)
         decoder_HND = self.decoder.unflatten(0, (H, -1))
         y_BTD = torch.bmm(xy_HBTN.flatten(1, 2), decoder_HND).sum(dim=0).unflatten(0, (B, T))
         return _norm(x_BTD + _norm(y_BTD)), rho_HBND, xs_HBTN

@@ -20,6 +20,11 @@ def tap(name: str, layer: int, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def watched() -> bool:
+    """Whether anyone listens, for what costs too much to compute for nobody."""
+    return bool(_listeners) and not torch.compiler.is_compiling()
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Call `listener(name, layer, tensor)` for every activation tapped inside the block."""

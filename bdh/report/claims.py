@@ -1,0 +1,97 @@
+"""The claims ledger: what the references state, what was measured here, and a verdict by rule from the numbers.
+
+A rule is a function of the results that returns the measurement in words and a verdict. A claim without a rule or
+without the numbers that it needs is `not measured yet`. A new rule is one function and one line of `CLAIMS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bdh.report import frontier_claims, model_claims
+from bdh.report.finding import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, Finding
+from bdh.report.inputs import Inputs
+from bdh.report.table import Cell, Column, Row, Table
+from bdh.report.verdicts import NOT_DISTINCT
+
+TONES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_DISTINCT: "even"}
+Rule = Callable[[Inputs], Finding]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A numbered statement, where it is made, and the rule that judges it, or what a measurement would need."""
+
+    number: int
+    statement: str
+    made_in: str
+    rule: Rule | str
+
+
+TWO_STAGE = "two-stage protocol"
+RECURRENT = "recurrent references"
+LENGTHS = "Needs TMI after 2,000, 5,000 and 8,000 steps of one training."
+CLAIMS = (
+    Claim(1, "TMI: Q 0.5 to 0.8 trained, 0 to 0.2 untrained", TWO_STAGE, frontier_claims.tmi_range),
+    Claim(2, "SPS: H 0.6 to 0.8 trained, 0.5 untrained", TWO_STAGE, frontier_claims.sps_range),
+    Claim(3, "SEC: r 0.2 to 0.5 trained, 0 untrained", TWO_STAGE, frontier_claims.sec_range),
+    Claim(
+        4,
+        "Perplexity 50 to 150 per token after training on transcripts",
+        TWO_STAGE,
+        frontier_claims.transcript_perplexity,
+    ),
+    Claim(
+        5,
+        "5 to 15 % of neurons active when trained, 50 % untrained",
+        "BDH paper; two-stage protocol",
+        frontier_claims.density,
+    ),
+    Claim(6, "Damping 0.95 gives H 0.52, 0.99 gives 0.68", TWO_STAGE, "Needs SPS at both dampings."),
+    Claim(7, "The L2,1 penalty raises TMI", TWO_STAGE, frontier_claims.penalty_raises_tmi),
+    Claim(8, "The model adapts at inference through its synaptic state", TWO_STAGE, model_claims.adapts),
+    Claim(9, "GELU units are never exactly zero", "BDH-SLIM", model_claims.gelu),
+    Claim(10, "State memory is constant in text length, a KV cache grows", "BDH paper", model_claims.constant_state),
+    Claim(11, "TMI low after 2,000 steps, about 0.5 after 5,000, about 0.7 after 8,000", TWO_STAGE, LENGTHS),
+    Claim(12, "Hybrid learning beats backprop and Hebbian learning alone", "BDH-SLIM", model_claims.hybrid),
+    Claim(13, "BDH matches a GPT of equal parameters", "BDH paper", model_claims.matches_gpt),
+    Claim(14, "Near-linear speed-up over 8 GPUs", RECURRENT, "Needs one training timed on 1 and on 8 GPUs."),
+    Claim(15, "Each mechanism of neuro earns its place", RECURRENT, model_claims.neuro_mechanisms),
+    Claim(16, "Memory half-life 13.5, 69, 693 tokens at damping 0.95, 0.99, 0.999", TWO_STAGE, model_claims.half_life),
+)
+COLUMNS = (
+    Column("made in"),
+    Column("measured here"),
+    Column("interval and null"),
+    Column("verdict", "by rule"),
+    Column("rule"),
+)
+
+
+def judge(inputs: Inputs) -> list[tuple[Claim, Finding]]:
+    """Every claim with its finding, in the order of their numbers."""
+    return [(claim, _finding(claim.rule, inputs)) for claim in CLAIMS]
+
+
+def _finding(rule: Rule | str, inputs: Inputs) -> Finding:
+    return Finding(NOT_MEASURED, rule=rule) if isinstance(rule, str) else rule(inputs)
+
+
+def claims_table(inputs: Inputs) -> Table:
+    """One row per claim."""
+    rows = [
+        Row(
+            f"{claim.number}. {claim.statement}",
+            [
+                Cell(claim.made_in, claim.made_in),
+                Cell(finding.measured, finding.measured),
+                Cell(finding.uncertainty, finding.uncertainty),
+                Cell(finding.verdict, finding.verdict, "", TONES.get(finding.verdict, "none")),
+                Cell(finding.rule, finding.rule),
+            ],
+        )
+        for claim, finding in judge(inputs)
+    ]
+    notes = ["A verdict is about the runs on this page and their scale, not about the claim's own setting."]
+    return Table("claims", "Claims of the references", COLUMNS, rows, first=Column("claim"), notes=notes)

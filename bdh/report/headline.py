@@ -1,0 +1,132 @@
+"""The first lines of the page: what was run, and what may be concluded, in sentences made by rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bdh.report import formats, measures
+from bdh.report.claims import judge
+from bdh.report.frontier_table import METRICS, metric_verdict
+from bdh.report.inputs import Inputs
+from bdh.report.synapse_table import variant_verdict
+from bdh.report.verdicts import ABOVE, BELOW, BETTER, WORSE
+
+LABELS = {
+    "laptop": "Laptop scale: small budgets. Not evidence about the variants at scale.",
+    "gpu": "GPU scale: the settings of the references.",
+}
+
+
+def label(inputs: Inputs) -> str:
+    """What the scale of the runs allows to conclude."""
+    seeds = "One seed: the chance of training is not measured." if len(inputs.seeds) == 1 else ""
+    return f"{LABELS.get(inputs.scale, inputs.scale)} {seeds}".strip()
+
+
+def facts(inputs: Inputs) -> list[tuple[str, str]]:
+    """What was run, as pairs of a name and a value."""
+    complete = sum(not run.missing for run in inputs.runs)
+    steps = [value for run in inputs.runs if (value := run.train.number("steps_done")) is not None]
+    tokens = [value for run in inputs.runs if (value := run.train.number("tokens_seen")) is not None]
+    return [
+        ("runs", f"{complete} of {len(inputs.runs)} complete"),
+        ("variants", str(len(inputs.variants))),
+        ("corpora", ", ".join(inputs.corpora)),
+        ("seeds", ", ".join(str(seed) for seed in inputs.seeds)),
+        ("scale", inputs.scale),
+        ("device", _distinct(inputs, "device")),
+        ("torch", _distinct(inputs, "torch")),
+        ("CPU threads", _distinct(inputs, "threads")),
+        ("training steps", _range(steps)),
+        ("tokens seen per run", _range(tokens)),
+    ]
+
+
+def sentences(inputs: Inputs) -> list[str]:
+    """What may be concluded, each sentence by a rule from the numbers below it."""
+    lines = [line for corpus in inputs.corpora for line in (_prediction(inputs, corpus), _unigram(inputs, corpus))]
+    lines += [_carry(inputs), *(_metric(inputs, name) for name in METRICS)]
+    counts = Counter(finding.verdict for _, finding in judge(inputs))
+    lines.append("Claims of the references: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())) + ".")
+    return [line for line in lines if line]
+
+
+def missing(inputs: Inputs) -> list[str]:
+    """Every result that is missing, with its reason."""
+    lines = [f"{run.key}: {line}" for run in inputs.runs for line in run.missing]
+    return lines + [f"{name}: {line}" for name in inputs.corpora for line in inputs.facts[name].missing]
+
+
+def _prediction(inputs: Inputs, corpus: str) -> str:
+    order = measures.ranking(inputs, corpus)
+    if not order:
+        return f"{corpus}: no test result yet."
+    start = f"{corpus}: {order[0][0]} has the lowest test bits per byte, {formats.spread(order[0][1])}"
+    if len(order) == 1:
+        return f"{start}; it is alone."
+    second = order[1][0]
+    gap = measures.compare_variants(inputs, corpus, second, order[0][0])
+    if gap is None or gap.low is None:
+        return f"{start}; its lead over {second} is not tested."
+    if not gap.excludes_zero:
+        return f"{start}, but its lead over {second} is within chance ({formats.difference(gap)}, over {gap.over})."
+    return f"{start}; {second} follows at {formats.difference(gap)}, more than chance over {gap.over} explains."
+
+
+def _unigram(inputs: Inputs, corpus: str) -> str:
+    unigram = measures.unigram_bits(inputs.facts[corpus])
+    gains = {variant: unigram - bits.mean for variant, bits in measures.ranking(inputs, corpus) if unigram is not None}
+    if not gains:
+        return ""
+    behind = [variant for variant, gain in gains.items() if gain <= 0]
+    above = [gain for gain in gains.values() if gain > 0]
+    text = f"{corpus}: {len(above)} of {len(gains)} variants beat the unigram baseline"
+    if above:
+        text += f", by {formats.fixed(min(above), 2)} to {formats.fixed(max(above), 2)} bits per byte"
+    return text + (f"; not {', '.join(behind)}." if behind else ".")
+
+
+def _carry(inputs: Inputs) -> str:
+    words: dict[str, list[str]] = {}
+    for corpus in inputs.corpora:
+        for variant in inputs.variants:
+            verdict = variant_verdict(inputs.of(corpus, variant), "carry")
+            if verdict is not None:
+                words.setdefault(verdict.word, []).append(f"{variant} on {corpus}")
+    if not words:
+        return ""
+    order = sorted(words, key=lambda word: (word != BETTER, word != WORSE, word))
+    return (
+        "Carrying the synaptic state through a document: "
+        + "; ".join(f"{word} for {_list(words[word])}" for word in order)
+        + "."
+    )
+
+
+def _metric(inputs: Inputs, metric: str) -> str:
+    found = [metric_verdict(inputs.of(c, v), metric) for c in inputs.corpora for v in inputs.variants]
+    verdicts = [verdict.word for verdict in found if verdict is not None]
+    if not verdicts:
+        return ""
+    above, below = (sum(word == side for word in verdicts) for side in (ABOVE, BELOW))
+    others = len(verdicts) - above - below
+    return (
+        f"{metric.upper()}, {METRICS[metric]}: of {len(verdicts)} (variant, corpus) pairs {above} are above their"
+        f" nulls, {below} below, {others} not distinguishable or not tested."
+    )
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _distinct(inputs: Inputs, key: str) -> str:
+    found = {text for run in inputs.runs if (text := run.timing.text(key)) is not None}
+    return ", ".join(sorted(found)) or formats.ABSENT
+
+
+def _range(values: list[float]) -> str:
+    if not values:
+        return formats.ABSENT
+    low, high = min(values), max(values)
+    return formats.whole(low) if low == high else f"{formats.whole(low)} to {formats.whole(high)}"

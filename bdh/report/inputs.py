@@ -1,0 +1,158 @@
+"""Everything the report reads, listed from the parameters and never by looking at what lies in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from bdh import files
+from bdh.errors import RunError
+from bdh.params import Params
+from bdh.report.records import Record, read_record
+from bdh.report.samples import read_samples
+
+STAGE_FILES = {
+    "train": "reports/train/{key}.json",
+    "timing": "reports/timing/{key}.json",
+    "hebbian": "reports/hebbian/{key}.json",
+    "frontier": "reports/frontier/{key}.json",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results of one training (variant, corpus, seed) and of its evaluations.
+
+    history, curves: None when their files are absent. documents: one row per held-out document and arm, or None.
+    missing: one reason per absent result, in the order of the pipeline.
+    """
+
+    variant: str
+    corpus: str
+    seed: int
+    train: Record
+    timing: Record
+    hebbian: Record
+    frontier: Record
+    history: pd.DataFrame | None = None
+    curves: pd.DataFrame | None = None
+    documents: pd.DataFrame | None = None
+    samples: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Name of the run: `variant-corpus-seed`."""
+        return files.run_key(self.variant, self.corpus, self.seed)
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """What is known of one corpus: statistics of its tokens, with the provenance of its files among them."""
+
+    name: str
+    stats: Record
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All results that one comparison is made of, in the order of params.yaml."""
+
+    scale: str
+    variants: tuple[str, ...]
+    corpora: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    facts: dict[str, CorpusFacts] = field(default_factory=dict)
+
+    def of(self, corpus: str, variant: str | None = None) -> list[Run]:
+        """Runs on one corpus, of one variant or of all."""
+        return [run for run in self.runs if run.corpus == corpus and variant in (None, run.variant)]
+
+
+def load_inputs(params: Params) -> Inputs:
+    """Read the results of every run that params.yaml names; absent ones are noted, damaged ones raise RunError."""
+    return Inputs(
+        scale=params.scale,
+        variants=tuple(params.variants),
+        corpora=tuple(params.corpora),
+        seeds=tuple(params.seeds),
+        runs=tuple(load_run(*key) for key in params.keys()),  # noqa: SIM118
+        facts={name: load_facts(name) for name in params.corpora},
+    )
+
+
+def load_run(variant: str, corpus: str, seed: int) -> Run:
+    """Read every result of one run."""
+    key = files.run_key(variant, corpus, seed)
+    records = {stage: read_record(Path(pattern.format(key=key))) for stage, pattern in STAGE_FILES.items()}
+    for stage in ("train", "hebbian", "frontier"):
+        _check_owner(records[stage], key)
+    missing = [
+        f"{record.path} is missing (stage {'train' if stage == 'timing' else stage})"
+        for stage, record in records.items()
+        if not record
+    ]
+    history = _read_table(files.REPORTS / "history" / f"{key}.csv", ("step",))
+    curves = _read_table(files.REPORTS / "curves" / f"{key}.csv", ("metric", "x", "y", "series"))
+    if history is None:
+        missing.append(f"reports/history/{key}.csv is missing (stage train)")
+    if curves is None:
+        missing.append(f"reports/curves/{key}.csv is missing (stage frontier)")
+    return Run(
+        variant=variant,
+        corpus=corpus,
+        seed=seed,
+        **records,
+        history=history,
+        curves=curves,
+        documents=_read_documents(files.HEBBIAN / key / "documents.parquet"),
+        samples=read_samples(files.RUNS / key / "samples.json"),
+        missing=tuple(missing),
+    )
+
+
+def load_facts(corpus: str) -> CorpusFacts:
+    """Read the statistics of one corpus."""
+    stats = read_record(files.TOKENS / corpus / "stats.json")
+    return CorpusFacts(corpus, stats, () if stats else (f"{stats.path} is missing (stage tokenize)",))
+
+
+def _check_owner(record: Record, key: str) -> None:
+    named = [record.text(part) for part in ("variant", "corpus", "seed")]
+    if None not in named and "-".join(str(part) for part in named) != key:
+        raise RunError(f"{record.path} describes the run {'-'.join(map(str, named))}; delete it and run `dvc repro`")
+
+
+def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame | None:
+    """A CSV file with the columns `needed`, None when it is absent or has no rows; RunError when damaged."""
+    if not path.exists():
+        return None
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+    absent = [name for name in needed if name not in table.columns]
+    if absent:
+        raise RunError(f"{path} is damaged (no column {absent[0]}); delete it and run `dvc repro`")
+    words = [name for name in table.columns if table[name].dtype == object or str(table[name].dtype) == "str"]
+    odd = [name for name in words if name not in ("metric", "series") and table[name].notna().any()]
+    if odd:
+        raise RunError(f"{path} is damaged (column {odd[0]} holds text); delete it and run `dvc repro`")
+    return table if len(table) else None
+
+
+def _read_documents(path: Path) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+    absent = sorted({"arm", "id", "nats", "bytes"} - set(table.columns))
+    if absent:
+        raise RunError(f"{path} is damaged (no column {absent[0]}); delete it and run `dvc repro`")
+    return table

@@ -1,0 +1,145 @@
+"""How well every variant predicts held-out text, beside what knows nothing, little, or everything."""
+
+from __future__ import annotations
+
+from bdh.report import formats, measures
+from bdh.report.inputs import Inputs, Run
+from bdh.report.palette import slot_of
+from bdh.report.spread import Difference, Spread
+from bdh.report.table import Cell, Column, Row, Table, missing_cell
+
+COLUMNS = (
+    Column("parameters", "count", "Tied parameters counted once."),
+    Column("without embeddings", "count", "Parameters without token embedding and readout."),
+    Column("forward work", "FLOP per token", "Floating-point operations of one forward pass per token."),
+    Column("steps", "count", "Optimizer steps done."),
+    Column("tokens seen", "count", "Tokens read in training, repeats counted."),
+    Column("validation", "bits per byte", "Fixed validation set, best checkpoint."),
+    Column("test", "bits per byte", "Held-out documents, state reset at every window (arm static)."),
+    Column("test", "perplexity per token", "Depends on the tokenizer: compare within one corpus only."),
+    Column("gain over unigram", "bits per byte", "Unigram baseline minus the model: positive is better than unigram."),
+    Column("gain over unigram", "percent", "The same as a share of the unigram baseline."),
+    Column("above floor", "bits per byte", "Model minus the known entropy of the generator; sample corpora only."),
+    Column("behind lowest", "bits per byte", "Test bits per byte minus those of the lowest, with a 95 % interval."),
+)
+
+
+def quality_table(inputs: Inputs, corpus: str) -> Table:
+    """One row per variant on one corpus, then the reference rows: floor, unigram, uniform guess."""
+    order = measures.ranking(inputs, corpus)
+    lowest = order[0][0] if order else None
+    gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
+    tested = bool(gaps) and all(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps.values())
+    rows = [_row(inputs, corpus, variant, lowest if tested else None, gaps) for variant in inputs.variants]
+    return Table(
+        f"{corpus}-quality",
+        f"{corpus}: prediction of held-out text",
+        COLUMNS,
+        rows + _reference_rows(inputs, corpus),
+        notes=_notes(inputs, gaps, lowest, tested),
+    )
+
+
+def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict[str, Difference | None]) -> Row:
+    runs = inputs.of(corpus, variant)
+    reason = "; ".join(line for run in runs for line in run.missing)
+    bits = measures.over(runs, measures.test_bits)
+    unigram, floor = measures.unigram_bits(inputs.facts[corpus]), measures.floor_bits(inputs.facts[corpus])
+    gain = None if bits is None or unigram is None else Spread(unigram - bits.mean, bits.sd, bits.n)
+    above = None if bits is None or floor is None else Spread(bits.mean - floor, bits.sd, bits.n)
+    cells = [
+        _count(runs, "parameters", reason),
+        _count(runs, "parameters_without_embeddings", reason),
+        _work(runs, reason),
+        _count(runs, "steps_done", reason),
+        _count(runs, "tokens_seen", reason),
+        spread_cell(measures.over(runs, measures.validation_bits), reason=reason),
+        spread_cell(bits, reason=reason, best=variant == best),
+        spread_cell(measures.over(runs, measures.perplexity), 2, reason),
+        _gain_cell(gain, reason),
+        Cell(formats.percent(gain.mean / unigram), gain.mean / unigram)
+        if gain is not None and unigram
+        else missing_cell(reason),
+        spread_cell(above, reason=reason or "the corpus has no known floor"),
+        _gap_cell(variant, bits, gaps, reason),
+    ]
+    return Row(variant, cells, slot_of(inputs.variants, variant), note=reason)
+
+
+def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: bool = False) -> Cell:
+    """A cell with the mean over seeds, standard deviation and n below it, sorted by the mean."""
+    if value is None:
+        return missing_cell(reason)
+    return Cell(formats.fixed(value.mean, digits), value.mean, best=best, detail=formats.deviation(value, digits))
+
+
+def _count(runs: list[Run], key: str, reason: str) -> Cell:
+    value = measures.over(runs, measures.number_of("train", key))
+    return missing_cell(reason) if value is None else Cell(formats.whole(value.mean), value.mean)
+
+
+def _work(runs: list[Run], reason: str) -> Cell:
+    value = measures.over(runs, measures.number_of("train", "flops_per_token_forward"))
+    return missing_cell(reason) if value is None else Cell(formats.scaled(value.mean, ""), value.mean)
+
+
+def _gain_cell(gain: Spread | None, reason: str) -> Cell:
+    if gain is None:
+        return missing_cell(reason)
+    tone = "none" if gain.mean > 0 else "bad"
+    note = "" if gain.mean > 0 else "does not beat the unigram baseline"
+    return Cell(formats.signed(gain.mean), gain.mean, note, tone)
+
+
+def _gap_cell(variant: str, bits: Spread | None, gaps: dict[str, Difference | None], reason: str) -> Cell:
+    if bits is None:
+        return missing_cell(reason)
+    if variant not in gaps:
+        return Cell("lowest", 0.0)
+    gap = gaps[variant]
+    if gap is None:
+        return missing_cell(reason)
+    return Cell(formats.signed(gap.value), gap.value, detail=formats.interval(gap.low, gap.high))
+
+
+def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
+    facts, runs = inputs.facts[corpus], inputs.of(corpus)
+    known = (
+        ("known floor", measures.floor_bits(facts), "entropy of the generator's own choices"),
+        ("unigram", measures.unigram_bits(facts), "add-one counts of the training split, on the test split"),
+        ("uniform guess", measures.uniform_bits(facts, runs), "every token of the vocabulary equally likely"),
+    )
+    unigram, floor = measures.unigram_bits(facts), measures.floor_bits(facts)
+    rows = []
+    for title, bits, note in known:
+        if bits is None:
+            continue
+        blank = [missing_cell() for _ in COLUMNS]
+        blank[6] = Cell(formats.fixed(bits), bits)
+        if unigram:
+            blank[8] = Cell(formats.signed(unigram - bits), unigram - bits)
+            blank[9] = Cell(formats.percent((unigram - bits) / unigram), (unigram - bits) / unigram)
+        if floor is not None:
+            blank[10] = Cell(formats.fixed(bits - floor), bits - floor)
+        rows.append(Row(title, blank, reference=True, note=note))
+    return rows
+
+
+def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:
+    if lowest is None:
+        return ["No variant has a test result yet."]
+    kinds = {gap.over for gap in gaps.values() if gap is not None and gap.low is not None}
+    basis = {
+        "seeds": "Intervals of the last column: 95 %, Welch's t over seeds.",
+        "documents": "Intervals of the last column: 95 %, documents resampled in pairs; one seed, so the chance of "
+        "training is not in them.",
+    }
+    notes = [basis[kind] for kind in sorted(kinds)]
+    if tested:
+        notes.append(f"★ {lowest}: lowest, and its interval against every other variant excludes 0.")
+    elif gaps:
+        notes.append("No variant is marked best: no variant's test result is shown to be below all others.")
+    notes.append("No other column is tested or ranked.")
+    if len(inputs.seeds) > 1:
+        notes.append("Over seeds: mean ± standard deviation (n seeds).")
+    return notes

@@ -1,0 +1,83 @@
+"""Numbers over seeds, and differences with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+RESAMPLINGS = 2000
+FEWEST_DOCUMENTS = 8
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, sample standard deviation (None for one seed) and number of seeds."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference, its 95 % interval (None, None when it cannot be had) and what the interval is over."""
+
+    value: float
+    low: float | None
+    high: float | None
+    over: str
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval exists and does not hold 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def over_seeds(values: Iterable[float | None]) -> Spread | None:
+    """Spread of the values that are there, None when there are none."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    mean = math.fsum(there) / len(there)
+    if len(there) == 1:
+        return Spread(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in there) / (len(there) - 1)
+    return Spread(mean, math.sqrt(variance), len(there))
+
+
+def seed_difference(a: Spread, b: Spread) -> Difference:
+    """Mean of `a` minus mean of `b` with Welch's 95 % t interval over seeds.
+
+    No interval when either has one seed or neither varies. Source: Welch (1947), Biometrika 34.
+    """
+    value = a.mean - b.mean
+    if a.sd is None or b.sd is None or a.sd + b.sd == 0.0:
+        return Difference(value, None, None, "seeds")
+    from scipy.special import stdtrit
+
+    part_a, part_b = a.sd**2 / a.n, b.sd**2 / b.n
+    freedom = (part_a + part_b) ** 2 / (part_a**2 / (a.n - 1) + part_b**2 / (b.n - 1))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(part_a + part_b)
+    return Difference(value, value - half, value + half, "seeds")
+
+
+def document_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference | None:
+    """Bits per byte of `a` minus those of `b` with a 95 % interval from resampling the documents in pairs.
+
+    a, b: columns id, nats, bytes, one row per document in the order in which they were read. None when either is absent
+    or when they read different documents; no interval below FEWEST_DOCUMENTS documents. Source: Efron (1979).
+    """
+    if a is None or b is None or a[["id", "bytes"]].to_numpy().tolist() != b[["id", "bytes"]].to_numpy().tolist():
+        return None
+    bits = ((a["nats"] - b["nats"]) / math.log(2)).to_numpy(dtype=np.float64)
+    size = a["bytes"].to_numpy(dtype=np.float64)
+    value = float(bits.sum() / size.sum())
+    if len(a) < FEWEST_DOCUMENTS:
+        return Difference(value, None, None, "documents")
+    draws = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=RESAMPLINGS)
+    low, high = np.quantile((draws @ bits) / (draws @ size), [0.025, 0.975])
+    return Difference(value, float(low), float(high), "documents")

@@ -1,0 +1,16 @@
+"""Stage `code`: which source files every stage and every variant is made of."""
+
+from __future__ import annotations
+
+from bdh.closure import write_manifests
+from bdh.errors import reported
+
+
+@reported
+def main() -> None:
+    """Write the manifests that the other stages depend on."""
+    write_manifests()
+
+
+if __name__ == "__main__":
+    main()

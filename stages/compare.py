@@ -1,0 +1,41 @@
+"""Stage compare: every variant beside every other, on one page, as one table and as one summary."""
+
+from __future__ import annotations
+
+import typer
+
+from bdh import params, tracking
+from bdh.errors import reported
+from bdh.files import REPORTS, replacing, write_json
+
+
+@reported
+def main() -> None:
+    """Read the results of every run that params.yaml names; write summary.json, results.csv and index.html."""
+    from bdh.report.inputs import load_inputs
+    from bdh.report.page import render_page
+    from bdh.report.results import result_rows, write_results
+    from bdh.report.summary import numbers_in, summarise
+
+    settings = params.load()
+    inputs = load_inputs(settings)
+    summary, page = summarise(inputs), REPORTS / "index.html"
+    axes = {
+        "scale": settings.scale,
+        "corpora": settings.corpora,
+        "variants": settings.variants,
+        "seeds": settings.seeds,
+    }
+    with tracking.tracked("compare", "all", params=axes, tags={"scale": settings.scale}) as tracker:
+        write_json(REPORTS / "summary.json", summary)
+        write_results(REPORTS / "results.csv", result_rows(inputs))
+        with replacing(page) as temporary:
+            temporary.write_text(render_page(inputs), encoding="utf-8")
+        tracker.log_metrics(numbers_in(summary))
+        for path in (page, REPORTS / "summary.json", REPORTS / "results.csv"):
+            tracker.log_file(path)
+        tracking.update_champions(summary)
+
+
+if __name__ == "__main__":
+    typer.run(main)

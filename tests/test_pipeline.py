@@ -1,0 +1,141 @@
+"""The whole pipeline on small settings, as a user runs it: repro, change, change back, edit, kill, resume."""
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.project import Project
+from tests.shared import shared
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1200)]
+STATES = {1: "RUNNING", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
+
+
+def mlflow_runs(project):
+    with sqlite3.connect(project.folder / "mlflow.db") as store:
+        return [state for (state,) in store.execute("select status from runs where lifecycle_stage = 'active'")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("pipeline"))
+    project.make_small(["bdh", "transformer"], ["sample_plays"])
+    project.first_output = project.repro().stdout
+    return project
+
+
+def test_pipeline_ends_with_a_page_that_shows_every_run(finished):
+    page = (finished.folder / "reports/index.html").read_text(encoding="utf-8")
+    summary = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    for variant in ("bdh", "transformer"):
+        assert variant in page
+        assert variant in json.dumps(summary)
+    assert "sample_plays" in page
+
+
+def test_pipeline_second_repro_does_nothing_and_says_so(finished):
+    again = finished.repro().stdout
+    assert finished.stages_run(again) == set()
+    assert "Data and pipelines are up to date." in again
+
+
+def test_pipeline_every_mlflow_run_is_finished(finished):
+    states = mlflow_runs(finished)
+    assert len(states) == 2 * 3 + 1
+    assert set(states) == {"FINISHED"}
+
+
+def test_pipeline_one_value_reruns_one_variant_and_back_restores_it(finished):
+    runs_before = len(mlflow_runs(finished))
+    report = finished.folder / "reports/train/bdh-sample_plays-0.json"
+    before = report.read_bytes()
+    finished.set(**{"variant.bdh.train": {"learning_rate": 0.001}})
+    changed = finished.stages_run(finished.repro().stdout)
+    assert changed == {f"{stage}@bdh-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"compare"}
+    assert report.read_bytes() != before
+    runs_changed = len(mlflow_runs(finished))
+    assert runs_changed == runs_before + 4
+    finished.set(**{"variant.bdh.train": {}})
+    assert finished.stages_run(finished.repro().stdout) == set()
+    assert report.read_bytes() == before
+    assert len(mlflow_runs(finished)) == runs_changed
+
+
+def test_pipeline_edit_of_one_variant_reruns_that_variant_only(finished):
+    file = finished.folder / "bdh/models/transformer.py"
+    source = file.read_text(encoding="utf-8")
+    file.write_text(source + "\n", encoding="utf-8")
+    try:
+        ran = finished.stages_run(finished.repro().stdout)
+    finally:
+        file.write_text(source, encoding="utf-8")
+    assert {name for name in ran if name.startswith("train@")} == {"train@transformer-sample_plays-0"}
+    assert not {name for name in ran if "bdh" in name}
+    assert finished.stages_run(finished.repro().stdout) <= {"code"}
+
+
+def test_pipeline_twin_clone_gives_identical_metrics(finished, tmp_path):
+    twin = Project(tmp_path / "twin")
+    twin.make_small(["bdh", "transformer"], ["sample_plays"])
+    twin.repro()
+    for folder in ("train", "hebbian", "frontier", "history"):
+        for file in sorted((finished.folder / "reports" / folder).iterdir()):
+            assert (twin.folder / "reports" / folder / file.name).read_bytes() == file.read_bytes(), file.name
+    assert (twin.folder / "reports/summary.json").read_bytes() == (
+        finished.folder / "reports/summary.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize("target", ["dvc", "group"])
+def test_pipeline_killed_repro_leaves_no_orphan_and_resumes(tmp_path_factory, finished, number, target):
+    if target == "dvc" and number == signal.SIGINT:
+        pytest.skip("a terminal sends Ctrl-C to the whole group")
+    project = Project(tmp_path_factory.mktemp("killed"))
+    project.make_small(["bdh"], ["sample_plays"])
+    project.set(**{"scales.laptop.train": project.read_params()["scales"]["laptop"]["train"] | {
+        "steps": 4000, "checkpoint_every": 5, "patience": 1000}})
+    running = project.start("dvc", "repro")
+    project.wait_for("data/checkpoints/bdh-sample_plays-0/*/*")
+    if target == "group":
+        project.kill_group(running, number)
+    else:
+        running.send_signal(number)
+    running.wait(timeout=60)
+    project.wait_until_quiet()
+    project.set(**{"scales.laptop.train.patience": 1000})
+    project.kill_group_safely = None
+    again = project.start("dvc", "repro")
+    output = ""
+    try:
+        for line in again.stdout:
+            output += line
+            if "resum" in line.lower():
+                break
+    finally:
+        again.send_signal(signal.SIGINT)
+        project.kill_group(again, signal.SIGINT)
+        again.wait(timeout=60)
+    project.wait_until_quiet()
+    assert "resum" in output.lower(), output
+    assert "RUNNING" not in mlflow_runs(project)
+
+
+def test_pipeline_runs_on_the_real_corpora(tmp_path):
+    mirror = shared("corpora")
+    project = Project(tmp_path / "real", {"BDH_CORPORA_MIRROR": str(mirror)})
+    project.make_small(["bdh", "transformer"], ["shakespeare", "transcripts"])
+    project.set(**{"scales.laptop.train.steps": 60, "scales.laptop.train.learning_rate": 0.01})
+    project.repro()
+    results = json.loads((project.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    tokens = json.loads((project.folder / "data/tokens/transcripts/stats.json").read_text(encoding="utf-8"))
+    assert tokens["vocab_size"] == 50257
+    for variant in ("bdh", "transformer"):
+        for corpus in ("shakespeare", "transcripts"):
+            stats = json.loads((project.folder / f"data/tokens/{corpus}/stats.json").read_text(encoding="utf-8"))
+            hebbian = json.loads(Path(project.folder, f"reports/hebbian/{variant}-{corpus}-0.json").read_text())
+            assert hebbian["arms"]["static"]["bits_per_byte"] < stats["unigram_bits_per_byte"]
+    assert results
