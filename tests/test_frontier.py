@@ -15,7 +15,7 @@ from stages import fetch, frontier, hebbian, tokenize
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {
     "bdh": {"n_layer": 2, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 8},
-    "transformer": {"block_size": 32},
+    "transformer": {"block_size": 32, "match": "none", "width": 16, "depth": 1, "heads": 2},
 }
 FILES = ("reports/hebbian/{}.json", "reports/frontier/{}.json", "reports/curves/{}.csv")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from bdh.metrics.rows import mean_or_none, point
 from bdh.metrics.survey import Survey, survey
 from bdh.metrics.weights import weight_sparsity
 from bdh.models.base import LanguageModel, build
-from bdh.params import Frontier
 from bdh.plasticity.activity import CODE
 from bdh.plasticity.coactivation import Coactivation
 from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.results import totals
+
+if TYPE_CHECKING:
+    from bdh.params import Frontier
 
 TWIN_SEED = 1_000_003
 
