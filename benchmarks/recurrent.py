@@ -1,6 +1,6 @@
 """Tokens per second of the reservoirs, ours against the published step loop (or our own step form), side by side.
 
-    python -m benchmarks.recurrent --reference FOLDER            # FOLDER holds bdh_gpu_neuro_torch.py and ..._stabilized.py
+    python -m benchmarks.recurrent --reference FOLDER   # with bdh_gpu_neuro_torch.py and bdh_gpu_ref_stabilized.py
     python -m benchmarks.recurrent --device cuda --streams 32 1024 8192
 
 Without --reference the baseline is `bdh.nn.reservoir.step`, one stream, one token at a time, with the diagnostics that
@@ -17,8 +17,9 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 
@@ -83,10 +84,7 @@ def seconds(work: Callable[[], Any], device: str) -> float:
 def compare(variant: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per number of streams: median tokens/s of both sides and the median ratio."""
     model = build(variant, vocab_size=VOCABULARY, seed=0).to(options.device).eval()
-    if options.reference:
-        advance = published_step(variant, options.reference, options.device)
-    else:
-        advance = own_step(model)
+    advance = published_step(variant, options.reference, options.device) if options.reference else own_step(model)
     text = [(37 * i) % VOCABULARY for i in range(options.baseline_tokens)]
     batches = {B: torch.randint(VOCABULARY, (B, options.window), device=options.device) for B in options.streams}
     rates: dict[int, list[float]] = {B: [] for B in options.streams}
@@ -128,7 +126,8 @@ def main() -> None:
     for variant in options.variants:
         for row in compare(variant, options):
             rows.append(row)
-            print("{variant:10} B={streams:<5} {baseline_tokens_per_s:>9} -> {tokens_per_s:>12} tok/s x{ratio}".format(**row))
+            line = "{variant:10} B={streams:<5} {baseline_tokens_per_s:>9} -> {tokens_per_s:>12} tok/s x{ratio}"
+            print(line.format(**row))
     machine = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     about = {
         "baseline": "published step loop" if options.reference else "own step form with diagnostics",

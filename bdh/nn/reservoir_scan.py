@@ -21,12 +21,11 @@ from bdh.nn.decayed_attention import decayed_attention
 from bdh.nn.reservoir import Rules, Stream, Weights, respond
 from bdh.nn.reservoir_feedback import feedback_scan, next_activity
 
-
 BLOCK = 64
 
 
 class Trace(NamedTuple):
-    """What happened at every token: `v_BTD`, `gain_BT` of the write and, if asked for, `x_BTN` as stored and `y_BTN`."""
+    """What happened at every token: `v_BTD`, `gain_BT` of the write and, on demand, `x_BTN` as stored and `y_BTN`."""
 
     v_BTD: Tensor
     gain_BT: Tensor
@@ -45,11 +44,11 @@ def scan(
 ) -> tuple[Trace, Stream]:
     """Read T embeddings from `stream`: the trace (x and y only with `activity`) and the new state.
 
-    Text is read in blocks of at most 64 tokens, which bounds memory and stays in the cache. Gradients flow from block to
-    block, but not over the borders between runs of `truncation` tokens (None: they flow over all T).
+    Text is read in blocks of at most 64 tokens, which bounds memory and stays in the cache. Gradients flow from block
+    to block, but not over the borders between runs of `truncation` tokens (None: they flow over all T).
     """
     T = e_BTD.shape[1]
-    cuts = set(range(0, T, truncation or T))
+    cuts = set(range(0, T, truncation if truncation and torch.is_grad_enabled() else T))
     starts = sorted(cuts | set(range(0, T, BLOCK)))
     traces = []
     for start, stop in zip(starts, [*starts[1:], T], strict=True):
