@@ -72,19 +72,19 @@ def test_best_is_marked_only_when_every_interval_excludes_zero(change, tmp_path)
     table = quality_table(change(), CORPUS)
     assert [r.title for r in table.rows if len(r.cells) > marked and r.cells[marked].best] in ([], ["bdh"])
     for variant, factor in (("bdh", 1.0), ("transformer", 1.2), ("bdh_structured", 1.2)):
-        scale_documents(tmp_path, f"{variant}-{CORPUS}-0", factor)
+        scale_units(tmp_path, f"{variant}-{CORPUS}-0", factor)
     table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
     assert [r.title for r in table.rows if r.cells[marked].best] == ["bdh"]
     for variant in ("transformer", "bdh_structured"):
-        scale_documents(tmp_path, f"{variant}-{CORPUS}-0", 1.0)
+        scale_units(tmp_path, f"{variant}-{CORPUS}-0", 1.0)
     table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
     assert not any(r.cells[marked].best for r in table.rows)
     assert any("No variant is marked best" in note for note in table.notes)
 
 
-def scale_documents(root, key, factor):
-    """Give every document the same bits per byte times `factor`, with a little noise of its own."""
-    path = root / f"data/hebbian/{key}/documents.parquet"
+def scale_units(root, key, factor):
+    """Give every unit the same bits per byte times `factor`, with a little noise of its own."""
+    path = root / f"data/hebbian/{key}/units.parquet"
     table = pd.read_parquet(path)
     noise = 1 + 0.01 * np.random.default_rng(len(key)).standard_normal(len(table))
     table["nats"] = table["bytes"] * factor * noise
@@ -99,7 +99,7 @@ def scale_documents(root, key, factor):
 def test_single_document_corpora_are_not_tested(change, tmp_path):
     inputs = change()
     for run in inputs.runs:
-        path = tmp_path / f"data/hebbian/{run.key}/documents.parquet"
+        path = tmp_path / f"data/hebbian/{run.key}/units.parquet"
         pd.read_parquet(path).groupby("arm", sort=False).head(1).to_parquet(path, index=False)
     table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
     assert all(cell.detail == "" for r in table.rows for cell in r.cells[-1:])
@@ -214,3 +214,13 @@ def test_summary_has_no_times_and_names_the_lowest_run(change):
     assert variant["test_bits_per_byte"] == pytest.approx((every[f"bdh-{CORPUS}-0"] + every[f"bdh-{CORPUS}-1"]) / 2)
     assert variant["test_bits_per_byte_sd"] > 0
     json.dumps(summary, allow_nan=False)
+
+
+def test_missing_results_are_called_missing(change, tmp_path):
+    change()
+    (tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").unlink()
+    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    cells = row(quality_table(inputs, CORPUS), "bdh").cells
+    assert cells[column("test", "bits per byte")].text == "missing"
+    assert "stage hebbian" in cells[column("test", "bits per byte")].note
+    assert cells[column("parameters")].text == "148,480"

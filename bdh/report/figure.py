@@ -163,7 +163,14 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
             color=colour,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "relpos": (0.0, 0.5), "shrinkA": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "linestyle": (0, (1, 1.5)),
+                "relpos": (0.0, 0.5),
+                "shrinkA": 0,
+            },
         )
 
 

@@ -47,8 +47,8 @@ def adapts(inputs: Inputs) -> Finding:
 
 def gelu(inputs: Inputs) -> Finding:
     """Claim 9: density of the hidden units of the GELU baselines is exactly 1."""
-    rule = "Density of mlp_sparse is exactly 1 in every transformer run."
-    runs = [run for run in inputs.runs if run.variant.startswith("transformer")]
+    rule = "Density of mlp_sparse is exactly 1 in every transformer and slim run."
+    runs = [run for run in inputs.runs if run.variant.startswith(("transformer", "slim"))]
     runs = [run for run in runs if measures.density(run, "mlp_sparse") is not None]
     lines = []
     for variant, corpus in pairs(runs):

@@ -60,7 +60,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
         Cell(formats.percent(gain.mean / unigram), gain.mean / unigram)
         if gain is not None and unigram
         else missing_cell(reason),
-        spread_cell(above, reason=reason or "the corpus has no known floor"),
+        spread_cell(above, reason=reason if floor is not None else "the corpus has no known floor"),
         _gap_cell(variant, bits, gaps, reason),
     ]
     return Row(variant, cells, slot_of(inputs.variants, variant), note=reason)
@@ -129,12 +129,12 @@ def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | Non
     if lowest is None:
         return ["No variant has a test result yet."]
     kinds = {gap.over for gap in gaps.values() if gap is not None and gap.low is not None}
-    basis = {
-        "seeds": "Intervals of the last column: 95 %, Welch's t over seeds.",
-        "documents": "Intervals of the last column: 95 %, documents resampled in pairs; one seed, so the chance of "
-        "training is not in them.",
-    }
-    notes = [basis[kind] for kind in sorted(kinds)]
+    notes = [
+        "Intervals of the last column: 95 %, Welch's t over seeds."
+        if kind == "seeds"
+        else f"Intervals of the last column: 95 %, {kind} resampled in pairs; the chance of training is not in them."
+        for kind in sorted(kinds)
+    ]
     if tested:
         notes.append(f"★ {lowest}: lowest, and its interval against every other variant excludes 0.")
     elif gaps:

@@ -61,8 +61,8 @@ def verdict_cell(verdict: Verdict, note: str = "") -> Cell:
 
 
 def missing_cell(reason: str = "") -> Cell:
-    """An empty cell that says why on hovering."""
-    return Cell(ABSENT, None, reason)
+    """An empty cell that says why on hovering; one whose file is missing says so at once."""
+    return Cell("missing" if "is missing" in reason else ABSENT, None, reason)
 
 
 def render_table(table: Table) -> str:
