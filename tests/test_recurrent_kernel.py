@@ -1,4 +1,4 @@
-"""The GPU kernel of the feedback scan equals the eager scan: on a GPU, or in Triton's interpreter where it is installed.
+"""The GPU kernel of the feedback scan equals the eager scan: on a GPU, or in Triton's interpreter.
 
 Without a GPU: TRITON_INTERPRET=1 pytest tests/test_recurrent_kernel.py
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bdh.models.base import build
 from bdh.nn.reservoir import Rules, fresh_stream
 from bdh.nn.reservoir_feedback import feedback_scan
 from bdh.nn.reservoir_kernel import available, kernel_scan
@@ -50,6 +51,40 @@ def test_kernel_equals_eager_scan(name, fresh):
     for quantity, one, right in zip(("x", "y", "v", "gain", "rho"), found, expected, strict=True):
         error = (one.cpu() - right).norm() / right.norm()
         assert error < 1e-4, f"{quantity}: relative error {error:.1e}"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
+@pytest.mark.parametrize(
+    "variant", ["recurrent", "stabilized", "neuro", "neuro_multiscale", "neuro_no_x_norm", "neuro_only_modulation"]
+)
+@torch.no_grad()
+def test_models_on_a_gpu_equal_float64_on_a_cpu(variant):
+    model, exact = (build(variant, vocab_size=37, seed=0).eval() for _ in range(2))
+    tokens = torch.randint(37, (4, 65), generator=torch.Generator().manual_seed(0))
+    found = model.cuda()(tokens.cuda(), state=model.initial_state(4))
+    expected = exact.double()(tokens, state=exact.initial_state(4))
+    for quantity, one, right in (
+        ("logits", found.logits, expected.logits),
+        *((name, found.state[name], expected.state[name]) for name in ("x", "rho")),
+    ):
+        error = (one.cpu().double() - right).norm() / right.norm()
+        assert error < 1e-2, f"{quantity}: relative error {error:.1e}"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
+@pytest.mark.parametrize("variant", ["stabilized", "neuro", "neuro_trained"])
+def test_models_train_compiled_on_a_gpu(variant):
+    model = build(variant, vocab_size=37, seed=0).cuda().train()
+    tokens = torch.randint(37, (4, 33), generator=torch.Generator().manual_seed(0)).cuda()
+    optimizer = torch.optim.Adam([p for _, p in model.trainable_parameters("full")], lr=1e-2)
+    compiled, losses = torch.compile(model), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = compiled(tokens[:, :-1], tokens[:, 1:]).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
 
 
 def test_kernel_is_used_for_what_it_can_do_and_nothing_else():

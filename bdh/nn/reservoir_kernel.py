@@ -25,6 +25,7 @@ from bdh.nn.reservoir import Rules, Stream, Weights
 LARGEST_N, LARGEST_STATE = 128, 16384
 
 
+@torch.compiler.disable
 def available(rules: Rules, stream: Stream) -> bool:
     """Whether the kernel can run this scan."""
     _, K, D, N = stream.rho_BKDN.shape
@@ -34,6 +35,7 @@ def available(rules: Rules, stream: Stream) -> bool:
     return fits and there and not torch.is_grad_enabled() and importlib.util.find_spec("triton") is not None
 
 
+@torch.compiler.disable
 def kernel_scan(
     weights: Weights, rules: Rules, stream: Stream, e_BTD: Tensor, drive_BTN: Tensor, spikes_BTN: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -53,7 +55,7 @@ def kernel_scan(
         math.log(D + 1e-6), rules.local_forget_eta,
         N=N, D=D, K=K, NP=_padded(N), DP=_padded(D), KP=_padded(K),
         NORMALIZED=rules.x_normalized, SIGNED=not rules.x_positive, THRESHOLD=rules.threshold_ratio is not None,
-        BEFORE=rules.ln_before_Dy, BRANCH=(rules.branch_nl if rules.branches else "none"), K_WTA=rules.k_wta,
+        BEFORE=rules.ln_before_Dy, BRANCH=(rules.branch_nl if rules.branches else "none"), K_WTA=rules.k_wta or N,
         DEGREES_D=D - rules.unbiased_std, DEGREES_N=N - rules.unbiased_std,
         SPIKES=spikes_BTN is not None, X_KWTA=rules.x_kwta, HOMEOSTASIS=rules.homeostasis_tau > 0,
         MODULATED=rules.mod_gamma_max > 0, num_warps=8,

@@ -3,7 +3,9 @@
 Shape letters: B batch, T tokens, D embedding, N neurons, K synaptic kernels; KP, DP, NP: padded to powers of two.
 """
 
-from __future__ import annotations
+# The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disallow-untyped-defs=False
 
 import triton
 import triton.language as tl
@@ -59,11 +61,10 @@ def neuro_kernel(
         if SPIKES:
             core = core + tl.load(spikes_ptr + row * N + n, mask=in_n, other=0).to(tl.float32)
         core = tl.where(in_n, core, float("-inf"))
-        if K_WTA > 0:
-            if K_WTA < N:
-                larger = core[None, :] > core[:, None]
-                tied = (core[None, :] == core[:, None]) & (n[None, :] > n[:, None])
-                core = tl.where(tl.sum((larger | tied).to(tl.int32), 1) < K_WTA, core, 0.0)
+        if K_WTA < N:
+            larger = core[None, :] > core[:, None]
+            tied = (core[None, :] == core[:, None]) & (n[None, :] > n[:, None])
+            core = tl.where(tl.sum((larger | tied).to(tl.int32), 1) < K_WTA, core, 0.0)
         y = tl.maximum(core, 0.0) * (tl.maximum(x, 0.0) if SIGNED else x)
         if HOMEOSTASIS:
             total = tl.sum(y, 0)
