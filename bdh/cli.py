@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, cast
 
 import typer
 
@@ -28,7 +29,7 @@ app = typer.Typer(
 for command in (doctor, ui, audit, sync, generate, golden):
     app.command()(command)
 
-USAGE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])  # ClickException, wherever typer keeps it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,15 +41,19 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(app(args=list(arguments) if arguments is not None else None, standalone_mode=False) or 0)
     except USAGE_ERROR as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stdout.write(f"{error}\n")
-            return 0
-        context = getattr(error, "ctx", None)
-        name = context.command_path if context is not None else "bdh"
-        sys.stderr.write(f"error: {' '.join(error.format_message().split())} (`{name} --help` shows what there is)\n")
-        return EXIT_CODE
+        return _explain(error)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has seen enough
         return 0
+
+
+def _explain(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(f"{error}\n")
+        return 0
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "bdh"
+    message = " ".join(error.format_message().split())
+    sys.stderr.write(f"error: {message} (`{command} --help` shows what there is)\n")
+    return EXIT_CODE

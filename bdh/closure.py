@@ -62,9 +62,7 @@ def closure(modules: list[str], root: Path) -> list[Path]:
 
 def manifest(modules: list[str], root: Path) -> dict[str, str]:
     """The sha256 of every file in the closure of `modules`, by path."""
-    return {
-        file.as_posix(): hashlib.sha256((root / file).read_bytes()).hexdigest() for file in closure(modules, root)
-    }
+    return {file.as_posix(): hashlib.sha256((root / file).read_bytes()).hexdigest() for file in closure(modules, root)}
 
 
 def write_manifests(root: Path = Path()) -> None:

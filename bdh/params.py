@@ -286,7 +286,7 @@ class Params(Section):
     hebbian: Hebbian
     frontier: Frontier
 
-    def keys(self) -> list[tuple[str, str, int]]:
+    def runs(self) -> list[tuple[str, str, int]]:
         """Every run of the comparison as (variant, corpus, seed), in the order of the pipeline."""
         return [(v, c, s) for v in self.variants for c in self.corpora for s in self.seeds]
 

@@ -33,34 +33,29 @@ def write_everything(root: Path, axes: Axes) -> None:
     """All result files of every run below `root`."""
     for corpus in axes.corpora:
         write_corpus(root, corpus)
-    for place, (variant, corpus, seed) in enumerate(axes.keys()):
+    for place, (variant, corpus, seed) in enumerate(axes.runs()):
         write_run(root, variant, corpus, seed, axes.variants.index(variant), np.random.default_rng(place))
 
 
 def write_corpus(root: Path, corpus: str) -> None:
     calls = "calls" in corpus or corpus == "transcripts"
-    splits = {
-        "train": {"documents": 56, "bytes": 303_112, "tokens": 92_341},
-        "validation": {"documents": 8, "bytes": 40_002, "tokens": 12_444},
-        "test": {"documents": DOCUMENTS, "bytes": 61_220, "tokens": 19_113},
-    }
+    counts = {"train": (56, 303_112, 92_341), "validation": (8, 40_002, 12_444), "test": (DOCUMENTS, 61_220, 19_113)}
+    made = corpus.startswith("sample_")
+    origin = f"generator {corpus.split('_')[-1]}, seed 0, 48 documents" if made else "https://example.org/a.txt"
     stats = {
         "name": corpus,
+        "digest": "cd" * 32,
         "tokenizer": {"name": "bpe" if calls else "bytes", "vocab_size": 1024 if calls else 256, "end_of_text": 0},
-        "splits": splits,
-        "duplicates_removed": 2,
+        "splits": {
+            name: {"documents": documents, "tokens": tokens, "utf8_bytes": size, "first_date": None, "last_date": None}
+            for name, (documents, size, tokens) in counts.items()
+        },
+        "removed": {"empty": 0, "repeated": 2, "other_sectors": 0},
         "unigram_bits_per_byte": 2.71 if calls else 4.62,
+        "entropy_floor": {"train": 0.6, "validation": 0.6, "test": 0.61} if made else None,
+        "provenance": [{"name": "a.txt", "origin": origin, "bytes": 9, "sha256": "ab" * 32, "licence": "MIT"}],
     }
-    provenance = {"kind": "generated", "generator": "calls" if calls else "plays", "seed": 0, "licence": "MIT"}
-    if corpus.startswith("sample_"):
-        stats["floor_bits_per_byte"] = 0.61
-    else:
-        provenance = {
-            "kind": "download",
-            "files": [{"path": "a.txt", "url": "https://example.org/a.txt", "sha256": "ab" * 32, "licence": "public"}],
-        }
     dump(root / f"data/tokens/{corpus}/stats.json", stats)
-    dump(root / f"data/raw/{corpus}/provenance.json", provenance)
 
 
 def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, random: np.random.Generator) -> None:
@@ -104,10 +99,10 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
         history["state_norm_rho"] = 30 * (1 + steps / 100) * (1 + 0.1 * place)
         history["state_rank_rho"] = 40 - steps / 20 + place
     if "neuro" in variant:
-        history["gain"] = 0.5 + steps / 1000
+        history["gain_0"] = 0.5 + steps / 1000
     save(root / f"reports/history/{key}.csv", pd.DataFrame(history))
     write_evaluations(root, key, who, final, taps, random)
-    dump(root / f"data/runs/{key}/samples.json", [{"prompt": "ANNA.", "text": "ANNA. Good <evening> & good night"}])
+    dump(root / f"data/runs/{key}/samples.json", [{"prompt": "ANNA.", "text": " Good <evening> & good night"}])
 
 
 def write_evaluations(
@@ -117,6 +112,7 @@ def write_evaluations(
     carries = "transformer" not in key
     size = np.full(DOCUMENTS, 2500) + np.arange(DOCUMENTS) * 13
     nats = size * math.log(2) * (final + 0.08 * np.random.default_rng(1).standard_normal(DOCUMENTS))
+    nats = nats + size * math.log(2) * 0.03 * random.standard_normal(DOCUMENTS)
     gains = {"static": 0.0, "carry": -0.021, "carry_corpus": 0.004, "shuffled": 0.0011, "observe": 0.0}
     arms, tables = {}, []
     for arm, gain in gains.items():
@@ -124,9 +120,9 @@ def write_evaluations(
             arms[arm] = {"bits_per_byte": None, "difference_to_static": None, "reason": "no state of constant size"}
             continue
         shifted = nats + gain * size * math.log(2) * (1 + 0.3 * random.standard_normal(DOCUMENTS))
-        arms[arm] = arm_entry(shifted, nats, size, gain, "calls" in key)
-        tables.append(pd.DataFrame({"arm": arm, "id": [f"d{i}" for i in range(DOCUMENTS)], "year": 2019,
-                                    "sector": "Energy", "tokens": size // 3, "bytes": size, "nats": shifted}))  # fmt: skip
+        arms[arm] = arm_entry(shifted, nats, size, gain, "calls" in key or "transcripts" in key)
+        row = {"arm": arm, "id": [f"d{i}" for i in range(DOCUMENTS)], "year": 2019, "sector": "Energy"}
+        tables.append(pd.DataFrame(row | {"tokens": size // 3, "bytes": size, "nats": shifted}))
     report = {
         "tokens": int(size.sum() // 3), "bytes": int(size.sum()), "documents": DOCUMENTS,
         "questions": {"carry": "does the synaptic state help?", "observe": "what does coactivation do, unread?"},
@@ -139,15 +135,17 @@ def write_evaluations(
     path = root / f"data/hebbian/{key}/documents.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
-    metric = {"value": 0.31, "ci_low": 0.28, "ci_high": 0.34, "untrained": 0.25, "null_mean": 0.24, "null_sd": 0.02,
-              "z": 3.5, "p": 0.012, "n": 20, "reference_protocol": 0.11, "reference_protocol_untrained": 0.09}  # fmt: skip
+    metric = {"value": 0.31, "ci_low": 0.28, "ci_high": 0.34, "untrained_mean": 0.25, "untrained_sd": None}
+    metric |= {"null": "permuted", "null_mean": 0.24, "null_sd": 0.02, "z": 3.5, "p": 0.012, "n": 1024}
+    metric |= {"reference_protocol": 0.11, "reference_protocol_untrained": 0.09, "verdict": "above its null"}
+    metric |= {"nulls": {"permuted": {"mean": 0.24, "sd": 0.02, "p": 0.012}, "factors": {"mean": 0.2, "sd": 0.01}}}
     frontier = {
-        "bits_per_byte": final, "perplexity": 9.1, "dead_neurons_share": 0.04, "weight_sparsity": 0.0,
+        "bits_per_byte": final, "perplexity": 9.1, "dead_neurons_share": 0.04, "weight_sparsity": {"exact_zeros": 0.01},
         "state_bytes": 1_048_576 if carries else 0,
         "density": {name: {"mean": 0.12, "layers": [0.11, 0.13]} for name in taps},
         "tmi": metric if carries else {"value": None, "reason": "the model has no neuron graph"},
-        "sps": metric | {"p": 0.61, "z": 0.4} if carries else {"value": None, "reason": "no synaptic state"},
-        "sec": metric | {"p": None, "z": None, "null_sd": None, "n": 1},
+        "sps": metric | {"p": 0.61, "z": 0.4, "verdict": "not distinguishable from its null"},
+        "sec": metric | {"verdict": "below its null"},
         "untrained": {"bits_per_byte": 8.0, "density": {name: {"mean": 0.5} for name in taps}},
     }  # fmt: skip
     dump(root / f"reports/frontier/{key}.json", who | frontier)
@@ -155,9 +153,9 @@ def write_evaluations(
         shares, lags = np.geomspace(0.001, 0.1, 8), np.arange(1, 9)
         save(root / f"reports/curves/{key}.csv", pd.DataFrame({
             "metric": ["tmi"] * 16 + ["sps"] * 16,
-            "x": [*shares, *shares, *lags, *lags],
+            "x": [*(1e7 * shares), *(1e7 * shares), *lags, *lags],
             "y": [*(0.4 * shares**-0.1 - final / 9), *(0.3 * shares**-0.1 - 0.2), *(0.95**lags), *(0.93**lags)],
-            "series": (["trained"] * 8 + ["null"] * 8) * 2,
+            "series": ["trained"] * 8 + ["permuted"] * 8 + ["innovations"] * 8 + ["snapshots (cosine)"] * 8,
         }))  # fmt: skip
     else:
         save(
@@ -172,13 +170,21 @@ def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: floa
     difference = 0.0 if gain == 0.0 else float((nats - static).sum() / total * bits)
     own = float(nats.sum() / total * bits)
     years = {str(year): {"bits_per_byte": own + 0.01 * i, "documents": 8} for i, year in enumerate((2019, 2020, 2021))}
+    sectors = {"Energy": {"bits_per_byte": own, "documents": 24}}
+    places = [(2**i, own + 2 / (1 + i) + gain * i / 4) for i in range(10)]
     return {
-        "nats_per_token": own * 2.1, "bits_per_byte": own, "perplexity": math.exp(own * 1.4),
-        "difference_to_static": difference, "ci_low": difference - abs(gain) / 3 - 0.0004 * (gain > 0) * 20,
-        "ci_high": difference + abs(gain) / 3, "bootstrap_unit": "document", "documents": len(size),
-        "by_year": years if strata else {}, "by_sector": {"Energy": {"bits_per_byte": own, "documents": 24}} if strata else {},
-        "by_position": [{"from": 2**i, "to": 2 ** (i + 1), "bits_per_byte": own + 2 / (1 + i) + gain * i / 4} for i in range(10)],
-    }  # fmt: skip
+        "nats_per_token": own * 2.1,
+        "bits_per_byte": own,
+        "perplexity": math.exp(own * 1.4),
+        "difference_to_static": difference,
+        "ci_low": difference - abs(gain) / 3 - (0.008 if gain > 0 else 0.0),
+        "ci_high": difference + abs(gain) / 3,
+        "bootstrap_unit": "document",
+        "documents": len(size),
+        "by_year": years if strata else {},
+        "by_sector": sectors if strata else {},
+        "by_position": [{"from": start, "to": 2 * start, "bits_per_byte": bits} for start, bits in places],
+    }
 
 
 def dump(path: Path, value: object) -> None:

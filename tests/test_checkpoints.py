@@ -222,9 +222,9 @@ def test_lock_refuses_a_second_process(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "GRACE_S", 0.3)
     process = holder(tmp_path, 0)
     try:
-        with pytest.raises(RunError, match=rf"k is being trained by another process \(pid {process.pid}\)"):
-            with only_one("k", Stop(), tmp_path):
-                pass
+        message = rf"k is being trained by another process \(pid {process.pid}\)"
+        with pytest.raises(RunError, match=message), only_one("k", Stop(), tmp_path):
+            pass
         with only_one("another", Stop(), tmp_path):
             pass
     finally:

@@ -33,9 +33,7 @@ def train(tmp_path):
 
     def run(model=None, seed=0, folder="checkpoints", precision=torch.float32, **overrides):
         chosen = settings(**overrides)
-        training = Training(
-            model or Toy(), text, chosen, seed=seed, device=torch.device("cpu"), precision=precision
-        )
+        training = Training(model or Toy(), text, chosen, seed=seed, device=torch.device("cpu"), precision=precision)
         training.recorded, training.shown = [], Quiet(training.steps)
         checkpoints = CheckpointFolder("toy-toy-0", "f", tmp_path / folder)
         checkpoints.prepare()
@@ -174,7 +172,7 @@ def test_training_infinite_gradient_stops_at_its_step(train):
                 self.gain.register_hook(lambda gradient: gradient * math.inf)
             return output
 
-    with pytest.raises(TrainingError, match="gradient norm is (nan|inf) at step 5"):
+    with pytest.raises(TrainingError, match=r"gradient norm is (nan|inf) at step 5"):
         train(Steep())
 
 

@@ -26,6 +26,7 @@ class BytePairs(Tokenizer):
     FILE = "tokenizer.json"
 
     def __init__(self, inner: tokenizers.Tokenizer, name: str, end_of_text: int | None) -> None:
+        """Wrap a tokenizer of the `tokenizers` library."""
         self.name = name
         self.end_of_text = end_of_text
         self.vocab_size = inner.get_vocab_size()

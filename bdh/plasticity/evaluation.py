@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ import torch
 from bdh.errors import RunError
 from bdh.files import replacing, write_json
 from bdh.models.base import LanguageModel
-from bdh.params import Hebbian
 from bdh.plasticity import coactivation
 from bdh.plasticity.activity import Activity
 from bdh.plasticity.arms import ARMS, Arm
@@ -22,6 +21,9 @@ from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.reader import Reader, weights_sha256
 from bdh.plasticity.results import arm_report, cannot_run, document_table
 from bdh.plasticity.state import StateWatch
+
+if TYPE_CHECKING:
+    from bdh.params import Hebbian
 
 LARGEST_CODES = 256 * 2**20
 NO_CODES = "this variant taps no x_sparse, there is nothing to make a coactivation state of"

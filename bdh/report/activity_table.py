@@ -48,7 +48,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, names: list[str]) -> Row:
     cells = [_share(over_seeds(measures.density(run, name) for run in runs), reason) for name in names]
     cells += [
         _share(measures.over(runs, measures.number_of("frontier", "dead_neurons_share")), reason),
-        _share(measures.over(runs, measures.number_of("frontier", "weight_sparsity")), reason),
+        _share(measures.over(runs, measures.number_of("frontier", "weight_sparsity/exact_zeros")), reason),
         _cost(measures.over(runs, measures.number_of("timing", "tokens_per_s")), formats.whole, reason),
         _cost(measures.over(runs, _memory), formats.size_in_bytes, reason),
         _cost(measures.over(runs, state_bytes), formats.size_in_bytes, reason),
@@ -64,10 +64,8 @@ def _memory(run: Run) -> float | None:
 def _share(value: Spread | None, reason: str) -> Cell:
     if value is None:
         return missing_cell(reason)
-    text = formats.percent(value.mean)
-    if value.sd is not None:
-        text += f" ± {formats.percent(value.sd)} (n {value.n})"
-    return Cell(text, value.mean)
+    detail = "" if value.sd is None else f"± {formats.percent(value.sd)}, n {value.n}"
+    return Cell(formats.percent(value.mean), value.mean, detail=detail)
 
 
 def _cost(value: Spread | None, shown: object, reason: str) -> Cell:

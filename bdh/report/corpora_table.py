@@ -12,12 +12,8 @@ COLUMNS = (
     Column("sha256", "first 12 digits", "Of the source files."),
     Column("licence", "", "As stated by the source."),
     Column("tokenizer", "vocabulary"),
-    *(
-        Column(f"{split} {what}", unit)
-        for split in SPLITS
-        for what, unit in (("documents", "count"), ("text", "bytes"), ("tokens", "count"))
-    ),
-    Column("duplicates", "removed", "Documents whose text was already there."),
+    *(Column(split, "tokens; text, documents") for split in SPLITS),
+    Column("removed", "documents", "Empty ones, ones whose text was already there, ones of other sectors."),
     Column("unigram", "bits per byte", "Test split under add-one counts of the training split."),
 )
 SURVIVORS = (
@@ -30,70 +26,75 @@ def corpora_table(inputs: Inputs) -> Table:
     """One row per corpus."""
     rows = [_row(inputs.facts[name]) for name in inputs.corpora]
     notes = [SURVIVORS.format(name=n) for n in inputs.corpora if _has_companies(inputs, n)]
-    made = [name for name in inputs.corpora if origin(inputs.facts[name]).startswith("generated")]
+    made = [name for name in inputs.corpora if origin(inputs.facts[name]).startswith("generator")]
     if made:
         notes.insert(0, f"{', '.join(made)}: made by this project from a seed; no real author, company or call.")
     return Table("corpora", "Corpora", COLUMNS, rows, first=Column("corpus"), notes=notes)
 
 
 def origin(facts: CorpusFacts) -> str:
-    """Kind of source and the first address, generator or path that the provenance names."""
-    flat = facts.provenance.values
-    kind = next((str(flat[key]) for key in ("kind", "source/kind", "origin") if key in flat), "")
-    places = ("generator", "source/generator", "mirror", "url", "path", "source/path")
-    where = next((str(flat[key]) for key in places if flat.get(key)), "")
-    if not where:
-        where = next((str(item.get("url") or item.get("path")) for item in source_files(facts)), "")
-    return f"{kind} {where}".strip() or formats.ABSENT
+    """Address, path or generator of every source file, each once."""
+    return "\n".join(dict.fromkeys(str(item["origin"]) for item in source_files(facts) if item.get("origin")))
 
 
 def source_files(facts: CorpusFacts) -> list[dict[str, object]]:
-    """Entries of the source's files in the provenance, an empty list when it names none."""
-    files = facts.provenance.values.get("files")
+    """Entries of the source's files in the statistics, an empty list when they name none."""
+    files = facts.stats.values.get("provenance")
     return [item for item in files if isinstance(item, dict)] if isinstance(files, list) else []
 
 
 def _row(facts: CorpusFacts) -> Row:
     reason = "; ".join(facts.missing)
     stats = facts.stats
-    counts = [
-        _count(facts, f"splits/{split}/{what}", reason) for split in SPLITS for what in ("documents", "bytes", "tokens")
-    ]
+    counts = [_split(facts, split, reason) for split in SPLITS]
     unigram = measures.unigram_bits(facts)
     vocabulary = stats.number("tokenizer/vocab_size")
     tokenizer = f"{stats.text('tokenizer/name') or formats.ABSENT}, {formats.whole(vocabulary)}"
     cells = [
-        Cell(origin(facts), origin(facts)),
+        Cell(origin(facts), origin(facts)) if origin(facts) else missing_cell(reason or "not recorded"),
         _digest(facts),
         _licence(facts),
         Cell(tokenizer, tokenizer, reason),
         *counts,
-        _count(facts, "duplicates_removed", reason),
+        _removed(facts, reason),
         missing_cell(reason) if unigram is None else Cell(formats.fixed(unigram), unigram),
     ]
     return Row(facts.name, cells, note=reason)
 
 
-def _count(facts: CorpusFacts, key: str, reason: str) -> Cell:
-    value = facts.stats.number(key)
-    return missing_cell(reason or "not recorded") if value is None else Cell(formats.whole(value), value)
+def _removed(facts: CorpusFacts, reason: str) -> Cell:
+    names = facts.stats.children("removed")
+    counts = {name: facts.stats.number(f"removed/{name}") for name in names}
+    known = {name: count for name, count in counts.items() if count is not None}
+    if not known:
+        return missing_cell(reason or "not recorded")
+    detail = "\n".join(f"{formats.whole(count)} {name.replace('_', ' ')}" for name, count in known.items())
+    return Cell(formats.whole(sum(known.values())), sum(known.values()), detail=detail)
+
+
+def _split(facts: CorpusFacts, split: str, reason: str) -> Cell:
+    names = ("tokens", "utf8_bytes", "documents")
+    tokens, size, documents = (facts.stats.number(f"splits/{split}/{name}") for name in names)
+    if tokens is None:
+        return missing_cell(reason or "not recorded")
+    days = [text for key in ("first_date", "last_date") if (text := facts.stats.text(f"splits/{split}/{key}"))]
+    lines = [f"{formats.whole(size)} bytes", f"{formats.whole(documents)} documents", " to ".join(days)]
+    detail = "\n".join(line for line in lines if line)
+    return Cell(formats.whole(tokens), tokens, detail=detail)
 
 
 def _digest(facts: CorpusFacts) -> Cell:
     found = [str(item["sha256"]) for item in source_files(facts) if item.get("sha256")]
-    found = found or [text for key in ("sha256", "digest") if (text := facts.provenance.text(key))]
     if not found:
-        return missing_cell("the provenance names none")
-    return Cell(", ".join(digest[:12] for digest in found), found[0], ", ".join(found))
+        return missing_cell("not recorded")
+    return Cell("\n".join(digest[:12] for digest in found), found[0], "\n".join(found))
 
 
 def _licence(facts: CorpusFacts) -> Cell:
-    found = [str(item["licence"]) for item in source_files(facts) if item.get("licence")]
-    found = found or [text for key in ("licence", "source/licence") if (text := facts.provenance.text(key))]
-    text = "; ".join(dict.fromkeys(found))
-    return Cell(text, text) if text else missing_cell("the provenance names none")
+    text = "\n".join(dict.fromkeys(str(item["licence"]) for item in source_files(facts) if item.get("licence")))
+    return Cell(text, text) if text else missing_cell("not recorded")
 
 
 def _has_companies(inputs: Inputs, corpus: str) -> bool:
-    real = not origin(inputs.facts[corpus]).startswith("generated")
+    real = not origin(inputs.facts[corpus]).startswith("generator")
     return real and any(run.hebbian.children("arms/static/by_sector") for run in inputs.of(corpus))

@@ -13,13 +13,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bdh.report import palette
 
 WIDTH, HEIGHT = 6.4, 3.9
 FONT = 9.0
 LABEL_GAP = 11.5
+LEADER = 0.09
 POINTS = 72.0
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -87,11 +88,11 @@ def render_panel(panel: Panel) -> str:
 
 def _draw(panel: Panel) -> str:
     labels = [c.label for c in panel.curves if not c.faint] + [text for text, _ in panel.references]
-    right = min(0.42, 0.03 + max((len(text) for text in labels), default=0) * FONT * 0.62 / POINTS / WIDTH)
+    right = min(0.48, 0.10 + max((len(text) for text in labels), default=0) * FONT * 0.6 / POINTS / WIDTH)
     height = max(HEIGHT, (len(labels) + 2) * LABEL_GAP / POINTS + 0.9)
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height), facecolor="none")
     canvas = FigureCanvasSVG(figure)
-    axes = figure.add_axes((0.115, 0.58 / height, 0.865 - right, 1 - 0.70 / height))
+    axes = figure.add_axes((0.115, 0.5 / height, 0.875 - right, 1 - 0.6 / height), facecolor="none")
     for curve in panel.curves:
         _plot(axes, curve)
     for _, level in panel.references:
@@ -128,18 +129,19 @@ def _plot(axes: Axes, curve: Curve) -> None:
 
 
 def _scales(axes: Axes, panel: Panel) -> None:
+    if panel.log_x:
+        axes.set_xscale("log")
     if panel.log_y:
         axes.set_yscale("log")
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-    if not panel.log_x:
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        return
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    if high / low < 30:
-        axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.7)))
-        axes.tick_params(axis="x", which="minor", labelsize=FONT - 2)
+    for axis, log in ((axes.xaxis, panel.log_x), (axes.yaxis, panel.log_y)):
+        if not log:
+            axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+            continue
+        low, high = axis.get_view_interval()
+        marks = (1.0,) if high / low > 1e4 else (1.0, 2.0, 5.0) if high / low > 5 else tuple(map(float, range(1, 10)))
+        axis.set_major_locator(LogLocator(subs=marks, numticks=12))
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(EngFormatter(sep=" "))
 
 
 def _label_ends(axes: Axes, panel: Panel) -> None:
@@ -156,12 +158,12 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
         axes.annotate(
             text,
             xy=(x, y),
-            xytext=(1.02, level / top),
+            xytext=(1.0 + LEADER, level / top),
             textcoords="axes fraction",
             color=colour,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 2},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "relpos": (0.0, 0.5), "shrinkA": 0},
         )
 
 

@@ -19,7 +19,7 @@ WEAKEST_FIRST = (NOT_SUPPORTED, TOO_SMALL, NOT_DISTINCT)
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured, its interval or null, the verdict, and the rule that led to it."""
+    """The verdict, what was measured (one line each), its interval or null, and the rule that led to the verdict."""
 
     verdict: str
     measured: str = formats.ABSENT
@@ -27,15 +27,12 @@ class Finding:
     rule: str = ""
 
 
-NOT_YET = Finding(NOT_MEASURED)
-
-
 def joined(verdicts: Sequence[str], parts: Sequence[str], rule: str, uncertainty: str = formats.ABSENT) -> Finding:
     """The weakest of the verdicts with all the measurements; without any: not measured yet."""
     if not verdicts:
         return Finding(NOT_MEASURED, rule=rule)
     verdict = next((word for word in WEAKEST_FIRST if word in verdicts), SUPPORTED)
-    return Finding(verdict, "; ".join(parts), uncertainty, rule)
+    return Finding(verdict, "\n".join(parts), uncertainty, rule)
 
 
 def below(gap: Difference, limit: float = 0.0) -> str:
@@ -53,6 +50,21 @@ def bdh_variants(inputs: Inputs) -> list[str]:
 def bdh_runs(inputs: Inputs) -> list[Run]:
     """Runs of bdh and its relatives."""
     return [run for run in inputs.runs if run.variant in bdh_variants(inputs)]
+
+
+def pairs(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(variant, corpus) of the runs, each once, in their order."""
+    return list(dict.fromkeys((run.variant, run.corpus) for run in runs))
+
+
+def group_of(runs: Sequence[Run], variant: str, corpus: str) -> list[Run]:
+    """The runs of one variant on one corpus."""
+    return [run for run in runs if (run.variant, run.corpus) == (variant, corpus)]
+
+
+def where(runs: Sequence[Run]) -> str:
+    """`variant on corpus` of runs that share both."""
+    return f"{runs[0].variant} on {runs[0].corpus}"
 
 
 def within(value: float, span: tuple[float, float]) -> bool:

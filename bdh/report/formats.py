@@ -36,8 +36,13 @@ def scaled(value: float | None, unit: str) -> str:
         return ABSENT
     for size, prefix in PREFIXES:
         if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+            return f"{three_figures(value / size)} {prefix}{unit}"
+    return f"{three_figures(value)} {unit}"
+
+
+def three_figures(value: float) -> str:
+    """`1.50`, `15.0` or `150`."""
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}".replace("-", "−")
 
 
 def size_in_bytes(value: float | None) -> str:
@@ -50,6 +55,11 @@ def size_in_bytes(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def deviation(value: Spread, digits: int = 3) -> str:
+    """`± 0.010, n 3`: standard deviation and number of seeds, empty for one seed."""
+    return "" if value.sd is None else f"± {fixed(value.sd, digits)}, n {value.n}"
+
+
 def spread(value: Spread | None, digits: int = 3) -> str:
     """`1.234`, over several seeds `1.234 ± 0.010 (n 3)` with the standard deviation."""
     if value is None:
@@ -59,11 +69,12 @@ def spread(value: Spread | None, digits: int = 3) -> str:
     return f"{fixed(value.mean, digits)} ± {fixed(value.sd, digits)} (n {value.n})"
 
 
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """`[−0.012, +0.034]`, empty without bounds."""
+def interval(low: float | None, high: float | None, digits: int = 3, sign: bool = True) -> str:
+    """`[−0.012, +0.034]`, without plus signs when `sign` is off, empty without bounds."""
     if low is None or high is None:
         return ""
-    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+    shown = signed if sign else fixed
+    return f"[{shown(low, digits)}, {shown(high, digits)}]"
 
 
 def difference(value: Difference | None, digits: int = 3) -> str:

@@ -11,12 +11,16 @@ from bdh.report.finding import (
     Finding,
     bdh_runs,
     below,
+    group_of,
     joined,
+    pairs,
+    where,
     within,
 )
+from bdh.report.frontier_table import run_verdict
 from bdh.report.inputs import Inputs, Run
 from bdh.report.spread import over_seeds, seed_difference
-from bdh.report.verdicts import LEVEL, NOT_DISTINCT
+from bdh.report.verdicts import ABOVE, DISTINCT, NOT_DISTINCT, of_seeds
 
 
 def tmi_range(inputs: Inputs) -> Finding:
@@ -37,60 +41,82 @@ def sec_range(inputs: Inputs) -> Finding:
 def _ranges(inputs: Inputs, metric: str, trained: tuple[float, float], untrained: tuple[float, float]) -> Finding:
     rule = (
         f"Reference protocol within {_span(trained)} trained and {_span(untrained)} untrained in every BDH run:"
-        f" supported; if ours has p ≥ {LEVEL} against its null in every run: not distinguishable; otherwise not supported."
+        " supported. Ours above its null in no run: not distinguishable. Otherwise: not supported."
     )
-    rows = [(run, run.frontier.number(f"{metric}/reference_protocol")) for run in bdh_runs(inputs)]
-    rows = [(run, value) for run, value in rows if value is not None]
-    if not rows:
+    runs = [run for run in bdh_runs(inputs) if run.frontier.number(f"{metric}/reference_protocol") is not None]
+    if not runs:
         return Finding(NOT_MEASURED, rule=rule)
-    twins = [run.frontier.number(f"{metric}/reference_protocol_untrained") for run, _ in rows]
-    chances = [run.frontier.number(f"{metric}/p") for run, _ in rows]
-    measured = "; ".join(
-        f"{run.key} {formats.fixed(value)} (untrained {formats.fixed(twin)})"
-        for (run, value), twin in zip(rows, twins, strict=True)
+    groups = [group for variant, corpus in pairs(runs) if (group := group_of(runs, variant, corpus))]
+    measured = [
+        f"{where(group)} {_mean(group, f'{metric}/reference_protocol')}"
+        f" (untrained {_mean(group, f'{metric}/reference_protocol_untrained')})"
+        for group in groups
+    ]
+    null = [
+        f"ours {_mean(group, f'{metric}/value')}, null {_mean(group, f'{metric}/null_mean')}:"
+        f" {of_seeds([run_verdict(run, metric) for run in group]).word}"
+        for group in groups
+    ]
+    if not any(run_verdict(run, metric).word in (ABOVE, DISTINCT) for run in runs):
+        return Finding(NOT_DISTINCT, "\n".join(measured), "\n".join(null), rule)
+    right = all(
+        _inside(run, f"{metric}/reference_protocol", trained)
+        and _inside(run, f"{metric}/reference_protocol_untrained", untrained)
+        for run in runs
     )
-    null = "; ".join(
-        f"ours {formats.fixed(run.frontier.number(f'{metric}/value'))}, null"
-        f" {formats.fixed(run.frontier.number(f'{metric}/null_mean'))}, p {formats.fixed(p)}"
-        for (run, _), p in zip(rows, chances, strict=True)
-    )
-    inside = all(value is not None and within(value, trained) for _, value in rows)
-    low = all(twin is not None and within(twin, untrained) for twin in twins)
-    distinct = any(p is not None and p < LEVEL for p in chances)
-    verdict = (SUPPORTED if inside and low else NOT_SUPPORTED) if distinct else NOT_DISTINCT
-    return Finding(verdict, measured, null, rule)
+    return Finding(SUPPORTED if right else NOT_SUPPORTED, "\n".join(measured), "\n".join(null), rule)
+
+
+def _mean(runs: list[Run], key: str) -> str:
+    spread = measures.over(runs, measures.number_of("frontier", key))
+    return formats.fixed(None if spread is None else spread.mean)
+
+
+def _inside(run: Run, key: str, span: tuple[float, float]) -> bool:
+    value = run.frontier.number(key)
+    return value is not None and within(value, span)
 
 
 def transcript_perplexity(inputs: Inputs) -> Finding:
     """Claim 4: only at the references' own scale, on the real transcripts."""
     rule = "Test perplexity of every BDH run on transcripts within 50 to 150; only at scale gpu."
-    runs = [run for run in bdh_runs(inputs) if run.corpus == "transcripts"]
-    values = [(run, measures.perplexity(run)) for run in runs]
-    found = [(run, value) for run, value in values if value is not None]
-    if not found:
+    runs = [run for run in bdh_runs(inputs) if run.corpus == "transcripts" and measures.perplexity(run) is not None]
+    if not runs:
         return Finding(NOT_MEASURED, rule=rule)
-    measured = "; ".join(f"{run.key} {formats.fixed(value, 1)}" for run, value in found)
-    if inputs.scale != "gpu":
-        return Finding(TOO_SMALL, measured, rule=rule)
-    return Finding(SUPPORTED if all(within(v, (50, 150)) for _, v in found) else NOT_SUPPORTED, measured, rule=rule)
+    lines = [
+        f"{where(group)} {formats.spread(measures.over(group, measures.perplexity), 1)}"
+        for group in (group_of(runs, variant, corpus) for variant, corpus in pairs(runs))
+    ]
+    right = all(within(measures.perplexity(run) or 0.0, (50, 150)) for run in runs)
+    verdict = TOO_SMALL if inputs.scale != "gpu" else SUPPORTED if right else NOT_SUPPORTED
+    return Finding(verdict, "\n".join(lines), rule=rule)
 
 
 def density(inputs: Inputs) -> Finding:
     """Claim 5: density of x_sparse (and of x*y beside it) trained, and on the untrained twin."""
     rule = "Density of x within 5 to 15 % in every trained BDH run and 45 to 55 % in its untrained twin."
-    rows = [(run, measures.density(run, "x_sparse"), _twin_density(run)) for run in bdh_runs(inputs)]
-    found = [(run, value, twin) for run, value, twin in rows if value is not None]
-    if not found:
-        return Finding(NOT_MEASURED, rule=rule)
-    measured = "; ".join(
-        f"{run.key} x {formats.percent(value)}, x·y {formats.percent(measures.density(run, 'xy_sparse'))},"
-        f" x untrained {formats.percent(twin)}"
-        for run, value, twin in found
+    runs = [run for run in bdh_runs(inputs) if measures.density(run, "x_sparse") is not None]
+    lines = []
+    for variant, corpus in pairs(runs):
+        group = group_of(runs, variant, corpus)
+        x, xy, twin = (
+            over_seeds(value(run) for run in group)
+            for value in (
+                lambda run: measures.density(run, "x_sparse"),
+                lambda run: measures.density(run, "xy_sparse"),
+                _twin_density,
+            )
+        )
+        shown = [formats.percent(None if part is None else part.mean) for part in (x, xy, twin)]
+        lines.append(f"{where(group)}: x {shown[0]}, x·y {shown[1]}, x untrained {shown[2]}")
+    if not runs or any(_twin_density(run) is None for run in runs):
+        return Finding(NOT_MEASURED, "\n".join(lines) or formats.ABSENT, rule=rule)
+    right = all(
+        within(measures.density(run, "x_sparse") or 0.0, (0.05, 0.15))
+        and within(_twin_density(run) or 0.0, (0.45, 0.55))
+        for run in runs
     )
-    if any(twin is None for _, _, twin in found):
-        return Finding(NOT_MEASURED, measured, "untrained twin missing", rule)
-    right = all(within(v, (0.05, 0.15)) and twin is not None and within(twin, (0.45, 0.55)) for _, v, twin in found)
-    return Finding(SUPPORTED if right else NOT_SUPPORTED, measured, rule=rule)
+    return Finding(SUPPORTED if right else NOT_SUPPORTED, "\n".join(lines), rule=rule)
 
 
 def _twin_density(run: Run) -> float | None:
@@ -121,4 +147,4 @@ def _excess(run: Run) -> float | None:
 
 
 def _span(span: tuple[float, float]) -> str:
-    return f"{span[0]:g} to {span[1]:g}"
+    return f"{span[0]:g} to {span[1]:g}".replace("-", "−")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bdh.report import formats, measures
 from bdh.report.inputs import Inputs, Run
 from bdh.report.palette import slot_of
@@ -15,90 +17,112 @@ METRICS = {
     "sec": "coupling of surprise and activity",
     "mcl": "neurons selective for one concept",
 }
+RULE = "Above or below its null: p < 0.05 against every null, on one side, and the interval leaves out the twins' mean."
 COLUMNS = (
     Column("value", "", "Our protocol, trained weights."),
     Column("95 % interval", "", "Of the value."),
-    Column("untrained twin", "", "The same protocol on freshly drawn weights."),
-    Column("null", "mean ± sd", "Draws that keep everything but the structure asked about."),
+    Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights."),
+    Column(
+        "nulls", "mean ± sd, p", "Draws that keep everything but the structure asked about; the first gives z and p."
+    ),
     Column("z", "sd of the null"),
     Column("p", "two-sided"),
-    Column("n", "draws", "Draws of the null."),
+    Column("n", "count", "Neurons, updates or tokens that the value rests on."),
     Column("reference protocol", "", "The number as the references compute it."),
-    Column("same, untrained", "", "The reference protocol on the untrained twin."),
-    Column("verdict", "by rule", "p below 0.05: differs from its null."),
+    Column("same, untrained", "", "The reference protocol on the untrained twins."),
+    Column("verdict", "by rule", RULE),
 )
 
 
 def metrics_of(runs: list[Run]) -> list[str]:
     """Frontier metrics that some run names, in the order of METRICS, then others."""
-    found = {name for run in runs for name in METRICS if any(k.startswith(name) for k in run.frontier.values)}
+    found = {name for run in runs for name in METRICS if run.frontier.children(name)}
     return [name for name in METRICS if name in found]
 
 
-def frontier_table(inputs: Inputs, corpus: str) -> Table:
-    """One row per metric and variant on one corpus."""
-    names = metrics_of(inputs.of(corpus)) or ["tmi", "sps", "sec"]
-    rows = [_row(inputs, corpus, variant, metric) for metric in names for variant in inputs.variants]
+def frontier_tables(inputs: Inputs, corpus: str) -> list[Table]:
+    """One table per metric on one corpus, one row per variant that has the metric."""
+    return [_table(inputs, corpus, metric) for metric in metrics_of(inputs.of(corpus))]
+
+
+def _table(inputs: Inputs, corpus: str, metric: str) -> Table:
+    rows: list[Row] = []
+    absent: dict[str, list[str]] = {}
+    for variant in inputs.variants:
+        verdict = metric_verdict(inputs.of(corpus, variant), metric)
+        if verdict is None:
+            absent.setdefault(_reason(inputs.of(corpus, variant), metric), []).append(variant)
+        else:
+            rows.append(_row(inputs, corpus, variant, metric, verdict))
+    notes = [f"Read a value only as its distance from the nulls: it is far from 0 without any signal. {RULE}"]
+    if len(inputs.seeds) > 1:
+        notes.append("Over several seeds: means; the widest interval, the largest p.")
+    notes += [f"Not for {', '.join(names)}: {reason}." for reason, names in absent.items()]
     return Table(
-        f"{corpus}-frontier",
-        f"{corpus}: frontier metrics beside their nulls",
+        f"{corpus}-{metric}",
+        f"{corpus}: {metric.upper()}, {METRICS[metric]}, beside its nulls",
         COLUMNS,
         rows,
-        first=Column("metric, variant"),
-        notes=[
-            "; ".join(f"{name.upper()}: {METRICS[name]}" for name in names) + ".",
-            "Read the value only as its distance from the null: all of these are far from 0 without any signal.",
-        ],
+        notes=notes,
     )
 
 
 def metric_verdict(runs: list[Run], metric: str) -> Verdict | None:
     """Verdict on one metric over the seeds of one variant, None when no seed has it."""
-    found = [of_null(run.frontier.number(f"{metric}/p")) for run in runs if _value(run, metric) is not None]
+    found = [run_verdict(run, metric) for run in runs if run.frontier.number(f"{metric}/value") is not None]
     return of_seeds(found) if found else None
 
 
-def _value(run: Run, metric: str) -> float | None:
-    return run.frontier.number(f"{metric}/value")
+def run_verdict(run: Run, metric: str) -> Verdict:
+    """Verdict on one metric of one run."""
+    return of_null(run.frontier.text(f"{metric}/verdict"), run.frontier.number(f"{metric}/p"))
 
 
-def _row(inputs: Inputs, corpus: str, variant: str, metric: str) -> Row:
-    runs, slot = inputs.of(corpus, variant), slot_of(inputs.variants, variant)
-    title, verdict = f"{metric.upper()}, {variant}", metric_verdict(runs, metric)
-    if verdict is None:
-        reason = _reason(runs, metric)
-        return Row(title, [*(missing_cell(reason) for _ in COLUMNS[1:]), Cell(f"none: {reason}", "none")], slot)
+def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdict) -> Row:
+    runs = inputs.of(corpus, variant)
 
     def part(name: str, digits: int = 3) -> Cell:
         return spread_cell(measures.over(runs, measures.number_of("frontier", f"{metric}/{name}")), digits)
 
-    bounds = [
-        formats.interval(run.frontier.number(f"{metric}/ci_low"), run.frontier.number(f"{metric}/ci_high"))
-        for run in runs
-    ]
-    draws = measures.over(runs, measures.number_of("frontier", f"{metric}/n"))
+    units = measures.over(runs, measures.number_of("frontier", f"{metric}/n"))
     cells = [
         part("value"),
-        Cell("; ".join(bound for bound in bounds if bound) or formats.ABSENT),
-        part("untrained"),
-        _null(runs, metric),
+        Cell(formats.interval(_end(runs, metric, "ci_low", min), _end(runs, metric, "ci_high", max), sign=False)),
+        _with_sd(runs, f"{metric}/untrained_mean", f"{metric}/untrained_sd"),
+        _nulls(runs, metric),
         part("z", 1),
-        part("p"),
-        missing_cell() if draws is None else Cell(formats.whole(draws.mean), draws.mean),
+        Cell(formats.fixed(_end(runs, metric, "p", max)), _end(runs, metric, "p", max)),
+        missing_cell() if units is None else Cell(formats.whole(units.mean), units.mean),
         part("reference_protocol"),
         part("reference_protocol_untrained"),
         verdict_cell(verdict),
     ]
-    return Row(title, cells, slot)
+    return Row(variant, cells, slot_of(inputs.variants, variant))
 
 
-def _null(runs: list[Run], metric: str) -> Cell:
-    mean = measures.over(runs, measures.number_of("frontier", f"{metric}/null_mean"))
-    sd = measures.over(runs, measures.number_of("frontier", f"{metric}/null_sd"))
+def _end(runs: list[Run], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
+    """The smallest or the largest of one number over the seeds."""
+    found = [value for run in runs if (value := run.frontier.number(f"{metric}/{name}")) is not None]
+    return choose(found) if found else None
+
+
+def _with_sd(runs: list[Run], mean_key: str, sd_key: str) -> Cell:
+    mean, sd = (measures.over(runs, measures.number_of("frontier", key)) for key in (mean_key, sd_key))
     if mean is None:
-        return missing_cell("no null was drawn")
-    spread = "" if sd is None else f" ± {formats.fixed(sd.mean)}"
-    return Cell(formats.fixed(mean.mean) + spread, mean.mean)
+        return missing_cell("not measured")
+    return Cell(formats.fixed(mean.mean) + ("" if sd is None else f" ± {formats.fixed(sd.mean)}"), mean.mean)
+
+
+def _nulls(runs: list[Run], metric: str) -> Cell:
+    """The first null in full size, every null by name below it."""
+    first = _with_sd(runs, f"{metric}/null_mean", f"{metric}/null_sd")
+    names = dict.fromkeys(name for run in runs for name in run.frontier.children(f"{metric}/nulls"))
+    lines = []
+    for name in names:
+        one = _with_sd(runs, f"{metric}/nulls/{name}/mean", f"{metric}/nulls/{name}/sd")
+        p = measures.over(runs, measures.number_of("frontier", f"{metric}/nulls/{name}/p"))
+        lines.append(f"{name}: {one.text}" + ("" if p is None else f", p {formats.fixed(p.mean)}"))
+    return Cell(first.text, first.value, first.note, detail="\n".join(lines))
 
 
 def _reason(runs: list[Run], metric: str) -> str:

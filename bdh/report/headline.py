@@ -9,7 +9,7 @@ from bdh.report.claims import judge
 from bdh.report.frontier_table import METRICS, metric_verdict
 from bdh.report.inputs import Inputs
 from bdh.report.synapse_table import variant_verdict
-from bdh.report.verdicts import BETTER, DISTINCT, WORSE
+from bdh.report.verdicts import ABOVE, BELOW, BETTER, WORSE
 
 LABELS = {
     "laptop": "Laptop scale: small budgets. Not evidence about the variants at scale.",
@@ -108,10 +108,12 @@ def _metric(inputs: Inputs, metric: str) -> str:
     verdicts = [verdict.word for verdict in found if verdict is not None]
     if not verdicts:
         return ""
-    distinct = verdicts.count(DISTINCT)
-    untested = sum("not tested" in word for word in verdicts)
-    text = f"{metric.upper()}: {distinct} of {len(verdicts)} (variant, corpus) pairs differ from their null"
-    return text + (f", {untested} could not be tested." if untested else ".")
+    above, below = (sum(word == side for word in verdicts) for side in (ABOVE, BELOW))
+    others = len(verdicts) - above - below
+    return (
+        f"{metric.upper()}, {METRICS[metric]}: of {len(verdicts)} (variant, corpus) pairs {above} are above their"
+        f" nulls, {below} below, {others} not distinguishable or not tested."
+    )
 
 
 def _list(names: list[str]) -> str:

@@ -50,11 +50,10 @@ class Run:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What is known of one corpus: statistics of its tokens, and where its text came from."""
+    """What is known of one corpus: statistics of its tokens, with the provenance of its files among them."""
 
     name: str
     stats: Record
-    provenance: Record
     missing: tuple[str, ...] = ()
 
 
@@ -81,7 +80,7 @@ def load_inputs(params: Params) -> Inputs:
         variants=tuple(params.variants),
         corpora=tuple(params.corpora),
         seeds=tuple(params.seeds),
-        runs=tuple(load_run(*key) for key in params.keys()),  # noqa: SIM118
+        runs=tuple(load_run(*key) for key in params.runs()),
         facts={name: load_facts(name) for name in params.corpora},
     )
 
@@ -117,13 +116,9 @@ def load_run(variant: str, corpus: str, seed: int) -> Run:
 
 
 def load_facts(corpus: str) -> CorpusFacts:
-    """Read statistics and provenance of one corpus."""
+    """Read the statistics of one corpus."""
     stats = read_record(files.TOKENS / corpus / "stats.json")
-    provenance = read_record(files.TOKENS / corpus / "provenance.json")
-    if not provenance:
-        provenance = read_record(files.RAW / corpus / "provenance.json")
-    missing = () if stats else (f"{stats.path} is missing (stage tokenize)",)
-    return CorpusFacts(corpus, stats, provenance, missing)
+    return CorpusFacts(corpus, stats, () if stats else (f"{stats.path} is missing (stage tokenize)",))
 
 
 def _check_owner(record: Record, key: str) -> None:
@@ -137,7 +132,7 @@ def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path)
     except (ValueError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
     absent = [name for name in needed if name not in table.columns]

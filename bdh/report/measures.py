@@ -72,7 +72,7 @@ def unigram_bits(facts: CorpusFacts) -> float | None:
 
 def floor_bits(facts: CorpusFacts) -> float | None:
     """Bits per byte of the generator's own choices on the test split; only sample corpora have it."""
-    return facts.stats.number("floor_bits_per_byte")
+    return facts.stats.number("entropy_floor/test")
 
 
 def over(runs: Sequence[Run], measure: Measure) -> Spread | None:

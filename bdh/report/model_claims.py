@@ -15,10 +15,12 @@ from bdh.report.finding import (
     bdh_runs,
     bdh_variants,
     below,
+    group_of,
     joined,
+    pairs,
 )
-from bdh.report.inputs import Inputs
-from bdh.report.synapse_table import variant_verdict
+from bdh.report.inputs import Inputs, Run
+from bdh.report.synapse_table import arm_bounds, variant_verdict
 from bdh.report.verdicts import BETTER, NO_DIFFERENCE, NOT_DISTINCT, WORSE
 
 MARGIN_BITS = 0.01
@@ -38,19 +40,23 @@ def adapts(inputs: Inputs) -> Finding:
             if verdict is None or value is None:
                 continue
             parts.append(f"{variant} on {corpus} {formats.signed(value.mean, 4)} bits per byte: {verdict.word}")
-            bounds = [run.hebbian.number(f"arms/carry/{end}") for run in runs for end in ("ci_low", "ci_high")]
-            intervals.append(formats.interval(bounds[0], bounds[1], 4) if len(runs) == 1 else "")
+            intervals.append(", ".join(formats.interval(*arm_bounds(run, "carry"), 4) for run in runs))
             verdicts.append(ARM_WORDS.get(verdict.word, TOO_SMALL if "not tested" in verdict.word else NOT_DISTINCT))
-    return joined(verdicts, parts, rule, "; ".join(i for i in intervals if i) or formats.ABSENT)
+    return joined(verdicts, parts, rule, "\n".join(i for i in intervals if i) or formats.ABSENT)
 
 
 def gelu(inputs: Inputs) -> Finding:
     """Claim 9: density of the hidden units of the GELU baselines is exactly 1."""
     rule = "Density of mlp_sparse is exactly 1 in every transformer run."
     runs = [run for run in inputs.runs if run.variant.startswith("transformer")]
-    found = [(run, value) for run in runs if (value := measures.density(run, "mlp_sparse")) is not None]
-    parts = [f"{run.key} {value:.6f}" for run, value in found]
-    return joined([SUPPORTED if value == 1.0 else NOT_SUPPORTED for _, value in found], parts, rule)
+    runs = [run for run in runs if measures.density(run, "mlp_sparse") is not None]
+    lines = []
+    for variant, corpus in pairs(runs):
+        values = [measures.density(run, "mlp_sparse") or 0.0 for run in group_of(runs, variant, corpus)]
+        lines.append(f"{variant} on {corpus}: share of exact zeros {1 - min(values):.1e}")
+    return joined(
+        [SUPPORTED if measures.density(run, "mlp_sparse") == 1.0 else NOT_SUPPORTED for run in runs], lines, rule
+    )
 
 
 def constant_state(inputs: Inputs) -> Finding:
@@ -63,7 +69,7 @@ def constant_state(inputs: Inputs) -> Finding:
     carries = [run.hebbian.number("arms/carry/difference_to_static") is not None for run in (*bdh, *gpt)]
     right = all(carries[: len(bdh)]) and not any(carries[len(bdh) :])
     sizes = {run.variant: formats.size_in_bytes(state_bytes(run)) for run in (*bdh, *gpt)}
-    measured = "; ".join(
+    measured = "\n".join(
         f"{name}: {'constant' if carried else 'grows with the text'}, {sizes[name]} at the start"
         for name, carried in {run.variant: ok for run, ok in zip((*bdh, *gpt), carries, strict=True)}.items()
     )
@@ -87,7 +93,7 @@ def hybrid(inputs: Inputs) -> Finding:
 def matches_gpt(inputs: Inputs) -> Finding:
     """Claim 13: bdh at most MARGIN_BITS above a transformer whose parameters are within a tenth of its own."""
     rule = (
-        f"bdh minus a transformer with parameters within {NEARLY:.0%}: upper end of the 95 % interval at most"
+        f"bdh minus a transformer with parameters within {100 * NEARLY:.0f} %: upper end of the 95 % interval at most"
         f" {MARGIN_BITS} bits per byte on every corpus."
     )
     parts, verdicts = [], []
@@ -116,11 +122,11 @@ def _equal_transformer(inputs: Inputs, corpus: str) -> str | None:
 
 
 def neuro_mechanisms(inputs: Inputs) -> Finding:
-    """Claim 15: every `neuro_without_*` variant is worse than `neuro`."""
-    rule = "neuro minus every neuro_without_*: 95 % interval wholly below 0 on every corpus."
+    """Claim 15: every `neuro_no_*` variant, which lacks one mechanism, is worse than `neuro`."""
+    rule = "neuro minus every neuro_no_*: 95 % interval wholly below 0 on every corpus."
     parts, verdicts = [], []
     for corpus in inputs.corpora:
-        for name in (v for v in inputs.variants if v.startswith("neuro_without_") and "neuro" in inputs.variants):
+        for name in (v for v in inputs.variants if v.startswith("neuro_no_") and "neuro" in inputs.variants):
             gap = measures.compare_variants(inputs, corpus, "neuro", name)
             if gap is not None:
                 parts.append(f"{corpus}, {name} {formats.difference(gap)}")
@@ -130,12 +136,22 @@ def neuro_mechanisms(inputs: Inputs) -> Finding:
 
 def half_life(inputs: Inputs) -> Finding:
     """Claim 16: the measured half-life of the carried state within a tenth of the one that damping alone gives."""
-    rule = f"Measured half-life within {NEARLY:.0%} of ln 2 / -ln damping in every BDH run that carries a state."
-    parts, verdicts = [], []
-    for run in bdh_runs(inputs):
-        analytic = run.hebbian.number("state/half_life_tokens")
-        measured = run.hebbian.number("state/half_life_measured_tokens")
-        if analytic is not None and measured is not None:
-            parts.append(f"{run.key} {measured:.1f} tokens, damping alone {analytic:.1f}")
-            verdicts.append(SUPPORTED if abs(measured / analytic - 1) <= NEARLY else NOT_SUPPORTED)
-    return joined(verdicts, parts, rule)
+    rule = (
+        f"Measured half-life within {100 * NEARLY:.0f} % of ln 2 / -ln damping in every BDH run that carries a state."
+    )
+    runs = [run for run in bdh_runs(inputs) if _half_lives(run) is not None]
+    lines, verdicts = [], []
+    for variant, corpus in pairs(runs):
+        found = [both for run in group_of(runs, variant, corpus) if (both := _half_lives(run)) is not None]
+        shown = ", ".join(f"{measured:.1f}" for measured, _ in found)
+        lines.append(f"{variant} on {corpus} {shown} tokens, damping alone {found[0][1]:.1f}")
+        near = all(abs(measured / alone - 1) <= NEARLY for measured, alone in found)
+        verdicts.append(SUPPORTED if near else NOT_SUPPORTED)
+    return joined(verdicts, lines, rule)
+
+
+def _half_lives(run: Run) -> tuple[float, float] | None:
+    """Half-life of the carried state in tokens as measured, and as damping alone gives it; None without both."""
+    measured = run.hebbian.number("state/half_life_measured_tokens")
+    alone = run.hebbian.number("state/half_life_tokens")
+    return (measured, alone) if measured and alone else None

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bdh.report import measures
 from bdh.report.figure import Curve, Panel
 from bdh.report.inputs import Inputs, Run
 from bdh.report.palette import slot_of
 
-AXES = {
-    "tmi": ("Modularity of the neuron graph (TMI)", "share of entries kept as edges", "modularity Q", True),
-    "sps": ("Similarity of state snapshots (SPS)", "lag, snapshots", "mean similarity", True),
-    "sec": ("Density and surprise (SEC)", "surprisal, nats", "density", False),
-}
+
+@dataclass(frozen=True)
+class Family:
+    """Curves of one metric that share their axes: those whose series begins with `series`."""
+
+    metric: str
+    series: str
+    title: str
+    x_label: str
+    y_label: str
+    log_x: bool = False
+
+
+BY_POSITION = "bits_per_byte_by_position"
+FAMILIES = (
+    Family("tmi", "", "Modularity of the neuron graph (TMI)", "edges kept, count", "modularity Q", True),
+    Family("sps", "innovations", "Persistence of updates (SPS)", "lag, windows", "autocorrelation"),
+    Family("sps", "snapshots", "Similarity of state snapshots (SPS)", "lag, snapshots", "similarity", True),
+    Family("sec", "", "Density and surprise (SEC)", "surprisal, nats", "share of active neurons"),
+)
 
 
 def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
@@ -23,13 +39,15 @@ def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
         _positions(inputs, corpus, "static"),
         _positions(inputs, corpus, "carry"),
         _carry_gain(inputs, corpus),
-        *(_curves(inputs, corpus, metric) for metric in curve_metrics(inputs.of(corpus))),
+        *(_curves(inputs, corpus, family) for family in (*FAMILIES, *_others(inputs.of(corpus)))),
     ]
 
 
-def curve_metrics(runs: Sequence[Run]) -> list[str]:
-    """Names of the metrics that some run recorded a curve for, sorted."""
-    return sorted({str(name) for run in runs if run.curves is not None for name in run.curves["metric"].unique()})
+def _others(runs: Sequence[Run]) -> list[Family]:
+    """A family for every metric that FAMILIES does not know; positions have plots of their own."""
+    names = {str(name) for run in runs if run.curves is not None for name in run.curves["metric"].unique()}
+    known = {family.metric for family in FAMILIES} | {BY_POSITION}
+    return [Family(name, "", name, "x", "y") for name in sorted(names - known)]
 
 
 def positions(run: Run, arm: str) -> list[tuple[float, float]]:
@@ -76,6 +94,7 @@ def _positions(inputs: Inputs, corpus: str, arm: str) -> Panel:
         "position in the document, tokens",
         "test, bits per byte",
         _mean_lines(inputs, corpus, lambda run: positions(run, arm)),
+        log_x=True,
     )
 
 
@@ -91,6 +110,7 @@ def _carry_gain(inputs: Inputs, corpus: str) -> Panel:
         "carry minus static, bits per byte",
         _mean_lines(inputs, corpus, gain),
         [("no change", 0.0)],
+        log_x=True,
         note="Below the line: the carried state helps.",
     )
 
@@ -107,18 +127,21 @@ def _mean_lines(inputs: Inputs, corpus: str, pairs_of: object) -> list[Curve]:
     return lines
 
 
-def _curves(inputs: Inputs, corpus: str, metric: str) -> Panel:
-    title, x_label, y_label, log_x = AXES.get(metric, (metric, "x", "y", False))
-    lines = []
+def _curves(inputs: Inputs, corpus: str, family: Family) -> Panel:
+    """The first seed of every variant: its first series in full, its nulls and twins faint and without labels."""
+    lines, others = [], []
     for variant in inputs.variants:
         run = next((run for run in inputs.of(corpus, variant) if run.curves is not None), None)
         if run is None or run.curves is None:
             continue
-        chosen = run.curves[run.curves["metric"] == metric].dropna(subset=["x", "y"])
+        chosen = run.curves[run.curves["metric"] == family.metric].dropna(subset=["x", "y"])
+        chosen = chosen[chosen["series"].astype(str).str.startswith(family.series)]
         for place, (series, rows) in enumerate(chosen.groupby("series", sort=False)):
-            rows = rows.sort_values("x")
+            rows = rows.sort_values("x", kind="stable")
             slot = slot_of(inputs.variants, variant)
-            label = variant if place == 0 else f"{variant}, {series}"
-            lines.append(Curve(label, slot, rows["x"].tolist(), rows["y"].tolist(), faint=place > 0))
-    log_x = log_x and all(x > 0 for line in lines for x in line.x)
-    return Panel(f"{corpus}-{metric}".replace("_", "-"), title, x_label, y_label, lines, log_x=log_x)
+            lines.append(Curve(variant, slot, rows["x"].tolist(), rows["y"].tolist(), faint=place > 0))
+            others += [str(series)] if place else []
+    name = f"{corpus}-{family.metric}-{family.series}".strip("-").replace("_", "-")
+    note = f"Thin dotted lines of the same colour: {', '.join(dict.fromkeys(others))}." if others else ""
+    log_x = family.log_x and all(x > 0 for line in lines for x in line.x)
+    return Panel(name, family.title, family.x_label, family.y_label, lines, log_x=log_x, note=note)

@@ -10,7 +10,7 @@ from bdh.report.activity_table import activity_table
 from bdh.report.claims import claims_table
 from bdh.report.corpora_table import corpora_table
 from bdh.report.figure import Panel, render_panel
-from bdh.report.frontier_table import frontier_table
+from bdh.report.frontier_table import frontier_tables
 from bdh.report.inputs import Inputs
 from bdh.report.outcome_plots import outcome_panels
 from bdh.report.quality_table import quality_table
@@ -35,11 +35,16 @@ SECTIONS = (
     ("gaps", "Missing results"),
     ("definitions", "Definitions"),
 )
+SAMPLES_NOTE = (
+    "Prompt in bold, then what the model wrote. Prompts are text of the corpus: mind its licence before you publish "
+    "this page."
+)
 DEFINITIONS = (
-    ("bits per byte", "Total nats over the scored tokens, over ln 2, over their UTF-8 bytes; end-of-text tokens are left "
-     "out. It does not depend on the tokenizer."),
-    ("arm", "A rule for what happens to the synaptic state while held-out text streams through frozen weights. Static: "
-     "reset at every window. Carry: kept through a document, damped. Observe: coactivation watched, never read."),
+    ("bits per byte", "Total nats over the scored tokens, over ln 2, over their UTF-8 bytes; end-of-text tokens are "
+     "left out. It does not depend on the tokenizer."),
+    ("arm", "A rule for what happens to the synaptic state while held-out text streams through frozen weights. "
+     "Static: reset at every window. Carry: kept through a document, damped. Observe: coactivation watched, never "
+     "read."),
     ("density", "Share of activations that are not zero."),
     ("FLOP", "Floating-point operations, a multiply-add counts as two. Training operations are the forward operations "
      "times three, an upper bound where only a part of the model is trained."),
@@ -88,7 +93,7 @@ def _bodies(inputs: Inputs) -> dict[str, str]:
         "quality": _tables([quality_table(inputs, corpus) for corpus in corpora]),
         "synapses": _tables([synapse_table(inputs, corpus) for corpus in corpora]),
         "activity": _tables([activity_table(inputs, corpus) for corpus in corpora]),
-        "frontier": _tables([frontier_table(inputs, corpus) for corpus in corpora]),
+        "frontier": _tables([table for corpus in corpora for table in frontier_tables(inputs, corpus)]),
         "strata": _tables([table for corpus in corpora for table in strata_tables(inputs, corpus)]),
         "texts": _tables([corpora_table(inputs)]),
         "ledger": _tables([claims_table(inputs)]),
@@ -121,9 +126,8 @@ def _samples(inputs: Inputs) -> str:
     for run in inputs.runs:
         if run.samples:
             texts = "".join(
-                f'<pre><span class="prompt">{escape(prompt)}</span>{escape(text.removeprefix(prompt))}</pre>'
-                for prompt, text in run.samples
+                f'<pre><span class="prompt">{escape(prompt)}</span>{escape(text)}</pre>' for prompt, text in run.samples
             )
             blocks.append(f"<details><summary>{escape(run.key)}</summary>{texts}</details>")
-    note = '<p class="note">Prompt in bold, then what the model wrote.</p>' if blocks else ""
+    note = f'<p class="note">{SAMPLES_NOTE}</p>' if blocks else ""
     return note + "\n".join(blocks)

@@ -67,10 +67,10 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
 
 
 def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: bool = False) -> Cell:
-    """A cell with mean, standard deviation and n over seeds, sorted by the mean."""
+    """A cell with the mean over seeds, standard deviation and n below it, sorted by the mean."""
     if value is None:
         return missing_cell(reason)
-    return Cell(formats.spread(value, digits), value.mean, best=best)
+    return Cell(formats.fixed(value.mean, digits), value.mean, best=best, detail=formats.deviation(value, digits))
 
 
 def _count(runs: list[Run], key: str, reason: str) -> Cell:
@@ -97,7 +97,9 @@ def _gap_cell(variant: str, bits: Spread | None, gaps: dict[str, Difference | No
     if variant not in gaps:
         return Cell("lowest", 0.0)
     gap = gaps[variant]
-    return missing_cell(reason) if gap is None else Cell(formats.difference(gap), gap.value)
+    if gap is None:
+        return missing_cell(reason)
+    return Cell(formats.signed(gap.value), gap.value, detail=formats.interval(gap.low, gap.high))
 
 
 def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:

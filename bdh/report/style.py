@@ -27,8 +27,8 @@ p { margin: 6px 0; max-width: 85ch; }
 nav ul { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 14px 0; padding: 0; list-style: none; }
 a { color: inherit; text-underline-offset: 3px; }
 .scroll { margin: 10px 0 4px; overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-caption { padding: 2px 0 8px; font-size: 15px; font-weight: 600; text-align: left; }
+table { border-collapse: separate; border-spacing: 0; font-size: 13px; font-variant-numeric: tabular-nums; }
+caption { padding: 2px 0 8px; font-size: 15px; font-weight: 600; text-align: left; white-space: nowrap; }
 th, td { padding: 4px 10px; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom; font-weight: 600; line-height: 1.25; }
 thead button { padding: 0; border: 0; background: none; color: inherit; font: inherit; text-align: inherit;
@@ -36,24 +36,31 @@ thead button { padding: 0; border: 0; background: none; color: inherit; font: in
 th[aria-sort="ascending"] .name::after { content: " ▲"; }
 th[aria-sort="descending"] .name::after { content: " ▼"; }
 tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; white-space: nowrap; }
-td.num { text-align: right; white-space: nowrap; }
+thead th.num, thead th.num button { text-align: right; }
+td { white-space: pre-line; }
+td.num { text-align: right; white-space: pre; }
+.detail { display: block; color: var(--soft); font-size: 11px; font-weight: 400; }
+.good .detail, .bad .detail, .even .detail { color: inherit; }
 .name { display: block; }
 .unit { display: block; color: var(--soft); font-size: 11px; font-weight: 400; }
 .reference th, .reference td { color: var(--soft); font-weight: 400; font-style: italic; }
 .good { color: var(--good); } .bad { color: var(--bad); } .even { color: var(--even); }
 .best { font-weight: 700; }
-.note { color: var(--soft); font-size: 12.5px; }
+.note { max-width: 120ch; color: var(--soft); font-size: 12.5px; }
 .swatch { display: inline-block; width: 18px; margin-right: 7px; vertical-align: middle; }
-#claims tbody th { min-width: 190px; max-width: 260px; white-space: normal; }
-#claims td { min-width: 110px; max-width: 340px; }
-#claims td:nth-child(5) { white-space: nowrap; }
-#corpora td { min-width: 60px; max-width: 260px; overflow-wrap: anywhere; }
+#claims tbody th { min-width: 150px; max-width: 220px; white-space: normal; }
+#claims td { min-width: 110px; max-width: 260px; }
+#claims td:nth-of-type(2) { min-width: 290px; max-width: 420px; }
+#claims td:nth-of-type(3) { min-width: 230px; }
+#corpora td { min-width: 90px; max-width: 220px; overflow-wrap: break-word; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 22px; }
 figure { margin: 0; padding: 12px; background: var(--panel); break-inside: avoid; }
 figcaption { color: var(--soft); font-size: 12.5px; }
 .plot { overflow-x: auto; }
 .plot svg { display: block; width: 100%; min-width: 440px; height: auto; }
-.key { columns: 190px; margin: 8px 0 16px; padding: 0; list-style: none; font-size: 13px; }
+.key { columns: 220px; margin: 8px 0 16px; padding: 0; list-style: none; font-size: 13px; }
+.key li { display: flex; align-items: center; break-inside: avoid; overflow-wrap: anywhere; }
+.key .swatch { flex: none; }
 details { margin: 8px 0; padding: 6px 12px; background: var(--panel); }
 summary { cursor: pointer; }
 pre { margin: 6px 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 12.5px/1.45 ui-monospace, monospace; }
@@ -61,7 +68,7 @@ pre { margin: 6px 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 12.5p
 footer { margin-top: 44px; color: var(--soft); font-size: 12.5px; }
 @media (max-width: 640px) {
   body { padding: 0 12px 40px; }
-  tbody th { max-width: 130px; white-space: normal; overflow-wrap: anywhere; }
+  tbody th { min-width: 104px; max-width: 150px; white-space: normal; overflow-wrap: anywhere; }
   th, td { padding: 4px 7px; }
 }
 @media print {
@@ -71,7 +78,7 @@ footer { margin-top: 44px; color: var(--soft); font-size: 12.5px; }
   .scroll, .plot { overflow: visible; }
   table { font-size: 6.5pt; }
   th, td { padding: 1.5pt 3pt; }
-  tbody th, td.num { white-space: normal; }
+  tbody th, td.num { white-space: pre-line; }
   tr, figure { break-inside: avoid; }
   thead { display: table-header-group; }
   .plots { grid-template-columns: 1fr 1fr; }

@@ -6,17 +6,11 @@ from bdh.report import formats, measures
 from bdh.report.inputs import Inputs, Run
 from bdh.report.palette import slot_of
 from bdh.report.quality_table import spread_cell
-from bdh.report.table import Cell, Column, Row, Table, missing_cell, verdict_cell
+from bdh.report.table import Cell, Column, Row, Table
 from bdh.report.verdicts import Verdict, of_interval, of_seeds
 
-COLUMNS = (
-    Column("static", "bits per byte", "State reset at every window."),
-    Column("arm", "bits per byte"),
-    Column("arm minus static", "bits per byte", "Negative: the arm predicts better."),
-    Column("95 % interval", "bits per byte", "Paired bootstrap; with several seeds: every seed's."),
-    Column("documents", "count", "Held-out documents read."),
-    Column("verdict", "by rule", "Interval below 0: better. Above 0: worse. Otherwise: no difference shown."),
-)
+UNCHANGED = "unchanged, as it must be"
+CHANGED = "FAULT: it changed the output"
 
 
 def arms_of(runs: list[Run]) -> list[str]:
@@ -25,14 +19,24 @@ def arms_of(runs: list[Run]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "static"]
 
 
+def arm_difference(run: Run, arm: str) -> float | None:
+    """Bits per byte of one arm minus those of the static arm, None when the run does not have it."""
+    return run.hebbian.number(f"arms/{arm}/difference_to_static")
+
+
+def arm_bounds(run: Run, arm: str) -> tuple[float | None, float | None]:
+    """The 95 % interval of `arm_difference`."""
+    return run.hebbian.number(f"arms/{arm}/ci_low"), run.hebbian.number(f"arms/{arm}/ci_high")
+
+
 def arm_verdict(run: Run, arm: str) -> Verdict | None:
     """Verdict on one arm of one run: by the interval; `observe` must change nothing at all."""
-    value = run.hebbian.number(f"arms/{arm}/difference_to_static")
+    value = arm_difference(run, arm)
     if value is None:
         return None
     if arm == "observe":
-        return Verdict("unchanged, as it must be", "even") if value == 0 else Verdict("FAULT: output changed", "bad")
-    return of_interval(*_bounds(run, arm))
+        return Verdict(UNCHANGED, "even") if value == 0 else Verdict(CHANGED, "bad")
+    return of_interval(*arm_bounds(run, arm))
 
 
 def variant_verdict(runs: list[Run], arm: str) -> Verdict | None:
@@ -42,60 +46,82 @@ def variant_verdict(runs: list[Run], arm: str) -> Verdict | None:
 
 
 def synapse_table(inputs: Inputs, corpus: str) -> Table:
-    """One row per variant and arm on one corpus."""
-    arms = arms_of(inputs.of(corpus))
-    rows = [_row(inputs, corpus, variant, arm) for arm in arms for variant in inputs.variants]
+    """One row per variant, one column per arm: difference to static, interval, verdict."""
     runs = inputs.of(corpus)
-    questions = {arm: _first(runs, f"questions/{arm}") for arm in arms}
-    units = {unit for run in runs for arm in arms if (unit := run.hebbian.text(f"arms/{arm}/bootstrap_unit"))}
-    meanings = [f"{arm}: {question}" for arm, question in questions.items() if question]
-    notes = ["; ".join(meanings) + "."] if meanings else []
-    notes += [f"Intervals resample in pairs, by {' or by '.join(sorted(units))}."] if units else []
+    arms = arms_of(runs)
+    columns = [
+        Column("static", "bits per byte", "State reset at every window."),
+        *(Column(arm.replace("_", " "), "minus static, bits per byte", _question(runs, arm)) for arm in arms),
+        Column("documents", "read", "Held-out documents, whole ones in order."),
+    ]
+    rows = [_row(inputs, corpus, variant, arms) for variant in inputs.variants]
     return Table(
         f"{corpus}-synapses",
         f"{corpus}: frozen weights, living synapses",
-        COLUMNS,
+        columns,
         rows,
-        first=Column("variant, arm"),
-        notes=notes or ["No arm has been measured yet."],
+        notes=_notes(inputs, corpus, arms),
     )
+
+
+def _row(inputs: Inputs, corpus: str, variant: str, arms: list[str]) -> Row:
+    runs = inputs.of(corpus, variant)
+    documents = measures.over(runs, measures.number_of("hebbian", "arms/static/documents"))
+    cells = [
+        spread_cell(measures.over(runs, measures.test_bits), reason=_reason(runs, "static")),
+        *(_arm_cell(runs, arm) for arm in arms),
+        Cell(formats.whole(None if documents is None else documents.mean), documents.mean if documents else None),
+    ]
+    return Row(variant, cells, slot_of(inputs.variants, variant))
+
+
+def _arm_cell(runs: list[Run], arm: str) -> Cell:
+    verdict = variant_verdict(runs, arm)
+    value = measures.over(runs, lambda run: arm_difference(run, arm))
+    if verdict is None or value is None:
+        return Cell(formats.ABSENT, None, _reason(runs, arm), detail="not run")
+    bounds = [arm_bounds(run, arm) for run in runs]
+    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
+    span = formats.interval(min(lows), max(highs)) if lows and highs and arm != "observe" else ""
+    detail = "\n".join(part for part in (formats.deviation(value, 4), span, verdict.word) if part)
+    return Cell(formats.signed(value.mean, 4), value.mean, _reason(runs, arm), verdict.tone, detail=detail)
+
+
+def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
+    runs = inputs.of(corpus)
+    if not arms:
+        return ["No arm has been measured yet."]
+    notes = ["Negative: the arm predicts better than static. Interval below 0: better; above 0: worse; around 0: no "
+             "difference shown."]  # fmt: skip
+    questions = [f"{arm.replace('_', ' ')}: {_question(runs, arm)}" for arm in arms if _question(runs, arm)]
+    if questions:
+        notes.append("; ".join(questions))
+    units = {unit for run in runs for arm in arms if (unit := run.hebbian.text(f"arms/{arm}/bootstrap_unit"))}
+    if units:
+        each = " Over several seeds: from the lowest to the highest end." if len(inputs.seeds) > 1 else ""
+        notes.append(f"95 % intervals: paired bootstrap by {' or by '.join(sorted(units))}.{each}")
+    return notes + _not_run(inputs, corpus, arms)
+
+
+def _not_run(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
+    """Why arms were not run, one line per reason."""
+    reasons: dict[str, list[str]] = {}
+    for arm in arms:
+        for variant in inputs.variants:
+            runs = inputs.of(corpus, variant)
+            if variant_verdict(runs, arm) is None:
+                reasons.setdefault(_reason(runs, arm), []).append(f"{arm.replace('_', ' ')} of {variant}")
+    return [f"Not run: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _question(runs: list[Run], arm: str) -> str:
+    return _first(runs, f"questions/{arm}") or ""
 
 
 def _first(runs: list[Run], key: str) -> str | None:
     return next((text for run in runs if (text := run.hebbian.text(key))), None)
 
 
-def _bounds(run: Run, arm: str) -> tuple[float | None, float | None]:
-    return run.hebbian.number(f"arms/{arm}/ci_low"), run.hebbian.number(f"arms/{arm}/ci_high")
-
-
-def _row(inputs: Inputs, corpus: str, variant: str, arm: str) -> Row:
-    runs, slot = inputs.of(corpus, variant), slot_of(inputs.variants, variant)
-    reason = _reason(runs, arm)
-    verdict = variant_verdict(runs, arm)
-    static = spread_cell(measures.over(runs, measures.test_bits), reason=reason)
-    if verdict is None:
-        cells = [static, *(missing_cell(reason) for _ in COLUMNS[2:]), Cell(f"not run: {reason}", "not run")]
-        return Row(f"{variant}, {arm}", cells, slot)
-    value = measures.over(runs, measures.number_of("hebbian", f"arms/{arm}/difference_to_static"))
-    bounds = [formats.interval(*_bounds(run, arm)) for run in runs]
-    documents = measures.over(runs, measures.number_of("hebbian", f"arms/{arm}/documents"))
-    cells = [
-        static,
-        spread_cell(measures.over(runs, measures.number_of("hebbian", f"arms/{arm}/bits_per_byte")), 3, reason),
-        missing_cell(reason) if value is None else Cell(_change(value.mean, value.sd, value.n), value.mean),
-        Cell("; ".join(bound for bound in bounds if bound) or formats.ABSENT, None, "" if any(bounds) else "none"),
-        missing_cell(reason) if documents is None else Cell(formats.whole(documents.mean), documents.mean),
-        verdict_cell(verdict),
-    ]
-    return Row(f"{variant}, {arm}", cells, slot)
-
-
-def _change(mean: float, sd: float | None, n: int) -> str:
-    text = formats.signed(mean, 4)
-    return text if sd is None else f"{text} ± {formats.fixed(sd, 4)} (n {n})"
-
-
 def _reason(runs: list[Run], arm: str) -> str:
     absent = next((f"{run.hebbian.path} is missing (stage hebbian)" for run in runs if not run.hebbian), None)
-    return _first(runs, f"arms/{arm}/reason") or absent or "the result names no reason"
+    return _first(runs, f"arms/{arm}/reason") or absent or ""

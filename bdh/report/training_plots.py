@@ -7,25 +7,29 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from bdh.report import measures
+from bdh.report import formats, measures
 from bdh.report.figure import Curve, Panel
 from bdh.report.inputs import Inputs, Run
 from bdh.report.palette import slot_of
 
 LAYERS = re.compile(r"_(\d+)$")
-KNOWN = {"step", "train_nats", "validation_nats", "validation_nats_average", "learning_rate", "gradient_norm"}
+LOSSES = ("train_", "validation_")
+SETTINGS = {"step", "learning_rate", "gradient_norm"}
 
 
 def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
     """Every plot of training on one corpus; a quantity that no run recorded gives no plot."""
-    floor = measures.floor_bits(inputs.facts[corpus])
-    unigram = measures.unigram_bits(inputs.facts[corpus])
-    levels = [("unigram (test)", unigram)] if unigram is not None else []
-    levels += [("known floor (test)", floor)] if floor is not None else []
     learning = _lines(inputs, corpus, _validation_bits)
+    levels, note = _levels(inputs, corpus, learning)
     panels = [
         Panel(
-            f"{corpus}-learning-steps", "Learning curve", "training step", "validation, bits per byte", learning, levels
+            f"{corpus}-learning-steps",
+            "Learning curve",
+            "training step",
+            "validation, bits per byte",
+            learning,
+            levels,
+            note=f"Step 0 is left out. {note}",
         ),
         Panel(
             f"{corpus}-learning-flops",
@@ -35,15 +39,31 @@ def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
             _against_flops(inputs, corpus, learning),
             levels,
             log_x=True,
+            note=note,
         ),
     ]
     return panels + [_diagnostic(inputs, corpus, name) for name in diagnostics(inputs.of(corpus))]
 
 
+def _levels(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> tuple[list[tuple[str, float]], str]:
+    """Baselines near enough to the lines to be drawn, and a sentence about those that are not."""
+    values = [y for line in lines for y in line.y]
+    facts = inputs.facts[corpus]
+    known = (("unigram (test)", measures.unigram_bits(facts)), ("known floor (test)", measures.floor_bits(facts)))
+    levels = [(name, level) for name, level in known if level is not None]
+    if not values:
+        return levels, ""
+    low, high = min(values), max(values)
+    reach = 0.5 * (high - low)
+    drawn = [(name, level) for name, level in levels if low - reach <= level <= high + reach]
+    off = [f"{name} {formats.fixed(level)}" for name, level in levels if (name, level) not in drawn]
+    return drawn, f"Outside the plot: {', '.join(off)}." if off else ""
+
+
 def diagnostics(runs: Sequence[Run]) -> list[str]:
     """Quantities beside the losses that some history recorded: columns without their layer number, sorted."""
     columns = (str(name) for run in runs if run.history is not None for name in run.history.columns)
-    return sorted({LAYERS.sub("", name) for name in columns if name not in KNOWN and not name.endswith("seconds")})
+    return sorted({LAYERS.sub("", name) for name in columns if name not in SETTINGS and not name.startswith(LOSSES)})
 
 
 def _diagnostic(inputs: Inputs, corpus: str, name: str) -> Panel:
@@ -79,13 +99,17 @@ def _mean_over_layers(run: Run, name: str) -> pd.Series | None:
 
 
 def _validation_bits(run: Run) -> pd.Series | None:
-    factor = measures.bits_per_nat(run)
-    if run.history is None or factor is None or "validation_nats" not in run.history:
+    """Bits per byte of the judged weights (raw or averaged): recorded ones, otherwise scaled from nats per token."""
+    ending = "_average" if run.train.text("judged") == "average" else ""
+    history, factor = run.history, measures.bits_per_nat(run)
+    if history is None:
         return None
-    column = "validation_nats"
-    if run.train.text("judged") == "average" and "validation_nats_average" in run.history:
-        column = "validation_nats_average"
-    return _by_step(run.history, run.history[column] * factor)
+    history = history[history["step"] > 0]
+    if f"validation_bits_per_byte{ending}" in history:
+        return _by_step(history, history[f"validation_bits_per_byte{ending}"])
+    if factor is None or f"validation_nats{ending}" not in history:
+        return None
+    return _by_step(history, history[f"validation_nats{ending}"] * factor)
 
 
 def _by_step(history: pd.DataFrame, values: pd.Series) -> pd.Series:

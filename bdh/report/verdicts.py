@@ -11,7 +11,10 @@ WORSE = "worse"
 NO_DIFFERENCE = "no difference shown"
 NOT_TESTED = "not tested (no interval)"
 DISTINCT = "differs from its null"
+ABOVE = "above its null"
+BELOW = "below its null"
 NOT_DISTINCT = "not distinguishable from its null"
+NULL_TONES = {ABOVE: "good", BELOW: "even", NOT_DISTINCT: "even"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ def of_seeds(verdicts: list[Verdict]) -> Verdict:
     return Verdict("seeds differ: " + ", ".join(f"{count} {word}" for word, count in counts.items()), "even")
 
 
-def of_null(p: float | None) -> Verdict:
-    """Verdict on a metric beside its null by the two-sided p-value, at the level 0.05; without p: not tested."""
+def of_null(written: str | None, p: float | None) -> Verdict:
+    """Verdict on a metric beside its nulls: the one that the evaluation has `written` by its own, stricter rule.
+
+    Without one: the two-sided p-value against the first null at the level 0.05; without that: not tested.
+    """
+    if written is not None:
+        return Verdict(written, NULL_TONES.get(written, "none"))
     if p is None:
         return Verdict("not tested (too few draws of the null)")
     return Verdict(DISTINCT, "good") if p < LEVEL else Verdict(NOT_DISTINCT, "even")

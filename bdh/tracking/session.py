@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import bdh
+from bdh.errors import one_line
 from bdh.files import write_json
 from bdh.tracking.mirror import is_number, pointer_path
 from bdh.tracking.runs import RESUME_FILE, Opening, opening_message
@@ -159,6 +160,34 @@ def _start_writer() -> subprocess.Popen[str]:
 
 
 _active: WritingTracker | None = None
+_prepared: WritingTracker | None = None
+
+
+def prepare() -> None:
+    """Start the writing process now, so that it imports MLflow while the stage imports what it needs itself."""
+    global _prepared
+    if _prepared is None and _wanted():
+        _prepared = _take_prepared()
+
+
+def _wanted() -> bool:
+    return os.environ.get(SWITCH, "on") != "off" and _is_first()
+
+
+def _is_first() -> bool:
+    """Of the processes of one distributed training only the first tracks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _take_prepared() -> WritingTracker | None:
+    """The process that waits for work, else a new one; None, with the warning, when none can be started."""
+    global _prepared
+    taken, _prepared = _prepared, None
+    try:
+        return taken or WritingTracker()
+    except OSError as error:
+        sys.stderr.write(f"warning: tracking: no process can be started ({one_line(error)}); {ADVICE}\n")
+        return None
 
 
 @contextmanager
@@ -174,18 +203,19 @@ def tracked(
     """
     global _active
     since = time.time()
-    if int(os.environ.get("RANK", "0")) > 0:
+    if not _wanted():
         yield Tracker()
+        if _is_first():
+            point(stage, key, Tracker(), since)
         return
-    if os.environ.get(SWITCH, "on") == "off":
+    if resume_folder is not None:
+        resume_folder.mkdir(parents=True, exist_ok=True)
+    tracker = _take_prepared()
+    if tracker is None:
         yield Tracker()
         point(stage, key, Tracker(), since)
         return
-    opening = Opening(stage, key, params, tags, os.getpid(), since, resume_folder)
-    if resume_folder is not None:
-        resume_folder.mkdir(parents=True, exist_ok=True)
-    tracker = WritingTracker()
-    tracker.open(opening)
+    tracker.open(Opening(stage, key, params, tags, os.getpid(), since, resume_folder))
     _active, outer = tracker, _active
     try:
         yield tracker
@@ -226,11 +256,12 @@ def update_champions(summary: Mapping[str, Any]) -> None:
 
     Weights are not copied: a version points to the DVC output. Like all tracking it warns and never fails.
     """
-    if os.environ.get(SWITCH, "on") == "off":
+    if not _wanted():
         return
     if _active is not None:
         _active._send(op="champions", summary=summary)
         return
-    alone = WritingTracker()
-    alone._send(op="champions", summary=summary)
-    alone.close("FINISHED")
+    alone = _take_prepared()
+    if alone is not None:
+        alone._send(op="champions", summary=summary)
+        alone.close("FINISHED")

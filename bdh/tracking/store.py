@@ -14,6 +14,7 @@ import re
 import socket
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ LIMITS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
 }
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -149,9 +156,10 @@ def _open_sqlite(uri: str, database: Path) -> Store:
         with FileLock(f"{database}.lock", timeout=SECONDS_FOR_LOCK):
             if not database.exists():
                 _create(database)
-        _check_writable(database)
+        artifacts = (database.parent / "mlruns").as_uri()
+        _prepare(database, artifacts)
         client = _client(uri)
-        return Store(uri, client, _experiment(client, (database.parent / "mlruns").as_uri()))
+        return Store(uri, client, _experiment(client, artifacts))
     except Timeout:
         raise StoreError(f"{database}: another process has held {database.name}.lock for a minute") from None
     except sqlite3.Error as error:
@@ -183,14 +191,22 @@ def _forget_engine(uri: str) -> None:
         engine.dispose()
 
 
-def _check_writable(database: Path) -> None:
-    """Open for writing with a short patience: MLflow itself would try again for minutes."""
-    connection = sqlite3.connect(database, timeout=SECONDS_TO_CONNECT)
-    try:
+def _prepare(database: Path, artifacts: str) -> None:
+    """Open for writing with a short patience (MLflow itself would try again for minutes), and follow a moved folder.
+
+    MLflow stores absolute addresses of artifacts; ours lie beside the database, so they move with it.
+    """
+    with closing(sqlite3.connect(database, timeout=SECONDS_TO_CONNECT)) as connection, connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
-    finally:
-        connection.close()
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return
+        moved = "SELECT artifact_location FROM experiments WHERE name = ? AND artifact_location != ?"
+        for (old,) in connection.execute(moved, (EXPERIMENT, artifacts)).fetchall():
+            for table, column in ARTIFACT_COLUMNS:
+                rewrite = (
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} LIKE ?"
+                )
+                connection.execute(rewrite, (artifacts, len(old) + 1, old, f"{old}/%"))
 
 
 def check_reachable(uri: str) -> None:

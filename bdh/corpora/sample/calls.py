@@ -252,5 +252,7 @@ def _goods(call: Call) -> Part:
 
 def _passcode(call: Call) -> list[Part]:
     first = "repeated_again" if call.turns else "repeated_first"
-    again: list[Part] = [part for _ in range(REPETITIONS - 1) for part in ((" ", None), (call.passcode, "repeated_again"))]
+    again: list[Part] = [
+        part for _ in range(REPETITIONS - 1) for part in ((" ", None), (call.passcode, "repeated_again"))
+    ]
     return [(call.passcode, first), *again, (".", None)]
