@@ -71,7 +71,7 @@ def learn(model: Model, rule: str, steps: int, corpus: str = "cycle") -> float:
     return test_loss(model)
 
 
-class Differentiated(Exception):
+class DifferentiatedError(Exception):
     """Raised in place of a backward pass."""
 
 
@@ -79,7 +79,7 @@ def forbid_autograd(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Make every backward pass raise; the list collects what autograd would save for one."""
 
     def refuse(*args, **kwargs):
-        raise Differentiated
+        raise DifferentiatedError
 
     monkeypatch.setattr(torch.Tensor, "backward", refuse)
     monkeypatch.setattr(torch.autograd, "backward", refuse)
@@ -110,9 +110,9 @@ def test_autograd_detectors_do_detect(monkeypatch):
         loss = model(*batch("cycle", 1)).loss
     assert len(saved) > 20
     assert loss.requires_grad
-    with pytest.raises(Differentiated):
+    with pytest.raises(DifferentiatedError):
         loss.backward()
-    with pytest.raises(Differentiated):
+    with pytest.raises(DifferentiatedError):
         torch.autograd.grad(loss, list(model.parameters()))
 
 
