@@ -130,7 +130,7 @@ def headlines(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
     if stage not in ("hebbian", "frontier") or not fresh(path, since):
         return {}
     report: dict[str, Any] = read_json(path)
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     if stage == "hebbian":
         for arm in report.get("arms") or {}:
             found |= {f"test/{name}/{arm}": _part(report["arms"], arm).get(name) for name in ARM_HEADLINES}
