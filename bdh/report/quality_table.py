@@ -29,7 +29,9 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
     order = measures.ranking(inputs, corpus)
     lowest = order[0][0] if order else None
     gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
-    tested = bool(gaps) and all(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps.values())
+    tested = bool(gaps) and all(
+        gap is not None and gap.over == "seeds" and gap.low is not None and gap.low > 0 for gap in gaps.values()
+    )
     rows = [_row(inputs, corpus, variant, lowest if tested else None, gaps) for variant in inputs.variants]
     return Table(
         f"{corpus}-quality",
@@ -136,9 +138,11 @@ def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | Non
         for kind in sorted(kinds)
     ]
     if tested:
-        notes.append(f"★ {lowest}: lowest, and its interval against every other variant excludes 0.")
+        notes.append(f"★ {lowest}: lowest, and over seeds its interval against every other variant excludes 0.")
+    elif len(inputs.seeds) == 1 and gaps:
+        notes.append("No variant is marked best: that takes two seeds or more.")
     elif gaps:
-        notes.append("No variant is marked best: no variant's test result is shown to be below all others.")
+        notes.append("No variant is marked best: none is shown over seeds to be below all others.")
     notes.append("No other column is tested or ranked.")
     if len(inputs.seeds) > 1:
         notes.append("Over seeds: mean ± standard deviation (n seeds).")
