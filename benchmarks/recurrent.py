@@ -25,6 +25,7 @@ import torch
 
 from bdh.files import write_json
 from bdh.models.base import LanguageModel, build
+from bdh.nn import reservoir_scan
 from bdh.nn.reservoir import fresh_stream, step
 from bdh.nn.reservoir_diagnostics import stream_diagnostics
 
@@ -119,9 +120,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--baseline-tokens", type=int, default=100)
+    parser.add_argument("--eager", action="store_true", help="on a GPU: without the kernel of the feedback scan")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    if options.eager:
+        reservoir_scan.available = lambda rules, stream: False
     rows = []
     for variant in options.variants:
         for row in compare(variant, options):
@@ -132,11 +136,14 @@ def main() -> None:
     about = {
         "baseline": "published step loop" if options.reference else "own step form with diagnostics",
         "device": machine,
+        "kernel": options.device == "cuda" and not options.eager,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "shape": {"n": NEURONS, "d": WIDTH, "vocabulary": VOCABULARY},
     }
-    write_json(options.out / f"recurrent-{options.device}.json", about | {"rows": rows})
+    write_json(
+        options.out / f"recurrent-{options.device}{'-eager' if options.eager else ''}.json", about | {"rows": rows}
+    )
 
 
 if __name__ == "__main__":

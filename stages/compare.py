@@ -15,7 +15,7 @@ def main() -> None:
     from bdh.report.inputs import load_inputs
     from bdh.report.page import render_page
     from bdh.report.results import result_rows, write_results
-    from bdh.report.summary import numbers_in, summarise
+    from bdh.report.summary import summarise
 
     settings = params.load()
     inputs = load_inputs(settings)
@@ -26,14 +26,11 @@ def main() -> None:
         "variants": settings.variants,
         "seeds": settings.seeds,
     }
-    with tracking.tracked("compare", "all", params=axes, tags={"scale": settings.scale}) as tracker:
+    with tracking.tracked("compare", "all", params=axes, tags={"scale": settings.scale}):
         write_json(REPORTS / "summary.json", summary)
         write_results(REPORTS / "results.csv", result_rows(inputs))
         with replacing(page) as temporary:
             temporary.write_text(render_page(inputs), encoding="utf-8")
-        tracker.log_metrics(numbers_in(summary))
-        for path in (page, REPORTS / "summary.json", REPORTS / "results.csv"):
-            tracker.log_file(path)
         tracking.update_champions(summary)
 
 

@@ -65,6 +65,18 @@ def test_params_variant_overrides_corpus_overrides_scale(tmp_path):
     assert params.train_of("transformer", "sample_plays").steps == 7
 
 
+def test_params_variant_overrides_at_one_scale_win_there_and_only_there(tmp_path):
+    own = {"model": {"dropout": 0.2}, "train": {"steps": 7}}
+    scales = {"laptop": own, "gpu": {"model": {}, "train": {}}}
+    changes = {"variants": ["bdh"], "corpora": ["sample_plays"], "variant.bdh.train": {"steps": 9}}
+    for scale, steps, dropout in (("laptop", 7, 0.2), ("gpu", 9, 0.1)):
+        params = load_with(tmp_path, scale=scale, **changes, **{"variant.bdh.scales": scales})
+        assert params.train_of("bdh", "sample_plays").steps == steps
+        assert params.model_of("bdh", "sample_plays")["dropout"] == dropout
+    with pytest.raises(ParamsError, match=r"variant.bdh.scales.laptop.model.n_layers: unknown key"):
+        load_with(tmp_path, **{"variant.bdh.scales": scales | {"laptop": own | {"model": {"n_layers": 1}}}})
+
+
 def test_params_unquoted_date_is_read(tmp_path):
     import datetime
 

@@ -78,7 +78,7 @@ def test_tracking_training_arrives_whole(project, store, trained):
 
 def test_tracking_same_step_is_one_point(project, store, trained):
     run = run_named_by_pointer(project, store)
-    points = store.client.get_metric_history(run.info.run_id, "train_nats")
+    points = store.client.get_metric_history(run.info.run_id, "curves/train_nats")
     assert [point.step for point in points] == [0, 10, 20, 30, 40, 50]
 
 
@@ -149,14 +149,14 @@ def test_tracking_sigkill_closes_the_run_and_the_next_start_goes_on_in_it(projec
     process.communicate()
     run_id = running.info.run_id
     wait_for(lambda: store.client.get_run(run_id).info.status == "KILLED")
-    killed_with = store.client.get_metric_history(run_id, "train_nats")
+    killed_with = store.client.get_metric_history(run_id, "curves/train_nats")
     assert [point.step for point in killed_with] == [0, 10, 20]
     project.run(*TRAIN)
     assert project.pointer()["run_id"] == run_id
     resumed = store.client.get_run(run_id)
     assert (resumed.info.status, resumed.data.tags["resumed"]) == ("FINISHED", "1")
     assert resumed.data.tags["process.pid"] != str(process.pid)
-    points = store.client.get_metric_history(run_id, "train_nats")
+    points = store.client.get_metric_history(run_id, "curves/train_nats")
     assert [point.step for point in points] == [0, 10, 20, 30, 40, 50]
     assert not (project.folder / f"data/checkpoints/{KEY}/fingerprint").exists()
 

@@ -168,7 +168,7 @@ def test_writer_outage_in_the_middle_loses_nothing_when_the_store_comes_back(sto
     assert [event["event"] for event in events] == ["run", "problem"]
     run_id = events[0]["run_id"]
     assert store.client.get_run(run_id).info.status == "FINISHED"
-    assert steps_of(store, run_id, "loss") == [0, 1, 2, 3, 4]
+    assert steps_of(store, run_id, "curves_inside/loss") == [0, 1, 2, 3, 4]
 
 
 def test_writer_outage_at_the_end_is_not_called_complete(store, unreliable):
@@ -189,7 +189,7 @@ def test_writer_refused_message_is_reported_and_the_others_arrive(store, unrelia
     assert writer.end("FINISHED") is True
     assert [event["event"] for event in events] == ["run", "problem"]
     assert "absent.png" in events[1]["message"]
-    assert steps_of(store, events[0]["run_id"], "loss") == [0]
+    assert steps_of(store, events[0]["run_id"], "curves_inside/loss") == [0]
 
 
 def test_sampler_measures_machine_and_process_and_grows_rarer():

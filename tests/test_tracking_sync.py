@@ -8,7 +8,7 @@ import pytest
 from bdh import lockfile
 from bdh.tracking import identity
 from bdh.tracking.audit import audit
-from bdh.tracking.registry import ALIAS, candidates, crown
+from bdh.tracking.registry import ALIAS, champions, crown
 from bdh.tracking.store import open_store
 from bdh.tracking.sync import stage_params, sync
 from tests.tracked_project import UNWANTED, finished_project
@@ -113,7 +113,7 @@ def test_sync_rebuilds_the_run_that_the_stage_had_made(finished, clone):
     assert {**rebuilt.data.params, **original.data.params} == rebuilt.data.params
     for axis in ("variant", "corpus", "seed", "scale", "stage", "dvc.params_sha"):
         assert rebuilt.data.tags[axis] == original.data.tags[axis]
-    steps = [point.step for point in store.client.get_metric_history(rebuilt.info.run_id, "train_nats")]
+    steps = [point.step for point in store.client.get_metric_history(rebuilt.info.run_id, "curves/train_nats")]
     assert steps == [0, 10, 20, 30, 40, 50]
     assert rebuilt.inputs.dataset_inputs[0].dataset.name == "sample_plays"
     child = store.get_run(clone.pointer("hebbian")["run_id"])
@@ -200,6 +200,12 @@ def test_audit_finds_a_dead_run(copy):
     assert audit(store) == []
 
 
+def summary_with(key, bits=1.5):
+    variant, corpus, seed = key.split("-")
+    lowest = {"key": key, "variant": variant, "seed": int(seed), "test_bits_per_byte": bits}
+    return {"corpora": {corpus: {"lowest": lowest}}}
+
+
 def test_champion_follows_the_best_and_copies_no_weights(copy):
     store = open_store()
     name = "hatchery-sample_plays"
@@ -207,22 +213,19 @@ def test_champion_follows_the_best_and_copies_no_weights(copy):
     assert first.tags["dvc.out"] == f"data/runs/{KEY}"
     assert first.source == f"dvc://data/runs/{KEY}?md5={lockfile.outputs(lockfile.load_lock())[f'data/runs/{KEY}']}"
     assert first.run_id == copy.pointer()["run_id"]
-    assert crown(store, {}) == {"sample_plays": KEY}
+    assert crown(store, summary_with(KEY)) == {"sample_plays": KEY}
     assert len(store.client.search_model_versions(f"name = '{name}'")) == 1
-    better = copy.folder / "reports/hebbian/transformer-sample_plays-0.json"
-    better.write_text(json.dumps({"arms": {"static": {"bits_per_byte": 0.5}}}))
-    assert crown(store, {"variants": ["bdh", "transformer"]}) == {"sample_plays": "transformer-sample_plays-0"}
-    assert store.client.get_model_version_by_alias(name, ALIAS).tags["variant"] == "transformer"
-    better.unlink()
-    crown(store, {})
+    assert crown(store, summary_with("other-sample_plays-0")) == {"sample_plays": "other-sample_plays-0"}
+    assert store.client.get_model_version_by_alias(name, ALIAS).tags["variant"] == "other"
+    crown(store, summary_with(KEY))
     assert store.client.get_model_version_by_alias(name, ALIAS).version == first.version
     assert not list((copy.folder / "mlruns").rglob("*.safetensors"))
 
 
-def test_champion_candidates_need_a_number(copy):
-    assert [candidate.key for candidate in candidates({})] == [KEY]
-    (copy.folder / f"reports/hebbian/{KEY}.json").write_text(json.dumps({"arms": {"static": None}}))
-    assert list(candidates({})) == []
+def test_champion_needs_a_number():
+    assert [candidate.key for candidate in champions(summary_with(KEY))] == [KEY]
+    assert list(champions(summary_with(KEY, bits=None))) == []
+    assert list(champions({"corpora": {"sample_plays": {}}})) == []
 
 
 def test_lock_declaration_names_what_dvc_lock_records(inside):

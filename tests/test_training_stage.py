@@ -1,12 +1,15 @@
 """The stage `train` as DVC starts it: files, exit codes, kills."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,11 @@ print(json.dumps(ends))
 """
 
 
+@pytest.fixture(autouse=True)
+def _untracked(monkeypatch):
+    monkeypatch.setenv("BDH_TRACKING", "off")
+
+
 def make_project(folder, params=None, **train):
     """A folder with params.yaml and a tokenized corpus, as the pipeline leaves them for the stage."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,14 +88,26 @@ def make_project(folder, params=None, **train):
     return folder
 
 
-def start(folder, *arguments, **options):
+def start(folder, *arguments, tracking="off", **options):
     """The stage in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/m.db"}
+    environment |= {"BDH_TRACKING": tracking}
     return subprocess.Popen(
         [sys.executable, *(arguments or ("-m", "stages.train", "bdh", "sample_plays", "0"))],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
+
+
+def tracked_runs(database):
+    """Status of every run of the store, once none of them is RUNNING any more (or nothing changes that)."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            found = [status for (status,) in connection.execute("SELECT status FROM runs")]
+        if "RUNNING" not in found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def results(folder, key="bdh-sample_plays-0"):
@@ -157,7 +177,7 @@ def test_stage_stops_with_dvc_and_the_next_repro_goes_on(tmp_path):
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
     last = None
     for how in ("kill dvc", "terminate dvc", "ctrl-c"):
-        process = start(folder, "-m", "dvc", "repro", start_new_session=True)
+        process = start(folder, "-m", "dvc", "repro", tracking="on", start_new_session=True)
         shown = []
         for line in process.stderr:
             shown.append(line)
@@ -175,6 +195,7 @@ def test_stage_stops_with_dvc_and_the_next_repro_goes_on(tmp_path):
             assert any(f"going on from the checkpoint of step {last} of 100000" in text for text in shown), (how, shown)
             assert max(steps) > last, (how, shown)
         last = max(steps)
+        assert tracked_runs(folder / "m.db") == ["KILLED"], how
         assert not (folder / "data/checkpoints/bdh-sample_plays-0.owner.json").exists()
 
 
@@ -191,10 +212,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "params", "train", "message"), BAD, ids=[case[-1][:20] for case in BAD])
-def test_stage_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, params, train, message):
+def test_stage_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, params, train, message):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.chdir(make_project(tmp_path, params, **train))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/m.db")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

@@ -25,7 +25,6 @@ HOST = "127.0.0.1"
 PORT = 5000
 PATIENCE_S = 120.0
 STOP_S = 10.0
-PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode={mode}"
 
 
 class ServerError(HatcheryError):
@@ -38,13 +37,16 @@ def ui(
     """Browse the runs in MLflow's user interface until Ctrl-C."""
     enter_root()
     from bdh.tracking.store import open_store, store_uri
+    from bdh.tracking.view import prepare_view
 
-    remote = store_uri()
-    if remote.startswith(("http://", "https://")):
-        show_address(remote, open_store().experiment_id)
-        return
-    check_port(port)
+    remote = store_uri().startswith(("http://", "https://"))
+    if not remote:
+        check_port(port)
     store = open_store()
+    prepare_view(store)
+    if remote:
+        show_address(store.uri, store.experiment_id)
+        return
     server = subprocess.Popen(server_command(store.uri, port), env=server_environment())
     with suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, _interrupt)
@@ -59,13 +61,14 @@ def ui(
 def server_command(uri: str, port: int) -> list[str]:
     """The MLflow server with one worker: the default four need gigabytes."""
     flags = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    flags += ["--uvicorn-opts", "--log-level warning"]
     return [sys.executable, "-m", "mlflow", "ui", *flags]
 
 
 def server_environment() -> dict[str, str]:
     """Without the job runner, whose processes outlive the server, and without a line per request."""
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**os.environ, **settings, "UVICORN_LOG_LEVEL": "warning"}
+    return {**os.environ, **settings, "PYTHONWARNINGS": "ignore"}
 
 
 def check_port(port: int) -> None:
@@ -104,9 +107,10 @@ def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
 
 def show_address(server: str, experiment: str) -> None:
     """Print the two addresses that one wants: the table of runs and their curves."""
-    base = server.rstrip("/")
-    say(f"table:  {base}/{PAGE.format(experiment=experiment, mode='TABLE')}")
-    say(f"charts: {base}/{PAGE.format(experiment=experiment, mode='CHART')}")
+    from bdh.tracking.view import address
+
+    say(f"table:  {address(server, experiment, 'TABLE')}")
+    say(f"charts: {address(server, experiment, 'CHART')}")
     sys.stdout.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ class BytePairs(Tokenizer):
         """See Tokenizer."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    @property
+    @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """See Tokenizer; in the byte-level alphabet every character of a token is one byte."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)

@@ -110,7 +110,8 @@ def _from_mirror(name: str, mirror: str, file: SourceFile, target: Path) -> bool
             raise NotADirectoryError(f"{root} is no folder")
         if not system.exists(path):
             return False
-        remote, size = system.open(path, "rb"), system.size(path)
+        streamed = {"block_size": 0} if "http" in system.protocol else {}
+        remote, size = system.open(path, "rb", **streamed), system.size(path)
     except Exception as error:  # every fsspec backend raises its own
         raise failed(error) from None
 

@@ -7,8 +7,8 @@ The parameters are those of `bdh`; what differs is the stream. Per token t, with
     rho_{t,l} = rho_{t-1,l} + rope(x_{t,l}) v_{t,l-1}^T                    read before write: strictly causal
     v_{t,l}   = ln(y_{t,l} decoder)                                       no residual path beside x
 
-- Nothing has been written when the first token of a fresh stream is read, so its y and v are zero and its
-  prediction is uniform, exactly; no other token is affected.
+- Layer l has something to read only where layer l-1 has written something other than zero, so v_{t,l} = 0 for t < l:
+  the first L tokens of a fresh stream get a uniform prediction, exactly. A residual path (`bdh`) avoids that.
 - `stepwise` is these four lines, token by token; `forward` is the parallel form of the same function.
 - Dropout falls on y, where `bdh` has it.
 

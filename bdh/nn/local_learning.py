@@ -18,6 +18,7 @@ LARGEST_STEP = 0.5
 """Oja: largest rate times mean squared output; at one half the step is the Babylonian square root, which contracts."""
 SELF_CONCORDANCE = 1.44
 """2 (e - 2), rounded up: how much steeper than its parabola the softmax loss can get within one nat."""
+TINIEST = torch.finfo(torch.float32).tiny
 
 
 def plain_change(weight_OI: Tensor, x_RI: Tensor, y_RO: Tensor, rate: float) -> Tensor:
@@ -33,7 +34,8 @@ def oja_change(weight_OI: Tensor, x_RI: Tensor, y_RO: Tensor, rate: float) -> Te
 
     As written it diverges for large inputs (rate * mean y^2 above 2), so a neuron's rate is at most
     LARGEST_STEP / mean y^2. With y = W x, for any rate and any inputs with X = mean |x|^2, a row then obeys
-    `|w_after|^2 <= max(|w|^2, 2 + rate X)`: learning cannot diverge.
+    `|w_after|^2 <= max(|w|^2, 2 + rate X)`: learning cannot diverge. Behind a GELU, y is smaller and the same holds but
+    for a drift that ends where the neuron falls silent.
     """
     energy_O = mean_over_ranks(y_RO.square().mean(0))
     rate_O1 = (LARGEST_STEP / energy_O).clamp(max=rate)[:, None]
@@ -54,8 +56,9 @@ def delta_change(logits_RV: Tensor, targets_R: Tensor, h_RD: Tensor, rate: float
     direction_VD = _correlation(h_RD, error_RV)
     change_RV = h_RD @ direction_VD.mT
     range_R = change_RV.amax(-1) - change_RV.amin(-1)
-    variance_R = (p_RV * change_RV.square()).sum(-1) - (p_RV * change_RV).sum(-1).square()
-    minimum = direction_VD.square().sum() / (SELF_CONCORDANCE * mean_over_ranks(variance_R.mean()))
+    mean_R1 = (p_RV * change_RV).sum(-1, keepdim=True)
+    curvature = mean_over_ranks((p_RV * (change_RV - mean_R1).square()).sum(-1).mean())
+    minimum = direction_VD.square().sum() / (SELF_CONCORDANCE * curvature.clamp(min=TINIEST))
     step = torch.minimum(minimum, 1.0 / largest_over_ranks(range_R.amax())).clamp(max=rate)
     return step * direction_VD
 

@@ -10,6 +10,8 @@ from bdh.nn.synapses import SeededLinear
 
 LARGEST_SCALING = 0.1
 """A neuron's incoming weights change by at most this share per application."""
+LARGEST_LENGTH = 8.0
+"""Scaling lengthens no neuron's incoming weights beyond this: a neuron whose inputs are silent would grow for ever."""
 
 
 class PrunableLinear(SeededLinear):
@@ -51,7 +53,10 @@ class PrunableLinear(SeededLinear):
         """Homeostasis: multiply each neuron's incoming weights towards the activity `target`.
 
         `activity_O` is the mean magnitude of what each neuron sent, measured on activations. The factor
-        target / activity is clipped to 1 +- LARGEST_SCALING; a silent neuron gets the largest factor.
+        target / activity is clipped to 1 +- LARGEST_SCALING (a silent neuron gets the largest), and once more where
+        the weights would become longer than LARGEST_LENGTH.
         """
         factor_O = (target / activity_O).nan_to_num(posinf=1.0 + LARGEST_SCALING)
-        self.weight.mul_(factor_O.clamp(1.0 - LARGEST_SCALING, 1.0 + LARGEST_SCALING).to(self.weight)[:, None])
+        factor_O = factor_O.clamp(1.0 - LARGEST_SCALING, 1.0 + LARGEST_SCALING).to(self.weight)
+        room_O = (LARGEST_LENGTH / self.weight.norm(dim=1)).clamp(min=1.0)
+        self.weight.mul_(torch.minimum(factor_O, room_O)[:, None])

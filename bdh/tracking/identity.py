@@ -25,6 +25,13 @@ from bdh.lockfile import (
 DEP = "dvc.dep."
 OUT = "dvc.out."
 SAME_START_S = 2.0
+AXES = ("variant", "corpus", "seed")
+DOING = {
+    "train": "**{0}** trained on **{1}** from seed {2}. Its evaluations are child runs; their headline numbers stand "
+    "here too, under `test/` and `frontier/`.",
+    "hebbian": "**{0}**, trained on **{1}** from seed {2}, reads held-out text: weights frozen, synapses alive.",
+    "frontier": "Frontier metrics of **{0}**, trained on **{1}** from seed {2}, beside their nulls.",
+}
 RESULTS = ("dvc.lock", "reports")
 
 
@@ -32,8 +39,11 @@ def stage_tags(stage: str, key: str) -> dict[str, str]:
     """Axes of the comparison, for filtering and grouping in the UI."""
     tags = {"stage": stage, "scale": str(load_yaml(PARAMS).get("scale", "")), "key": key}
     parts = key.split("-")
-    if len(parts) == len(("variant", "corpus", "seed")):
-        tags |= dict(zip(("variant", "corpus", "seed"), parts, strict=True))
+    if len(parts) == len(AXES):
+        tags |= dict(zip(AXES, parts, strict=True))
+        tags["mlflow.note.content"] = DOING.get(stage, stage).format(*parts)
+    else:
+        tags["mlflow.note.content"] = "Every variant beside every other; the page is among the artifacts (index.html)."
     return tags
 
 

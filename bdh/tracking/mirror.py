@@ -11,10 +11,13 @@ from typing import Any
 from bdh.files import REPORTS, RUNS, read_json
 
 CLOCK_S = 0.05
-NOT_METRICS = {"variant", "corpus", "seed", "by_year", "by_sector", "by_position"}
-ARM_NUMBERS = ("bits_per_byte", "perplexity")
-FRONTIER_NUMBERS = ("dead_neurons_share", "weight_sparsity")
-FRONTIER_METRICS = ("tmi", "sps", "sec", "mcl")
+NOT_METRICS = {"variant", "corpus", "seed"}
+ARM_HEADLINES = ("bits_per_byte", "perplexity")
+ARM_NUMBERS = ("bits_per_byte", "nats_per_token", "perplexity", "difference_to_static")
+FRONTIER_NUMBERS = ("bits_per_byte", "perplexity", "dead_neurons_share")
+FRONTIER_METRICS = ("tmi", "sps", "sec")
+LEARNING = ("train_nats", "validation_nats", "validation_nats_average", "learning_rate", "gradient_norm")
+METRIC_NUMBERS = ("value", "null_mean", "z", "p", "untrained_mean", "reference_protocol")
 
 
 def pointer_path(stage: str, key: str) -> Path:
@@ -23,11 +26,9 @@ def pointer_path(stage: str, key: str) -> Path:
 
 
 def report_paths(stage: str, key: str) -> list[Path]:
-    """The JSON reports whose numbers belong to a stage's run."""
-    if stage == "compare":
-        return []
-    names = ["train", "timing"] if stage == "train" else [stage]
-    return [REPORTS / name / f"{key}.json" for name in names]
+    """The JSON reports that belong to a stage's run."""
+    timing = [REPORTS / "timing" / f"{key}.json"] if stage == "train" else []
+    return [main_report(stage, key), *timing]
 
 
 def main_report(stage: str, key: str) -> Path:
@@ -43,12 +44,11 @@ def curve_paths(stage: str, key: str) -> list[Path]:
 
 def artifact_paths(stage: str, key: str) -> list[tuple[Path, str]]:
     """Files that belong to a stage's run, each with its folder among the artifacts."""
-    if stage == "compare":
-        pages = [(REPORTS / name, "") for name in ("index.html", "summary.json", "results.csv")]
-        return pages + [(path, "figures") for path in sorted((REPORTS / "figures").glob("*.*"))]
-    found = [(path, "reports") for path in report_paths(stage, key) + curve_paths(stage, key)]
+    found = [(path, "") for path in report_paths(stage, key) + curve_paths(stage, key)]
     if stage == "train":
-        found += [(RUNS / key / "samples.json", "samples"), (RUNS / key / "config.json", "reports")]
+        found += [(RUNS / key / "samples.json", "samples"), (RUNS / key / "config.json", "")]
+    if stage == "compare":
+        found += [(REPORTS / "index.html", ""), (REPORTS / "results.csv", "")]
     return found
 
 
@@ -58,18 +58,12 @@ def fresh(path: Path, since: float) -> bool:
 
 
 def numbers(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Finite numbers of a nested report as (`a/b/c`, value); tables by year, sector and position stay in the file.
-
-    Names are short: `arms/` in front and `/mean` behind are left out.
-    """
+    """Finite numbers of a nested report as (`a/b/c`, value)."""
     for name, value in report.items():
-        if name in NOT_METRICS:
-            continue
-        path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from numbers(value, f"{path}/")
-        elif is_number(value):
-            yield path.removeprefix("arms/").removesuffix("/mean"), float(value)
+            yield from numbers(value, f"{prefix}{name}/")
+        elif name not in NOT_METRICS and is_number(value):
+            yield f"{prefix}{name}", float(value)
 
 
 def is_number(value: Any) -> bool:
@@ -78,43 +72,79 @@ def is_number(value: Any) -> bool:
 
 
 def stage_metrics(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
-    """Numbers of a stage's reports that were written at or after `since` (seconds since the epoch)."""
-    found: dict[str, float] = {}
+    """The numbers of a stage's own run, from reports written at or after `since` (seconds since the epoch).
+
+    Not every number of every report: a table of runs with hundreds of columns helps nobody, and the reports are there
+    as artifacts. A damaged report raises RunError.
+    """
+    choose = {"train": _training, "timing": _timing, "hebbian": _held_out, "frontier": _frontier, "compare": _lowest}
+    found: dict[str, Any] = {}
     for path in report_paths(stage, key):
         if fresh(path, since):
-            prefix = "timing/" if path.parent.name == "timing" else ""
-            found |= dict(numbers(read_json(path), prefix))
-    return found
+            found |= choose["timing" if path.parent.name == "timing" else stage](read_json(path))
+    return {name: float(value) for name, value in found.items() if is_number(value)}
+
+
+def _training(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in numbers(report) if "/layer" not in name}
+
+
+def _timing(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"timing/{name}": value for name, value in numbers(report)}
+
+
+def _held_out(report: Mapping[str, Any]) -> dict[str, Any]:
+    arms = {arm: _part(report.get("arms"), arm) for arm in report.get("arms") or {}}
+    found = {f"{arm}/{name}": values.get(name) for arm, values in arms.items() for name in ARM_NUMBERS}
+    found |= {f"state/{name}": value for name, value in _part(report, "state").items()}
+    return found | _densities(report)
+
+
+def _frontier(report: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: report.get(name) for name in FRONTIER_NUMBERS}
+    for metric in FRONTIER_METRICS:
+        found |= {f"{metric}/{name}": _part(report, metric).get(name) for name in METRIC_NUMBERS}
+    found |= {f"weights/{name}": value for name, value in _part(report, "weight_sparsity").items()}
+    return found | _densities(report)
+
+
+def _lowest(report: Mapping[str, Any]) -> dict[str, Any]:
+    corpora = _part(report, "corpora")
+    return {f"lowest/{corpus}": _part(corpora[corpus], "lowest").get("test_bits_per_byte") for corpus in corpora}
+
+
+def _densities(report: Mapping[str, Any]) -> dict[str, Any]:
+    taps = _part(report, "density")
+    return {f"density/{tap}": _part(taps, tap).get("mean") for tap in taps}
+
+
+def _part(report: Any, name: str) -> Mapping[str, Any]:
+    """A section of a report, empty where a variant has none."""
+    section = report.get(name) if isinstance(report, Mapping) else None
+    return section if isinstance(section, Mapping) else {}
 
 
 def headlines(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
     """The numbers of an evaluation that belong beside the trained model, under the names of the runs table."""
-    path = REPORTS / stage / f"{key}.json"
+    path = main_report(stage, key)
     if stage not in ("hebbian", "frontier") or not fresh(path, since):
         return {}
-    report = read_json(path)
-    found: dict[str, Any] = {}
+    report, found = read_json(path), {}
     if stage == "hebbian":
-        for arm, values in (report.get("arms") or {}).items():
-            found |= {f"test/{name}/{arm}": (values or {}).get(name) for name in ARM_NUMBERS}
+        for arm in report.get("arms") or {}:
+            found |= {f"test/{name}/{arm}": _part(report["arms"], arm).get(name) for name in ARM_HEADLINES}
     else:
-        found |= _frontier_headlines(report)
+        found = {"frontier/dead_neurons_share": report.get("dead_neurons_share")}
+        found |= {f"frontier/{name}": value for name, value in _densities(report).items()}
+        for metric in FRONTIER_METRICS:
+            found[f"frontier/{metric}"] = _part(report, metric).get("value")
+            found[f"frontier/{metric}_z"] = _part(report, metric).get("z")
     return {name: float(value) for name, value in found.items() if is_number(value)}
 
 
-def _frontier_headlines(report: Mapping[str, Any]) -> dict[str, Any]:
-    density = report.get("density")
-    found = {f"frontier/{name}": report.get(name) for name in FRONTIER_NUMBERS}
-    if isinstance(density, Mapping):
-        taps = {name.removesuffix("/mean"): value for name, value in numbers(density)}
-        found |= {f"frontier/density/{tap}": value for tap, value in taps.items() if "layer" not in tap}
-    else:
-        found["frontier/density"] = density
-    for name in FRONTIER_METRICS:
-        values = report.get(name)
-        if isinstance(values, Mapping):
-            found |= {f"frontier/{name}": values.get("value"), f"frontier/{name}_z": values.get("z")}
-    return found
+def curve_name(column: str) -> str:
+    """Name of a history column among the metrics: learning first in the alphabet, then the inside of the model."""
+    return f"curves/{column}" if column in LEARNING else f"curves_inside/{column}"
 
 
 def history(key: str, since: float = 0.0) -> list[dict[str, float]]:

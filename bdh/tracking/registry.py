@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bdh.files import REPORTS, RUNS, read_json, run_key
-from bdh.lockfile import PARAMS, load_lock, load_yaml, outputs
+from bdh.files import RUNS, read_json
+from bdh.lockfile import load_lock, outputs
 from bdh.tracking.mirror import is_number, pointer_path
 from bdh.tracking.store import Store
 
@@ -36,28 +36,19 @@ def model_name(corpus: str) -> str:
     return f"hatchery-{corpus}"
 
 
-def candidates(summary: Mapping[str, Any]) -> Iterator[Candidate]:
-    """Evaluated models of a comparison; `summary` names variants, corpora and seeds, otherwise params.yaml does."""
-    axes = {**load_yaml(PARAMS), **summary}
-    for corpus in axes.get("corpora") or []:
-        for variant in axes.get("variants") or []:
-            for seed in axes.get("seeds") or []:
-                key = run_key(variant, corpus, seed)
-                path = REPORTS / "hebbian" / f"{key}.json"
-                static = (read_json(path).get("arms") or {}).get("static") if path.exists() else None
-                value: Any = (static or {}).get("bits_per_byte")
-                if is_number(value):
-                    yield Candidate(key, variant, corpus, seed, float(value))
+def champions(summary: Mapping[str, Any]) -> Iterator[Candidate]:
+    """The best model of every corpus of a comparison's summary (`corpora.<corpus>.lowest`)."""
+    for corpus, section in (summary.get("corpora") or {}).items():
+        lowest = section.get("lowest")
+        if lowest and is_number(lowest.get("test_bits_per_byte")):
+            bits = float(lowest["test_bits_per_byte"])
+            yield Candidate(lowest["key"], lowest["variant"], corpus, int(lowest["seed"]), bits)
 
 
 def crown(store: Store, summary: Mapping[str, Any]) -> dict[str, str]:
     """Move every corpus's alias to its best model; returns the key of the champion by corpus."""
-    best: dict[str, Candidate] = {}
-    for candidate in candidates(summary):
-        rival = best.get(candidate.corpus)
-        if rival is None or candidate.bits_per_byte < rival.bits_per_byte:
-            best[candidate.corpus] = candidate
     hashes = outputs(load_lock())
+    best = {candidate.corpus: candidate for candidate in champions(summary)}
     for candidate in best.values():
         _crown_one(store, candidate, hashes.get(str(RUNS / candidate.key), ""))
     return {corpus: candidate.key for corpus, candidate in best.items()}

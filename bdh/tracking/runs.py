@@ -137,7 +137,8 @@ def add_history(record: Record, rows: list[dict[str, float]], at_ms: int) -> Non
     """Buffer rows of curves, each at its own step."""
     for row in rows:
         if "step" in row:
-            record.add({name: value for name, value in row.items() if name != "step"}, int(row["step"]), at_ms)
+            values = {mirror.curve_name(name): value for name, value in row.items() if name != "step"}
+            record.add(values, int(row["step"]), at_ms)
 
 
 def copy_headlines(store: Store, stage: str, key: str, since: float = 0.0) -> None:

@@ -46,7 +46,10 @@ class Tracker:
         self._send(op="metrics", values=_finite(values), step=step, at_ms=_now_ms())
 
     def log_history(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Record curves: each row has `step` and any number of metrics; steps already recorded are skipped."""
+        """Record curves: each row has `step` and any number of metrics; steps already recorded are skipped.
+
+        They stand under `curves/` (losses, learning rate, gradient norm) and `curves_inside/` (all others).
+        """
         self._send(op="history", rows=[_finite(row) for row in rows], at_ms=_now_ms())
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:

@@ -64,7 +64,9 @@ def stop_here(count, tracker):
         while tracker.run_id is None:
             time.sleep(0.05)
         Path("waiting").write_text(str(os.getpid()))
-        time.sleep(600)
+        end = time.monotonic() + 600
+        while not Path("go").exists() and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 def write_run(key, variant, corpus, seed, settings, rows):
@@ -122,8 +124,19 @@ def compare():
         page = "<!doctype html><title>Hatchery</title><h1>Every variant beside every other</h1>"
         (REPORTS / "index.html").write_text(page)
         (REPORTS / "results.csv").write_text("key\n")
-        write_json(REPORTS / "summary.json", {"runs": len(load().runs())})
-        tracking.update_champions({})
+        found = summary()
+        write_json(REPORTS / "summary.json", found)
+        tracking.update_champions(found)
+
+
+def summary():
+    """The lowest held-out bits per byte of every corpus."""
+    corpora, params = {}, load()
+    for corpus in params.corpora:
+        best = min((key for key in params.runs() if key[1] == corpus), key=lambda key: bits(*key))
+        owner = dict(zip(("variant", "corpus", "seed"), best, strict=True))
+        corpora[corpus] = {"lowest": owner | {"key": run_key(*best), "test_bits_per_byte": bits(*best)}}
+    return {"runs": {"expected": len(params.runs())}, "corpora": corpora}
 
 
 def main(stage):
