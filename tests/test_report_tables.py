@@ -246,3 +246,14 @@ def test_missing_results_are_called_missing(change, tmp_path):
     assert cells[column("test", "bits per byte")].text == "missing"
     assert "stage hebbian" in cells[column("test", "bits per byte")].note
     assert cells[column("parameters")].text == "148,480"
+
+
+def test_caution_when_models_read_less_than_the_baselines(change, tmp_path):
+    inputs = change()
+    assert not any("documents of the test split" in note for note in quality_table(inputs, CORPUS).notes)
+    path = tmp_path / f"data/tokens/{CORPUS}/stats.json"
+    stats = json.loads(path.read_text())
+    stats["splits"]["test"]["documents"] = 60
+    path.write_text(json.dumps(stats))
+    notes = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS).notes
+    assert any("Models read 24 of 60 documents" in note for note in notes)

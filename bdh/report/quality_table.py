@@ -38,7 +38,7 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
         f"{corpus}: prediction of held-out text",
         COLUMNS,
         rows + _reference_rows(inputs, corpus),
-        notes=_notes(inputs, gaps, lowest, tested),
+        notes=_notes(inputs, gaps, lowest, tested) + _shorter(inputs, corpus),
     )
 
 
@@ -125,6 +125,16 @@ def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
             blank[10] = Cell(formats.fixed(bits - floor), bits - floor)
         rows.append(Row(title, blank, reference=True, note=note))
     return rows
+
+
+def _shorter(inputs: Inputs, corpus: str) -> list[str]:
+    """A caution when models read less of the test split than the unigram baseline and the floor are taken over."""
+    whole = inputs.facts[corpus].stats.number("splits/test/documents")
+    read = {count for run in inputs.of(corpus) if (count := run.hebbian.number("arms/static/documents")) is not None}
+    if whole is None or not read or max(read) >= whole:
+        return []
+    counts = f"{formats.whole(max(read))} of {formats.whole(whole)} documents"
+    return [f"Models read {counts} of the test split; unigram and floor are taken over all of it."]
 
 
 def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:
