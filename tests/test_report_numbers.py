@@ -146,6 +146,7 @@ def test_verdict_beside_a_null_prefers_the_written_one():
         (formats.signed(0.0), "0"),
         (formats.signed(-0.02), "−0.020"),
         (formats.signed(-0.00002, 4), "−2e−05"),
+        (formats.signed(0.0002), "+0.0002"),
         (formats.chance(0.0004), "< 0.001"),
         (formats.chance(0.0124), "0.012"),
         (formats.whole(25296896), "25,296,896"),

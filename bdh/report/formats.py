@@ -17,7 +17,7 @@ def signed(value: float | None, digits: int = 3) -> str:
     """`+1.234` or `−1.234`; exactly zero is `0`."""
     if value is None:
         return ABSENT
-    text = f"{value:+.{digits}f}" if round(value, digits) else f"{value:+.0e}"
+    text = f"{value:+.{digits}f}" if round(value, digits) else f"{value:+.1g}"
     return "0" if value == 0 else text.replace("-", "−")
 
 
