@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    words = None if arguments is None else list(arguments)
     try:
-        return int(app(args=list(arguments) if arguments is not None else None, standalone_mode=False) or 0)
+        return int(app(args=words, prog_name="bdh", standalone_mode=False) or 0)
     except USAGE_ERROR as error:
         return _explain(error)
     except (KeyboardInterrupt, typer.Abort):

@@ -78,7 +78,7 @@ def shoot(page, name):
 
 def run_address(table, run_id, rest):
     base, experiment = re.match(r"(.*/#/experiments/)(\d+)/", table).groups()
-    return f"{base}{experiment}/runs/{run_id}/{rest}"
+    return f"{base}{experiment}/runs/{run_id}/{rest}?workflowType=machine_learning"
 
 
 def test_ui_table_has_one_row_per_model_with_its_headline_numbers(served, page):

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from bdh.corpora.fetch import MIRROR
 from bdh.files import RAW
 from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, LocalSource, Params, SourceFile
 
-MIRROR = "BDH_CORPORA_MIRROR"
 PATIENCE_S = 3.0
 Row = tuple[Literal["ok", "note", "problem"], str, str, str]
 

@@ -129,7 +129,7 @@ def headlines(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
     path = main_report(stage, key)
     if stage not in ("hebbian", "frontier") or not fresh(path, since):
         return {}
-    report: dict[str, Any] = read_json(path)
+    report = read_json(path)
     found: dict[str, Any] = {}
     if stage == "hebbian":
         for arm in report.get("arms") or {}:
