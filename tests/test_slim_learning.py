@@ -71,7 +71,7 @@ def learn(model: Model, rule: str, steps: int, corpus: str = "cycle") -> float:
     return test_loss(model)
 
 
-class Differentiated(Exception):
+class DifferentiatedError(Exception):
     """Raised in place of a backward pass."""
 
 
@@ -79,7 +79,7 @@ def forbid_autograd(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Make every backward pass raise; the list collects what autograd would save for one."""
 
     def refuse(*args, **kwargs):
-        raise Differentiated
+        raise DifferentiatedError
 
     monkeypatch.setattr(torch.Tensor, "backward", refuse)
     monkeypatch.setattr(torch.autograd, "backward", refuse)
@@ -110,9 +110,9 @@ def test_autograd_detectors_do_detect(monkeypatch):
         loss = model(*batch("cycle", 1)).loss
     assert len(saved) > 20
     assert loss.requires_grad
-    with pytest.raises(Differentiated):
+    with pytest.raises(DifferentiatedError):
         loss.backward()
-    with pytest.raises(Differentiated):
+    with pytest.raises(DifferentiatedError):
         torch.autograd.grad(loss, list(model.parameters()))
 
 
@@ -189,6 +189,17 @@ def test_every_mode_beats_uniform_and_unigram(variant, rule, settings):
 
 def test_local_rules_at_published_rates_beat_uniform():
     assert learn(tiny("slim_hebbian"), "hebbian", 200) < math.log(V) - 0.1
+
+
+@pytest.mark.parametrize(("rate", "held"), [(0.1 / 64, True), (0.05, False)], ids=["slow", "fast"])
+def test_homeostasis_holds_oja_below_a_tenth_of_growth_per_step(rate, held):
+    settings = {"n_embd": 64, "n_head": 4, "n_layer": 3, "homeostasis_every": 1, "target_activity": 0.2}
+    model = tiny("slim_hebbian", hebbian_lr=rate, prune_threshold=0.0, **settings).train()
+    losses = local_losses(model, "cycle", 150)
+    activity = torch.cat(list(model.activity(batch("cycle", 0)[0]).values()))
+    assert (activity.max() < 0.6) == held
+    if held:
+        assert sum(losses[-20:]) / 20 < unigram_nats() - 0.3
 
 
 def test_embedding_positions_and_norms_do_not_learn_locally():
