@@ -191,6 +191,17 @@ def test_local_rules_at_published_rates_beat_uniform():
     assert learn(tiny("slim_hebbian"), "hebbian", 200) < math.log(V) - 0.1
 
 
+@pytest.mark.parametrize(("rate", "held"), [(0.1 / 64, True), (0.05, False)], ids=["slow", "fast"])
+def test_homeostasis_holds_oja_below_a_tenth_of_growth_per_step(rate, held):
+    settings = {"n_embd": 64, "n_head": 4, "n_layer": 3, "homeostasis_every": 1, "target_activity": 0.2}
+    model = tiny("slim_hebbian", hebbian_lr=rate, prune_threshold=0.0, **settings).train()
+    losses = local_losses(model, "cycle", 150)
+    activity = torch.cat(list(model.activity(batch("cycle", 0)[0]).values()))
+    assert (activity.max() < 0.6) == held
+    if held:
+        assert sum(losses[-20:]) / 20 < unigram_nats() - 0.3
+
+
 def test_embedding_positions_and_norms_do_not_learn_locally():
     model = tiny("slim_hebbian").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
