@@ -1,6 +1,8 @@
 # make repro: environment and the whole comparison.  make test: environment and every test.
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -8,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: repro test lint ui clean
 
 repro: .venv/installed
-	$(BIN)/python -m dvc repro
+	$(BIN)/bdh repro --jobs $(JOBS)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

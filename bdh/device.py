@@ -9,8 +9,13 @@ import torch
 from bdh.errors import DeviceError
 
 
-def choose_device(name: str) -> torch.device:
-    """The device for `auto` (a GPU if there is one), `cpu` or `cuda`; DeviceError for `cuda` without a GPU."""
+def choose_device(name: str, threads: int = 1) -> torch.device:
+    """The device for `auto` (a GPU if there is one), `cpu` or `cuda`; DeviceError for `cuda` without a GPU.
+
+    Torch computes with `threads` threads on the CPU from here on: their number changes the last bits of a result, and
+    several threads that wait for a busy core are far slower than one.
+    """
+    torch.set_num_threads(threads)
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():

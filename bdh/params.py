@@ -279,6 +279,7 @@ class Params(Section):
     scale: Scale
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
+    threads: Count
     corpora: Annotated[list[Name], Field(min_length=1)]
     variants: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]

@@ -19,7 +19,7 @@ from bdh.processes import stoppable
 def main(variant: str, corpus: str, seed: int) -> None:
     """Measure the run VARIANT-CORPUS-SEED on the test split of CORPUS."""
     settings, key = params.load(), run_key(variant, corpus, seed)
-    device, options = choose_device(settings.device), settings.frontier
+    device, options = choose_device(settings.device, settings.threads), settings.frontier
     fix_seed(seed, device)
     model, config = load_run(RUNS / key, device)
     state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")

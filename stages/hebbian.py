@@ -19,7 +19,7 @@ from bdh.processes import stoppable
 def main(variant: str, corpus: str, seed: int) -> None:
     """Read the test split of CORPUS with the run VARIANT-CORPUS-SEED, every arm on the same tokens."""
     settings, key = params.load(), run_key(variant, corpus, seed)
-    size, device = settings.hebbian_scale(), choose_device(settings.device)
+    size, device = settings.hebbian_scale(), choose_device(settings.device, settings.threads)
     fix_seed(seed, device)
     model, _ = load_run(RUNS / key, device)
     tokens = TokenCorpus.open(TOKENS / corpus)

@@ -85,7 +85,7 @@ def describe(params: Params, variant: str, corpus: str, seed: int) -> Run:
     given = params.model_of(variant, corpus)
     model = {name: setting.default for name, setting in known.items()}
     model |= {name: train.window for name in WINDOW_SETTINGS if name in known} | given
-    device = choose_device(params.device)
+    device = choose_device(params.device, params.threads)
     precision = choose_precision(params.precision, device)
     return Run(variant, TokenCorpus.open(TOKENS / corpus), seed, train, model, device, precision)
 
