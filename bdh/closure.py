@@ -16,7 +16,7 @@ from bdh.files import CODE, write_json
 from bdh.models.catalog import known_variants
 
 PACKAGES = ("bdh", "stages")
-MIRRORS = ("bdh.tracking",)
+MIRRORS = ("bdh.tracking", "bdh.lockfile")
 PLAIN_STAGES = ("fetch", "tokenize", "compare")
 VARIANT_STAGES = ("train", "hebbian", "frontier")
 
@@ -53,6 +53,7 @@ def closure(modules: list[str], root: Path) -> list[Path]:
         if module in seen or module.startswith(MIRRORS):
             continue
         seen.add(module)
+        waiting += [module.rpartition(".")[0]] if "." in module else []
         file = source_of(module, root)
         if file is None:
             raise ModuleNotFoundError(f"{module} is not a module of this project under {root}")
@@ -62,9 +63,7 @@ def closure(modules: list[str], root: Path) -> list[Path]:
 
 def manifest(modules: list[str], root: Path) -> dict[str, str]:
     """The sha256 of every file in the closure of `modules`, by path."""
-    return {
-        file.as_posix(): hashlib.sha256((root / file).read_bytes()).hexdigest() for file in closure(modules, root)
-    }
+    return {file.as_posix(): hashlib.sha256((root / file).read_bytes()).hexdigest() for file in closure(modules, root)}
 
 
 def write_manifests(root: Path = Path()) -> None:

@@ -85,11 +85,17 @@ class Scales(Section):
     gpu: ScaleDefaults
 
 
-class CorpusScales(Section):
-    """What a corpus overrides at every scale."""
+class OverridesByScale(Section):
+    """What a corpus or a variant overrides at each scale."""
 
     laptop: Overrides
     gpu: Overrides
+
+
+class Variant(Overrides):
+    """Keys that differ from the scale's, at every scale and (`scales`, which wins) at one of them."""
+
+    scales: OverridesByScale | None = None
 
 
 class GeneratedSource(Section):
@@ -215,7 +221,9 @@ class BpeTokenizer(Section):
 
 Source = Annotated[GeneratedSource | DownloadSource | LocalSource, Field(discriminator="kind")]
 Text = Annotated[PlainText | ParquetText, Field(discriminator="format")]
-Tokenizer = Annotated[ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")]
+Tokenizer = Annotated[
+    ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")
+]
 
 
 class Corpus(Section):
@@ -224,7 +232,7 @@ class Corpus(Section):
     source: Source
     text: Text
     tokenizer: Tokenizer
-    scales: CorpusScales
+    scales: OverridesByScale
 
 
 class HebbianScale(Section):
@@ -276,11 +284,11 @@ class Params(Section):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     scales: Scales
     corpus: dict[Name, Corpus]
-    variant: dict[Name, Overrides]
+    variant: dict[Name, Variant]
     hebbian: Hebbian
     frontier: Frontier
 
-    def keys(self) -> list[tuple[str, str, int]]:
+    def runs(self) -> list[tuple[str, str, int]]:
         """Every run of the comparison as (variant, corpus, seed), in the order of the pipeline."""
         return [(v, c, s) for v in self.variants for c in self.corpora for s in self.seeds]
 
@@ -288,14 +296,15 @@ class Params(Section):
         """Optimisation settings of one run: the scale's, overridden by the corpus, then by the variant."""
         merged = getattr(self.scales, self.scale).train.model_dump()
         for overrides in self._overrides(variant, corpus):
-            merged |= overrides.train.model_dump(exclude_unset=True)
+            merged |= overrides.train.model_dump(exclude_unset=True)  # type: ignore[attr-defined]
         return Train(**merged)
 
     def model_of(self, variant: str, corpus: str) -> dict[str, Any]:
         """Settings of one run's model: those of the scale and the corpus that the variant knows, then its own."""
         known = settings_of(variant)
         shared = getattr(self.scales, self.scale).model | self._overrides(variant, corpus)[0].model
-        return {k: v for k, v in shared.items() if k in known} | dict(self.variant[variant].model)
+        own = [overrides.model for overrides in self._overrides(variant, corpus)[1:]]
+        return {k: v for k, v in shared.items() if k in known} | {k: v for model in own for k, v in model.items()}
 
     def hebbian_scale(self) -> HebbianScale:
         """Size of stage B at the chosen scale."""
@@ -305,8 +314,11 @@ class Params(Section):
         """Size of the frontier evaluation at the chosen scale."""
         return getattr(self.frontier, self.scale)
 
-    def _overrides(self, variant: str, corpus: str) -> tuple[Overrides, Overrides]:
-        return getattr(self.corpus[corpus].scales, self.scale), self.variant[variant]
+    def _overrides(self, variant: str, corpus: str) -> list[Overrides]:
+        """What the corpus, then the variant, then the variant at this scale overrides."""
+        section = self.variant[variant]
+        own = [section] if section.scales is None else [section, getattr(section.scales, self.scale)]
+        return [getattr(self.corpus[corpus].scales, self.scale), *own]
 
 
 def load(path: Path = FILE) -> Params:
@@ -401,14 +413,18 @@ def _check_model_keys(params: Params, path: Path) -> None:
         for key in model:
             if key not in every_known:
                 raise ParamsError(f"{path}: {where}.model.{key}: unknown key; {_suggest(key, sorted(every_known))}")
-    for variant, section in params.variant.items():
+    for variant, overrides in params.variant.items():
+        own = {"model": overrides.model}
+        if overrides.scales is not None:
+            own |= {f"scales.{name}.model": getattr(overrides.scales, name).model for name in ("laptop", "gpu")}
         known = settings_of(variant)
-        for key, value in section.model.items():
-            where = f"{path}: variant.{variant}.model.{key}"
-            if key not in known:
-                raise ParamsError(f"{where}: unknown key; {_suggest(key, sorted(known))}")
-            if not _fits(value, known[key].annotation):
-                raise ParamsError(f"{where}: expected {known[key].annotation}, it is {value!r}")
+        for part, model in own.items():
+            for key, value in model.items():
+                where = f"{path}: variant.{variant}.{part}.{key}"
+                if key not in known:
+                    raise ParamsError(f"{where}: unknown key; {_suggest(key, sorted(known))}")
+                if not _fits(value, known[key].annotation):
+                    raise ParamsError(f"{where}: expected {known[key].annotation}, it is {value!r}")
 
 
 def _fits(value: Any, annotation: str) -> bool:

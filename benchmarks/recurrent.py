@@ -1,6 +1,6 @@
 """Tokens per second of the reservoirs, ours against the published step loop (or our own step form), side by side.
 
-    python -m benchmarks.recurrent --reference FOLDER            # FOLDER holds bdh_gpu_neuro_torch.py and ..._stabilized.py
+    python -m benchmarks.recurrent --reference FOLDER   # with bdh_gpu_neuro_torch.py and bdh_gpu_ref_stabilized.py
     python -m benchmarks.recurrent --device cuda --streams 32 1024 8192
 
 Without --reference the baseline is `bdh.nn.reservoir.step`, one stream, one token at a time, with the diagnostics that
@@ -17,13 +17,15 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 
 from bdh.files import write_json
 from bdh.models.base import LanguageModel, build
+from bdh.nn import reservoir_scan
 from bdh.nn.reservoir import fresh_stream, step
 from bdh.nn.reservoir_diagnostics import stream_diagnostics
 
@@ -83,10 +85,7 @@ def seconds(work: Callable[[], Any], device: str) -> float:
 def compare(variant: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per number of streams: median tokens/s of both sides and the median ratio."""
     model = build(variant, vocab_size=VOCABULARY, seed=0).to(options.device).eval()
-    if options.reference:
-        advance = published_step(variant, options.reference, options.device)
-    else:
-        advance = own_step(model)
+    advance = published_step(variant, options.reference, options.device) if options.reference else own_step(model)
     text = [(37 * i) % VOCABULARY for i in range(options.baseline_tokens)]
     batches = {B: torch.randint(VOCABULARY, (B, options.window), device=options.device) for B in options.streams}
     rates: dict[int, list[float]] = {B: [] for B in options.streams}
@@ -121,23 +120,30 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--baseline-tokens", type=int, default=100)
+    parser.add_argument("--eager", action="store_true", help="on a GPU: without the kernel of the feedback scan")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    if options.eager:
+        reservoir_scan.available = lambda rules, stream: False
     rows = []
     for variant in options.variants:
         for row in compare(variant, options):
             rows.append(row)
-            print("{variant:10} B={streams:<5} {baseline_tokens_per_s:>9} -> {tokens_per_s:>12} tok/s x{ratio}".format(**row))
+            line = "{variant:10} B={streams:<5} {baseline_tokens_per_s:>9} -> {tokens_per_s:>12} tok/s x{ratio}"
+            print(line.format(**row))
     machine = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     about = {
         "baseline": "published step loop" if options.reference else "own step form with diagnostics",
         "device": machine,
+        "kernel": options.device == "cuda" and not options.eager,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "shape": {"n": NEURONS, "d": WIDTH, "vocabulary": VOCABULARY},
     }
-    write_json(options.out / f"recurrent-{options.device}.json", about | {"rows": rows})
+    write_json(
+        options.out / f"recurrent-{options.device}{'-eager' if options.eager else ''}.json", about | {"rows": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Training step of our variants beside the official model file, on the same batch in one run.
 
-    python -m benchmarks.train_step --variants bdh,transformer --out benchmarks/results/train_step.json
-    python -m benchmarks.train_step --device cuda --batch 32 --window 512 --reference path/to/official/bdh.py ...
+python -m benchmarks.train_step --variants bdh,transformer --out benchmarks/results/train_step.json
+python -m benchmarks.train_step --device cuda --batch 32 --window 512 --reference path/to/official/bdh.py ...
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 
 from bdh.models.base import build
 from benchmarks.machine import describe, seconds_each, summary
+
+LAPTOP = '{"n_layer": 3, "n_embd": 64, "n_head": 4, "mlp_internal_dim_multiplier": 16}'
 
 
 def official(path: str, settings: dict, vocab_size: int):
@@ -50,7 +52,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--vocab", type=int, default=256)
-    parser.add_argument("--model", default='{"n_layer": 3, "n_embd": 64, "n_head": 4, "mlp_internal_dim_multiplier": 16}')
+    parser.add_argument(
+        "--model", default='{"n_layer": 3, "n_embd": 64, "n_head": 4, "mlp_internal_dim_multiplier": 16}'
+    )
     parser.add_argument("--reference", default=None)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--float32", action="store_true")

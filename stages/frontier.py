@@ -11,7 +11,7 @@ from bdh.errors import reported
 from bdh.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
 from bdh.learning.checkpoints import load_run
 from bdh.metrics import curves, frontier
-from bdh.plasticity import coactivation
+from bdh.plasticity import coactivation, held_out
 from bdh.processes import stoppable
 
 
@@ -25,7 +25,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
     state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")
     run = frontier.Trained(model, config, read_json(REPORTS / "hebbian" / f"{key}.json"), state)
     tokens, size = TokenCorpus.open(TOKENS / corpus), settings.frontier_scale()
-    text = frontier.text_of(tokens, window, run, size.max_tokens)
+    text = held_out.cut(tokens, "test", window, size.max_tokens)
     tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
     named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
     with stoppable(), tracking.tracked("frontier", key, params=named, tags=tags) as tracker:

@@ -25,7 +25,7 @@ class Axes:
     seeds: tuple[int, ...] = (0,)
     scale: str = "laptop"
 
-    def keys(self) -> list[tuple[str, str, int]]:
+    def runs(self) -> list[tuple[str, str, int]]:
         return [(v, c, s) for v in self.variants for c in self.corpora for s in self.seeds]
 
 
@@ -33,7 +33,7 @@ def write_everything(root: Path, axes: Axes) -> None:
     """All result files of every run below `root`."""
     for corpus in axes.corpora:
         write_corpus(root, corpus)
-    for place, (variant, corpus, seed) in enumerate(axes.keys()):
+    for place, (variant, corpus, seed) in enumerate(axes.runs()):
         write_run(root, variant, corpus, seed, axes.variants.index(variant), np.random.default_rng(place))
 
 
@@ -121,8 +121,8 @@ def write_evaluations(
             continue
         shifted = nats + gain * size * math.log(2) * (1 + 0.3 * random.standard_normal(DOCUMENTS))
         arms[arm] = arm_entry(shifted, nats, size, gain, "calls" in key or "transcripts" in key)
-        row = {"arm": arm, "id": [f"d{i}" for i in range(DOCUMENTS)], "year": 2019, "sector": "Energy"}
-        tables.append(pd.DataFrame(row | {"tokens": size // 3, "bytes": size, "nats": shifted}))
+        row = {"arm": arm, "kind": "document", "id": np.arange(DOCUMENTS), "tokens": size // 3, "bytes": size}
+        tables.append(pd.DataFrame(row | {"nats": shifted}))
     report = {
         "tokens": int(size.sum() // 3), "bytes": int(size.sum()), "documents": DOCUMENTS,
         "questions": {"carry": "does the synaptic state help?", "observe": "what does coactivation do, unread?"},
@@ -132,7 +132,7 @@ def write_evaluations(
                   "half_life_measured_tokens": 44.0 if carries else None},
     }  # fmt: skip
     dump(root / f"reports/hebbian/{key}.json", who | report)
-    path = root / f"data/hebbian/{key}/documents.parquet"
+    path = root / f"data/hebbian/{key}/units.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
     metric = {"value": 0.31, "ci_low": 0.28, "ci_high": 0.34, "untrained_mean": 0.25, "untrained_sd": None}

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bdh.errors import RunError
@@ -68,6 +69,22 @@ def test_weights_of_a_tied_model_go_round():
     put_into(two, copy_of(one), "test")
     assert torch.equal(two.head.weight, one.embed.weight)
     assert torch.equal(two.mask, one.mask)
+
+
+def test_run_on_a_full_disk_is_one_clear_line_and_the_old_run_stays(tmp_path, monkeypatch):
+    config = config_of("bdh")
+    model = build("bdh", vocab_size=11, seed=0, **config["model"])
+    save_run(tmp_path, model, config)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def full(*_args):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("bdh.learning.checkpoints.save_file", full)
+    with pytest.raises(RunError, match=r"model\.safetensors cannot be written .*No space left"):
+        save_run(tmp_path, build("bdh", vocab_size=11, seed=1, **config["model"]), config)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -222,9 +239,9 @@ def test_lock_refuses_a_second_process(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "GRACE_S", 0.3)
     process = holder(tmp_path, 0)
     try:
-        with pytest.raises(RunError, match=rf"k is being trained by another process \(pid {process.pid}\)"):
-            with only_one("k", Stop(), tmp_path):
-                pass
+        message = rf"k is being trained by another process \(pid {process.pid}\)"
+        with pytest.raises(RunError, match=message), only_one("k", Stop(), tmp_path):
+            pass
         with only_one("another", Stop(), tmp_path):
             pass
     finally:

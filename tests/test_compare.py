@@ -81,7 +81,7 @@ def test_compare_goes_on_without_some_results(project):
         (f"reports/history/{KEY}.csv", "step,loss\n0,1\n50,oops\n", "column loss holds text"),
         (f"reports/curves/{KEY}.csv", "", "is damaged"),
         (f"reports/curves/{KEY}.csv", 'metric,x,y,series\n"tmi', "is damaged"),
-        (f"data/hebbian/{KEY}/documents.parquet", "no parquet", "is damaged"),
+        (f"data/hebbian/{KEY}/units.parquet", "no parquet", "is damaged"),
         (f"data/runs/{KEY}/samples.json", "{", "is damaged"),
         ("data/tokens/sample_calls/stats.json", "null", "is damaged"),
     ],

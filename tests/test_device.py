@@ -20,7 +20,7 @@ def test_device_auto_without_gpu_is_the_cpu(monkeypatch):
 
 def test_device_cuda_without_gpu_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="cuda was asked for and there is no GPU.*device: auto") as caught:
+    with pytest.raises(DeviceError, match=r"cuda was asked for and there is no GPU.*device: auto") as caught:
         choose_device("cuda")
     assert "\n" not in str(caught.value)
 

@@ -167,6 +167,7 @@ def test_hebbian_arm_that_a_model_cannot_run_is_null_with_a_reason():
         assert all(report["arms"][arm][number] is None for number in NUMBERS)
     assert report["arms"]["static"]["bits_per_byte"] > 0
     assert report["coactivation"] is None
+    assert report["state"]["norm"] is report["state"]["half_life_tokens"] is None
 
 
 def test_hebbian_changed_weights_stop_the_stage(monkeypatch):
@@ -210,16 +211,17 @@ def test_hebbian_unusable_predictions_and_windows_are_refused():
 
 
 @pytest.mark.parametrize("damping", [0.9, 0.99])
-def test_hebbian_half_life_of_a_planted_process_is_found(damping):
+@pytest.mark.parametrize("shape", [(1, 2, 3, 10, 6), (1, 8, 30)], ids=["heads", "one matrix"])
+def test_hebbian_half_life_of_a_planted_process_is_found(damping, shape):
     generator = torch.Generator().manual_seed(0)
     watch, window = StateWatch({2999}), 8
-    rho = torch.zeros(1, 2, 3, 10, 6)
+    rho = torch.zeros(shape)
     for step in range(3000):
         watch.take([step], {"rho": rho, "position": torch.tensor([step])})
         rho = rho * damping**window + torch.randn(rho.shape, generator=generator)
     report = watch.report(np.zeros(3000, dtype=int), window, damping)
     assert report["half_life_tokens"] == pytest.approx(math.log(2) / -math.log(damping))
-    assert report["half_life_measured_tokens"] == pytest.approx(report["half_life_tokens"], rel=0.1)
+    assert report["half_life_measured_tokens"] == pytest.approx(report["half_life_tokens"], rel=0.15)
     assert report["autocorrelation_pairs"] == 2999
 
 

@@ -31,7 +31,7 @@ def load_with(tmp_path, **changes):
 
 def test_params_shipped_file_is_valid():
     params = load()
-    assert len(params.keys()) == len(params.variants) * len(params.corpora) * len(params.seeds)
+    assert len(params.runs()) == len(params.variants) * len(params.corpora) * len(params.seeds)
 
 
 def test_params_every_variant_has_a_section():
@@ -46,10 +46,8 @@ def test_params_every_axis_value_makes_a_distinct_stage_name():
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu"])
 def test_params_every_run_resolves_at_every_scale(tmp_path, scale):
-    params = load_with(
-        tmp_path, scale=scale, variants=sorted(SHIPPED["variant"]), corpora=sorted(SHIPPED["corpus"])
-    )
-    for variant, corpus, _ in params.keys():
+    params = load_with(tmp_path, scale=scale, variants=sorted(SHIPPED["variant"]), corpora=sorted(SHIPPED["corpus"]))
+    for variant, corpus, _ in params.runs():
         assert params.train_of(variant, corpus).steps > 0
         assert isinstance(params.model_of(variant, corpus), dict)
 
@@ -65,6 +63,18 @@ def test_params_variant_overrides_corpus_overrides_scale(tmp_path):
     assert params.train_of("bdh", "sample_plays").steps == 5
     assert params.train_of("bdh", "sample_plays").window == 32
     assert params.train_of("transformer", "sample_plays").steps == 7
+
+
+def test_params_variant_overrides_at_one_scale_win_there_and_only_there(tmp_path):
+    own = {"model": {"dropout": 0.2}, "train": {"steps": 7}}
+    scales = {"laptop": own, "gpu": {"model": {}, "train": {}}}
+    changes = {"variants": ["bdh"], "corpora": ["sample_plays"], "variant.bdh.train": {"steps": 9}}
+    for scale, steps, dropout in (("laptop", 7, 0.2), ("gpu", 9, 0.1)):
+        params = load_with(tmp_path, scale=scale, **changes, **{"variant.bdh.scales": scales})
+        assert params.train_of("bdh", "sample_plays").steps == steps
+        assert params.model_of("bdh", "sample_plays")["dropout"] == dropout
+    with pytest.raises(ParamsError, match=r"variant.bdh.scales.laptop.model.n_layers: unknown key"):
+        load_with(tmp_path, **{"variant.bdh.scales": scales | {"laptop": own | {"model": {"n_layers": 1}}}})
 
 
 def test_params_unquoted_date_is_read(tmp_path):
@@ -124,5 +134,5 @@ def test_params_unreadable_file_is_one_clear_line(tmp_path, text):
 
 
 def test_params_missing_file_says_where(tmp_path):
-    with pytest.raises(ParamsError, match="run from the folder that holds params.yaml"):
+    with pytest.raises(ParamsError, match=r"run from the folder that holds params\.yaml"):
         load(tmp_path / "params.yaml")

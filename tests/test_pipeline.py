@@ -96,8 +96,12 @@ def test_pipeline_killed_repro_leaves_no_orphan_and_resumes(tmp_path_factory, fi
         pytest.skip("a terminal sends Ctrl-C to the whole group")
     project = Project(tmp_path_factory.mktemp("killed"))
     project.make_small(["bdh"], ["sample_plays"])
-    project.set(**{"scales.laptop.train": project.read_params()["scales"]["laptop"]["train"] | {
-        "steps": 4000, "checkpoint_every": 5, "patience": 1000}})
+    project.set(
+        **{
+            "scales.laptop.train": project.read_params()["scales"]["laptop"]["train"]
+            | {"steps": 4000, "checkpoint_every": 5, "patience": 1000}
+        }
+    )
     running = project.start("dvc", "repro")
     project.wait_for("data/checkpoints/bdh-sample_plays-0/*/*")
     if target == "group":

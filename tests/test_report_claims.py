@@ -21,7 +21,7 @@ def verdict(tmp_path, monkeypatch):
     def judged(number, edits=None, axes=None):
         axes = axes or Axes(corpora=(CORPUS,))
         write_everything(tmp_path, axes)
-        for variant, corpus, seed in axes.keys():  # noqa: SIM118
+        for variant, corpus, seed in axes.runs():
             for (stage, name), edit in (edits or {}).items():
                 path = tmp_path / f"reports/{stage}/{variant}-{corpus}-{seed}.json"
                 if variant == name:
@@ -130,7 +130,7 @@ def test_claim_10_follows_who_carries_a_state(verdict):
     assert verdict(10, axes=Axes(variants=("bdh",), corpora=(CORPUS,))) == NOT_MEASURED
 
 
-def test_claims_12_and_13_compare_variants_over_seeds(verdict):
+def test_claims_12_13_and_15_compare_variants_over_seeds(verdict):
     def bits(value):
         return lambda report, seed: report["arms"]["static"].update(bits_per_byte=value + 0.001 * seed)
 
@@ -140,6 +140,12 @@ def test_claims_12_and_13_compare_variants_over_seeds(verdict):
     assert verdict(12, wins, slim) == SUPPORTED
     assert verdict(12, loses, slim) == NOT_SUPPORTED
     assert verdict(12) == NOT_MEASURED
+
+    neuro = Axes(variants=("neuro", "neuro_no_kwta", "neuro_none"), corpora=(CORPUS,), seeds=(0, 1, 2))
+    needed = {("hebbian", v): bits(b) for v, b in zip(neuro.variants, (2.0, 2.1, 1.0), strict=True)}
+    useless = needed | {("hebbian", "neuro_no_kwta"): bits(1.9)}
+    assert verdict(15, needed, neuro) == SUPPORTED
+    assert verdict(15, useless, neuro) == NOT_SUPPORTED
 
     pair = Axes(variants=("bdh", "transformer"), corpora=(CORPUS,), seeds=(0, 1, 2))
 

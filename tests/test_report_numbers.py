@@ -72,18 +72,20 @@ def test_seed_difference_equals_scipy_welch():
 
 
 def documents(bits: np.ndarray, size: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"id": np.arange(len(bits)), "nats": bits * size * math.log(2), "bytes": size})
+    return pd.DataFrame(
+        {"kind": "document", "id": np.arange(len(bits)), "nats": bits * size * math.log(2), "bytes": size}
+    )
 
 
-def test_document_difference_has_a_negative_and_a_positive_control():
+def test_paired_difference_has_a_negative_and_a_positive_control():
     random = np.random.default_rng(5)
     size = random.integers(500, 4000, 30)
     covered = found = 0
     for _ in range(60):
         base = 2 + 0.3 * random.standard_normal(30)
         noise, shift = 0.05 * random.standard_normal(30), 0.08
-        same = spread.document_difference(documents(base + noise, size), documents(base, size))
-        moved = spread.document_difference(documents(base + noise + shift, size), documents(base, size))
+        same = spread.paired_difference(documents(base + noise, size), documents(base, size))
+        moved = spread.paired_difference(documents(base + noise + shift, size), documents(base, size))
         assert same is not None
         assert moved is not None
         covered += not same.excludes_zero
@@ -93,15 +95,17 @@ def test_document_difference_has_a_negative_and_a_positive_control():
     assert found == 60
 
 
-def test_document_difference_needs_the_same_documents_and_enough_of_them():
+def test_paired_difference_needs_the_same_text_and_enough_of_them():
     size = np.full(10, 100)
     a, b = documents(np.full(10, 2.0), size), documents(np.full(10, 1.5), size)
-    assert spread.document_difference(a, b).value == pytest.approx(0.5)
-    assert spread.document_difference(a, b).excludes_zero
-    assert spread.document_difference(a, None) is None
-    assert spread.document_difference(a, b.iloc[1:]) is None
-    assert spread.document_difference(a, b.assign(bytes=99)) is None
-    few = spread.document_difference(a.iloc[:7], b.iloc[:7])
+    assert spread.paired_difference(a, b).value == pytest.approx(0.5)
+    assert spread.paired_difference(a, b).excludes_zero
+    assert spread.paired_difference(a, None) is None
+    assert spread.paired_difference(a, b.iloc[1:]) is None
+    assert spread.paired_difference(a, b.assign(bytes=99)) is None
+    assert spread.paired_difference(a, b.assign(kind="block of 1024 tokens")) is None
+    assert spread.paired_difference(a, b).over == "documents"
+    few = spread.paired_difference(a.iloc[:7], b.iloc[:7])
     assert (few.value, few.low, few.high) == (pytest.approx(0.5), None, None)
 
 
@@ -141,6 +145,10 @@ def test_verdict_beside_a_null_prefers_the_written_one():
         (formats.fixed(None), "–"),
         (formats.signed(0.0), "0"),
         (formats.signed(-0.02), "−0.020"),
+        (formats.signed(-0.00002, 4), "−2e−05"),
+        (formats.signed(0.0002), "+0.0002"),
+        (formats.chance(0.0004), "< 0.001"),
+        (formats.chance(0.0124), "0.012"),
         (formats.whole(25296896), "25,296,896"),
         (formats.percent(0.1234), "12.3 %"),
         (formats.scaled(1.1e6, "FLOP"), "1.10 MFLOP"),

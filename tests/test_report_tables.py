@@ -67,24 +67,46 @@ def test_quality_table_shows_the_numbers_of_the_files(change, tmp_path):
     assert [r.title for r in table.rows if r.reference] == ["known floor", "unigram", "uniform guess"]
 
 
-def test_best_is_marked_only_when_every_interval_excludes_zero(change, tmp_path):
-    marked = column("test", "bits per byte")
-    table = quality_table(change(), CORPUS)
-    assert [r.title for r in table.rows if len(r.cells) > marked and r.cells[marked].best] in ([], ["bdh"])
-    for variant, factor in (("bdh", 1.0), ("transformer", 1.2), ("bdh_structured", 1.2)):
-        scale_documents(tmp_path, f"{variant}-{CORPUS}-0", factor)
-    table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
-    assert [r.title for r in table.rows if r.cells[marked].best] == ["bdh"]
-    for variant in ("transformer", "bdh_structured"):
-        scale_documents(tmp_path, f"{variant}-{CORPUS}-0", 1.0)
-    table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
-    assert not any(r.cells[marked].best for r in table.rows)
-    assert any("No variant is marked best" in note for note in table.notes)
+def test_best_is_marked_only_over_seeds_and_when_every_interval_excludes_zero(change):
+    def bits(value):
+        def edit(report):
+            report["arms"]["static"]["bits_per_byte"] = value + 0.001 * report["seed"]
+
+        return edit
+
+    def edits(bdh, transformer, structured, seeds):
+        values = {"bdh": bdh, "transformer": transformer, "bdh_structured": structured}
+        return {f"hebbian__{v}__{CORPUS}__{s}": bits(b) for v, b in values.items() for s in seeds}
+
+    def best(seeds, *values):
+        table = quality_table(change(Axes(corpora=(CORPUS,), seeds=seeds), **edits(*values, seeds)), CORPUS)
+        marked = column("test", "bits per byte")
+        return [r.title for r in table.rows if r.cells[marked].best], " ".join(table.notes)
+
+    assert best((0, 1, 2), 1.5, 1.7, 1.8)[0] == ["bdh"]
+    assert best((0, 1, 2), 1.9, 1.7, 1.8)[0] == ["transformer"]
+    assert best((0, 1, 2), 1.5, 1.8, 1.5001)[0] == []
+    found, notes = best((0,), 1.5, 1.7, 1.8)
+    assert found == []
+    assert "takes two seeds or more" in notes
 
 
-def scale_documents(root, key, factor):
-    """Give every document the same bits per byte times `factor`, with a little noise of its own."""
-    path = root / f"data/hebbian/{key}/documents.parquet"
+def test_interval_behind_the_lowest_comes_from_the_units(change, tmp_path):
+    change()
+    for variant, factor in (("bdh", 1.0), ("transformer", 1.2), ("bdh_structured", 1.0)):
+        scale_units(tmp_path, f"{variant}-{CORPUS}-0", factor)
+    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    apart = measures.compare_variants(inputs, CORPUS, "transformer", "bdh")
+    assert apart.low > 0.2
+    assert apart.over == "documents"
+    assert not measures.compare_variants(inputs, CORPUS, "bdh_structured", "bdh").excludes_zero
+    cell = row(quality_table(inputs, CORPUS), "transformer").cells[-1]
+    assert cell.detail.startswith("[+0.2")
+
+
+def scale_units(root, key, factor):
+    """Give every unit the same bits per byte times `factor`, with a little noise of its own."""
+    path = root / f"data/hebbian/{key}/units.parquet"
     table = pd.read_parquet(path)
     noise = 1 + 0.01 * np.random.default_rng(len(key)).standard_normal(len(table))
     table["nats"] = table["bytes"] * factor * noise
@@ -99,7 +121,7 @@ def scale_documents(root, key, factor):
 def test_single_document_corpora_are_not_tested(change, tmp_path):
     inputs = change()
     for run in inputs.runs:
-        path = tmp_path / f"data/hebbian/{run.key}/documents.parquet"
+        path = tmp_path / f"data/hebbian/{run.key}/units.parquet"
         pd.read_parquet(path).groupby("arm", sort=False).head(1).to_parquet(path, index=False)
     table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
     assert all(cell.detail == "" for r in table.rows for cell in r.cells[-1:])
@@ -214,3 +236,24 @@ def test_summary_has_no_times_and_names_the_lowest_run(change):
     assert variant["test_bits_per_byte"] == pytest.approx((every[f"bdh-{CORPUS}-0"] + every[f"bdh-{CORPUS}-1"]) / 2)
     assert variant["test_bits_per_byte_sd"] > 0
     json.dumps(summary, allow_nan=False)
+
+
+def test_missing_results_are_called_missing(change, tmp_path):
+    change()
+    (tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").unlink()
+    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    cells = row(quality_table(inputs, CORPUS), "bdh").cells
+    assert cells[column("test", "bits per byte")].text == "missing"
+    assert "stage hebbian" in cells[column("test", "bits per byte")].note
+    assert cells[column("parameters")].text == "148,480"
+
+
+def test_caution_when_models_read_less_than_the_baselines(change, tmp_path):
+    inputs = change()
+    assert not any("documents of the test split" in note for note in quality_table(inputs, CORPUS).notes)
+    path = tmp_path / f"data/tokens/{CORPUS}/stats.json"
+    stats = json.loads(path.read_text())
+    stats["splits"]["test"]["documents"] = 60
+    path.write_text(json.dumps(stats))
+    notes = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS).notes
+    assert any("Models read 24 of 60 documents" in note for note in notes)

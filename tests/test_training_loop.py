@@ -1,13 +1,14 @@
 """The loop as a whole: it learns, keeps the best weights, stops early, reports, and says what is wrong."""
 
 import math
+import os
 
 import pytest
 import torch
 
 from bdh.errors import TrainingError
 from bdh.learning import loop, reports
-from bdh.learning.display import Display, duration
+from bdh.learning.display import BarDisplay, Display, duration, make_display
 from bdh.learning.resume import CheckpointFolder
 from bdh.learning.training import Training
 from bdh.learning.weights import copy_of
@@ -33,9 +34,7 @@ def train(tmp_path):
 
     def run(model=None, seed=0, folder="checkpoints", precision=torch.float32, **overrides):
         chosen = settings(**overrides)
-        training = Training(
-            model or Toy(), text, chosen, seed=seed, device=torch.device("cpu"), precision=precision
-        )
+        training = Training(model or Toy(), text, chosen, seed=seed, device=torch.device("cpu"), precision=precision)
         training.recorded, training.shown = [], Quiet(training.steps)
         checkpoints = CheckpointFolder("toy-toy-0", "f", tmp_path / folder)
         checkpoints.prepare()
@@ -174,7 +173,7 @@ def test_training_infinite_gradient_stops_at_its_step(train):
                 self.gain.register_hook(lambda gradient: gradient * math.inf)
             return output
 
-    with pytest.raises(TrainingError, match="gradient norm is (nan|inf) at step 5"):
+    with pytest.raises(TrainingError, match=r"gradient norm is (nan|inf) at step 5"):
         train(Steep())
 
 
@@ -243,6 +242,24 @@ def test_display_lines_say_where_training_is(capsys):
     assert "toy-toy-0: step 20/100, train 2.5000, validation 2.2500 (average 2.0000) nats/token, 1,234 tokens/s" in line
     assert "left" in line
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_display_draws_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        display = make_display("toy-toy-0", 10)
+        assert isinstance(display, BarDisplay)
+        for step in range(1, 6):
+            display.advance(step, 2.5)
+        display.validated({"step": 5, "train_nats": 2.5, "validation_nats": 2.25}, 10.0)
+        display.close()
+        monkeypatch.undo()
+        text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "5/10" in text
+    assert "toy-toy-0: step 5/10, train 2.5000, validation 2.2500 nats/token" in text
 
 
 def test_display_survives_a_terminal_that_has_gone(tmp_path):

@@ -69,7 +69,7 @@ def parameters() -> tuple[Params | None, Check]:
         params = load()
     except HatcheryError as error:
         return None, Check("problem", "params.yaml", one_line(error), "mend that line")
-    runs = len(params.keys())
+    runs = len(params.runs())
     return params, Check("ok", "params.yaml", f"scale {params.scale}, {runs} runs in the comparison")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -64,9 +65,16 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
         write_json(partial / STATS, stats)
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
+        _say_removed(name, stats["removed"])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return stats
+
+
+def _say_removed(name: str, removed: dict[str, int]) -> None:
+    parts = [f"{count} {why.replace('_', ' ')}" for why, count in removed.items() if count]
+    if parts:
+        sys.stderr.write(f"{name}: documents left out: {', '.join(parts)}\n")
 
 
 def reader_of(corpus: Corpus, raw: Path, path: Path) -> Reader:
@@ -87,9 +95,8 @@ def _of_sectors(entries: Iterator[Entry], corpus: Corpus) -> tuple[list[Entry], 
     known = sorted({entry.sector for entry in every if entry.sector})
     for sector in keep:
         if sector not in known:
-            raise CorpusError(
-                f"text.keep_sectors: no document is of {sector!r}; there are: {', '.join(known) or 'none'}"
-            )
+            there = ", ".join(known) or "none"
+            raise CorpusError(f"text.keep_sectors: no document is of sector {sector!r}; there are: {there}")
     kept = [entry for entry in every if entry.sector in keep]
     return kept, len(every) - len(kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ class BytePairs(Tokenizer):
     FILE = "tokenizer.json"
 
     def __init__(self, inner: tokenizers.Tokenizer, name: str, end_of_text: int | None) -> None:
+        """Wrap a tokenizer of the `tokenizers` library."""
         self.name = name
         self.end_of_text = end_of_text
         self.vocab_size = inner.get_vocab_size()
@@ -82,7 +84,7 @@ class BytePairs(Tokenizer):
         """See Tokenizer."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    @property
+    @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """See Tokenizer; in the byte-level alphabet every character of a token is one byte."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)

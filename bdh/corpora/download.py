@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from bdh.errors import CorpusError, one_line
 ATTEMPTS = 5
 FIRST_WAIT_S = 0.5
 TIMEOUT_S = (10.0, 60.0)
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -38,7 +37,7 @@ class Download:
     finished_at: str
 
 
-def download(url: str, target: Path, accepted: Sequence[str], first_wait_s: float = FIRST_WAIT_S) -> Download:
+def download(url: str, target: Path, accepted: Sequence[str]) -> Download:
     """Download `url` to `target` unless a whole copy lies there already; an empty `accepted` takes any sha256.
 
     What has arrived is kept in `<target>.part` and the next call goes on from there, as long as the server's
@@ -50,8 +49,9 @@ def download(url: str, target: Path, accepted: Sequence[str], first_wait_s: floa
         return finished
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    revision = _fill(url, part, first_wait_s)
+    revision = _fill(url, part)
     digest = sha256_of(part)
+    part.with_name(part.name + ".tag").unlink(missing_ok=True)
     if not _fits(digest, accepted):
         part.unlink()
         raise CorpusError(
@@ -59,8 +59,7 @@ def download(url: str, target: Path, accepted: Sequence[str], first_wait_s: floa
             "add the new sha256 to params.yaml, or use a mirror with the old file"
         )
     finished = Download(url, digest, part.stat().st_size, revision, datetime.now(UTC).isoformat(timespec="seconds"))
-    os.replace(part, target)
-    part.with_name(part.name + ".tag").unlink(missing_ok=True)
+    part.replace(target)
     record.write_text(json.dumps(asdict(finished), indent=2) + "\n", encoding="utf-8")
     return finished
 
@@ -78,7 +77,7 @@ def _finished(record: Path, target: Path, url: str) -> Download | None:
     return finished if whole and sha256_of(target) == finished.sha256 else None
 
 
-def _fill(url: str, part: Path, first_wait_s: float) -> str | None:
+def _fill(url: str, part: Path) -> str | None:
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -92,7 +91,7 @@ def _fill(url: str, part: Path, first_wait_s: float) -> str | None:
         failures = 1 if after > before else failures + 1
         if failures >= ATTEMPTS:
             raise UnreachableError(f"{url} cannot be reached ({problem}, {failures} attempts)") from None
-        time.sleep(first_wait_s * 2 ** (failures - 1))
+        time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 
 
 class _PassingError(Exception):
@@ -128,4 +127,5 @@ def _attempt(url: str, part: Path) -> str | None:
                 advance(len(block))
         if total is not None and part.stat().st_size != total:
             raise _PassingError(f"{part.stat().st_size} of {total} bytes arrived")
-        return next((r.headers["X-Repo-Commit"] for r in (*response.history, response) if "X-Repo-Commit" in r.headers), None)
+        answers = (*response.history, response)
+        return next((answer.headers["X-Repo-Commit"] for answer in answers if "X-Repo-Commit" in answer.headers), None)

@@ -18,7 +18,7 @@ from bdh.corpora.generators import generate
 from bdh.corpora.progress import bytes_progress
 from bdh.corpora.provenance import FetchedFile, Provenance, sha256_of
 from bdh.errors import CorpusError, one_line
-from bdh.params import Corpus, DownloadSource, GeneratedSource, Gpt2Tokenizer, LocalSource, SourceFile
+from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, LocalSource, SourceFile
 
 MIRROR = "BDH_CORPORA_MIRROR"
 DOWNLOADS = Path("data/downloads")
@@ -56,6 +56,9 @@ def _text_files(name: str, corpus: Corpus, folder: Path, downloads: Path) -> tup
         return "generated", text, [_described(path, origin, "generated", True, "MIT") for path in made]
     if isinstance(source, LocalSource):
         return "local", Path(source.path).name, [_copy_local(name, source, folder)]
+    names = [Path(file.path).name for file in (*source.files, *_tokenizer_files(corpus))]
+    if len(set(names)) < len(names):
+        raise CorpusError(f"corpus {name}: two files of one name among {', '.join(names)}; rename one in the mirror")
     files = [_fetch_file(name, file, folder, downloads) for file in source.files]
     return files[0].source, files[0].name, files
 
@@ -72,7 +75,8 @@ def _described(path: Path, origin: str, source: str, pinned: bool, licence: str)
 def _copy_local(name: str, source: LocalSource, folder: Path) -> FetchedFile:
     path = Path(source.path).expanduser()
     if not path.is_file():
-        raise CorpusError(f"corpus {name}: {path.absolute()} is no file; corpus.{name}.source.path should name your text")
+        where = f"corpus.{name}.source.path"
+        raise CorpusError(f"corpus {name}: {path.absolute()} is no file; {where} should name your text")
     with path.open("rb") as file:
         _copy(file.read, folder / path.name, path.stat().st_size, f"copy {path.name}")
     return _described(folder / path.name, path.name, "local", False, source.licence)
@@ -106,7 +110,8 @@ def _from_mirror(name: str, mirror: str, file: SourceFile, target: Path) -> bool
             raise NotADirectoryError(f"{root} is no folder")
         if not system.exists(path):
             return False
-        remote, size = system.open(path, "rb"), system.size(path)
+        streamed = {"block_size": 0} if "http" in system.protocol else {}
+        remote, size = system.open(path, "rb", **streamed), system.size(path)
     except Exception as error:  # every fsspec backend raises its own
         raise failed(error) from None
 
@@ -149,8 +154,8 @@ def _ways_out(file: SourceFile, mirror: str) -> str:
     also = " (the present one has it not)" if mirror else ""
     return (
         f"Three ways out: set {MIRROR} to a folder or URL that holds {file.path}{also}; connect to the network and run "
-        "the same command again, it goes on where it stopped; or choose corpora that need neither, such as sample_plays "
-        "and sample_calls or a text of your own (kind: local)"
+        "the same command again, it goes on where it stopped; or choose corpora that need neither: sample_plays, "
+        "sample_calls or a text of your own (kind: local)"
     )
 
 

@@ -23,6 +23,7 @@ class PlainReader:
     """
 
     def __init__(self, path: Path, separator: str | None = None, pattern: str | None = None) -> None:
+        """Check the file and the separator."""
         self.path = path
         if not path.is_file() or not path.stat().st_size:
             raise CorpusError(f"{path} is {'empty' if path.exists() else 'missing'}; it should hold the text")

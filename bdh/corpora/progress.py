@@ -30,6 +30,7 @@ class _Lines:
     """One line on stderr every LINE_EVERY_S seconds, none for what is done sooner."""
 
     def __init__(self, what: str, total: int | None, done: int) -> None:
+        """Start with `done` of `total` bytes."""
         self.what = what
         self.total = total
         self.done = done

@@ -59,11 +59,8 @@ class Provenance:
                 raise CorpusError(f"{path} is {state}; `dvc repro -f fetch@{folder.name}` fetches it again")
 
     def origins(self) -> list[dict[str, Any]]:
-        """Origin, size, sha256 and licence of every file: what a result rests on, whichever way it came here."""
-        return [
-            {"name": f.name, "origin": f.origin, "bytes": f.bytes, "sha256": f.sha256, "licence": f.licence}
-            for f in self.files
-        ]
+        """Name, origin, size, sha256, licence of every file: what a result rests on, whichever way it came here."""
+        return [{key: value for key, value in asdict(file).items() if key != "source"} for file in self.files]
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,11 +18,10 @@ from bdh.corpora.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 22
 Group = list[tuple[int, str]]
+Places = list[tuple[int, int]]
 
 
-def write_shards(
-    reader: Reader, splits: Splits, tokenizer: Tokenizer, folder: Path, name: str
-) -> dict[str, list[tuple[int, int]]]:
+def write_shards(reader: Reader, splits: Splits, tokenizer: Tokenizer, folder: Path, name: str) -> dict[str, Places]:
     """Tokenize every document and write `<split>.bin`; returns the token span of each document by split.
 
     A document is encoded on its own, so a span's tokens depend on no other document; the end of text follows it
@@ -33,11 +33,11 @@ def write_shards(
         lengths = _encode(reader, order, tokenizer, file.write, f"tokenize {name}")
     ends = np.cumsum(lengths)
     place = {id(entry): (int(end - length), int(end)) for entry, end, length in zip(order, ends, lengths, strict=True)}
-    every = np.memmap(unordered, dtype=tokenizer.dtype, mode="r") if ends[-1] else np.empty(0, tokenizer.dtype)
-    spans = {
-        split: _write_split(folder / f"{split}.bin", (every[slice(*place[id(e)])] for e in entries), tokenizer)
-        for split, entries in splits.items()
-    }
+    with unordered.open("rb") as file:
+        spans = {
+            split: _write_split(folder / f"{split}.bin", file, [place[id(e)] for e in entries], tokenizer)
+            for split, entries in splits.items()
+        }
     unordered.unlink()
     return spans
 
@@ -48,7 +48,7 @@ def _encode(
     """Encode `order` and write its tokens; reading goes on in a thread while the cores encode."""
     lengths = np.zeros(len(order), dtype=np.int64)
     total = sum(entry.utf8_bytes for entry in order)
-    with bytes_progress(what, total) as advance, ThreadPoolExecutor(2) as pool:
+    with bytes_progress(what, total) as advance, ThreadPoolExecutor(1) as pool:
         groups = _groups(reader.pieces(order), BATCH_CHARACTERS)
         coming = pool.submit(next, groups, None)
         while (group := coming.result()) is not None:
@@ -73,16 +73,19 @@ def _groups(pieces: Iterable[tuple[int, str]], characters: int) -> Iterator[Grou
         yield group
 
 
-def _write_split(path: Path, documents: Iterable[np.ndarray], tokenizer: Tokenizer) -> list[tuple[int, int]]:
+def _write_split(path: Path, tokens: BinaryIO, places: Places, tokenizer: Tokenizer) -> Places:
+    """Copy documents from `places` of the file `tokens`; plain reads, so that no mapped page counts as memory."""
+    size = tokenizer.dtype.itemsize
     end = b"" if tokenizer.end_of_text is None else tokenizer.dtype.type(tokenizer.end_of_text).tobytes()
-    spans = []
-    start = 0
+    spans: Places = []
+    place = 0
     with path.open("wb") as file:
-        for ids in documents:
-            file.write(ids.tobytes())
+        for first, last in places:
+            tokens.seek(first * size)
+            file.write(tokens.read((last - first) * size))
             file.write(end)
-            spans.append((start, start + len(ids)))
-            start += len(ids) + bool(end)
+            spans.append((place, place + last - first))
+            place += last - first + bool(end)
         file.flush()
         os.fsync(file.fileno())
     return spans

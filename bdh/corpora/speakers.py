@@ -7,7 +7,7 @@ from typing import Any
 
 LONGEST_NAME = 120
 ANONYMOUS = re.compile(r"(Operator|Unidentified\b.*|Unknown\b.*)$")
-TITLE = re.compile(r"\s+[-–—]+\s+")  # noqa: RUF001 - transcripts set a name off from a title with any dash
+TITLE = re.compile(r"\s+[-–—]+\s+")
 
 
 def count_turns(content: memoryview, turns: Any | None) -> int | None:

@@ -18,11 +18,12 @@ from bdh.corpora.tokens import DOCUMENTS
 BLOCK = 1 << 24
 
 
-def counts_of(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """How often each id occurs, int64 of shape (V,), without holding the tokens in memory."""
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, len(tokens), BLOCK):
-        counts += np.bincount(tokens[start : start + BLOCK], minlength=vocab_size)
+def counts_of(path: Path, tokenizer: Tokenizer) -> np.ndarray:
+    """How often each id occurs in a shard, int64 of shape (V,), without holding the tokens in memory."""
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    with path.open("rb") as file:
+        while len(block := np.fromfile(file, dtype=tokenizer.dtype, count=BLOCK)):
+            counts += np.bincount(block, minlength=tokenizer.vocab_size)
     return counts
 
 
@@ -41,9 +42,10 @@ def unigram_bits_per_byte(
     return float(scored @ nats / math.log(2.0) / (scored @ token_bytes))
 
 
-def scored_counts(tokens: np.ndarray, starts: Iterable[int], vocab_size: int) -> np.ndarray:
-    """Counts of the ids that are targets: all but the first of each document, int64 of shape (V,)."""
-    counts = counts_of(tokens, vocab_size)
+def scored_counts(path: Path, starts: Iterable[int], tokenizer: Tokenizer) -> np.ndarray:
+    """Counts of the ids in a shard that are targets: all but the first of each document, int64 of shape (V,)."""
+    counts = counts_of(path, tokenizer)
+    tokens = np.memmap(path, dtype=tokenizer.dtype, mode="r")
     np.subtract.at(counts, tokens[np.fromiter(starts, dtype=np.int64)].astype(np.int64), 1)
     return counts
 
@@ -65,15 +67,16 @@ def statistics_of(
     `unigram_bits_per_byte` is of the test split; `unigram` and `entropy_floor` have every split in bits per byte,
     the floor None for a corpus that was not generated.
     """
-    tokens = {name: np.memmap(folder / f"{name}.bin", dtype=tokenizer.dtype, mode="r") for name in parts}
-    train = counts_of(tokens["train"], tokenizer.vocab_size)
+    shards = {name: folder / f"{name}.bin" for name in parts}
+    train = counts_of(shards["train"], tokenizer)
     lengths, end = tokenizer.token_bytes, tokenizer.end_of_text
     unigram = {}
-    for name in parts:
-        scored = scored_counts(tokens[name], (start for start, _ in spans[name]), tokenizer.vocab_size)
+    for name, path in shards.items():
+        scored = scored_counts(path, (start for start, _ in spans[name]), tokenizer)
         unigram[name] = unigram_bits_per_byte(train, scored, lengths, end)
+    sizes = {name: path.stat().st_size // tokenizer.dtype.itemsize for name, path in shards.items()}
     return {
-        "splits": {name: _counts(parts, name, len(tokens[name])) for name in parts},
+        "splits": {name: _counts(parts, name, sizes[name]) for name in parts},
         "unigram_bits_per_byte": unigram["test"],
         "unigram": unigram,
         "entropy_floor": _floors(folder / DOCUMENTS, list(parts)),

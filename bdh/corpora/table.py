@@ -30,6 +30,7 @@ class TableReader:
     """
 
     def __init__(self, path: Path, columns: Columns, sectors: dict[str, str] | None = None) -> None:
+        """Check the file and its columns."""
         self.path = path
         self.columns = columns
         self.sectors = sectors
@@ -69,7 +70,7 @@ class TableReader:
         if not self.path.is_file():
             raise CorpusError(f"{self.path} is missing; it should hold the documents")
         try:
-            return pq.ParquetFile(self.path, memory_map=True, buffer_size=1 << 20)
+            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
 
@@ -131,9 +132,9 @@ class TableReader:
         try:
             return datetime.date.fromisoformat(day).isoformat()
         except ValueError:
-            where = f"{self.path}: row {source}, column {self.columns.date!r}"
             raise CorpusError(
-                f"{where}: {day!r} is no date; its first 10 characters should be like 2018-12-31"
+                f"{self.path}: row {source}, column {self.columns.date!r}: {day!r} is no date; its first 10 characters "
+                "should be like 2018-12-31"
             ) from None
 
 

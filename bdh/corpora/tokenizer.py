@@ -47,7 +47,7 @@ class Tokenizer(ABC):
     def token_bytes(self) -> np.ndarray:
         """UTF-8 bytes of each token, int64 of shape (V,), 0 for the end of text."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027 - bytes have no file
         """Write the tokenizer's own files into `folder`."""
 
     def description(self) -> dict[str, Any]:
@@ -67,10 +67,16 @@ class Bytes(Tokenizer):
     vocab_size = BYTES
 
     def __init__(self, several: bool) -> None:
+        """Code for a corpus of several documents, or of one."""
         self.end_of_text = 0 if several else None
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """See Tokenizer."""
+        """See Tokenizer; raises CorpusError for a zero byte in text whose documents it would end."""
+        if self.end_of_text is not None and any("\0" in text for text in texts):
+            raise CorpusError(
+                "the text holds a zero byte, which the tokenizer bytes puts after every document; remove it from the "
+                "text or choose another tokenizer"
+            )
         return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -96,6 +102,7 @@ class Characters(Tokenizer):
     FILE = "characters.json"
 
     def __init__(self, characters: str, several: bool) -> None:
+        """Code with an id for each of `characters`, in a corpus of several documents or of one."""
         self.characters = "".join(sorted(set(characters)))
         self._points = np.array([ord(c) for c in self.characters], dtype=np.uint32)
         self.end_of_text = BYTES + len(self.characters) if several else None

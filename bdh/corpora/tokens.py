@@ -26,6 +26,7 @@ class TokenCorpus:
     """Token arrays of three splits, the table of documents, the tokenizer and the statistics of one corpus."""
 
     def __init__(self, folder: Path, stats: dict[str, Any]) -> None:
+        """Use `open`."""
         self.folder = folder
         self.stats = stats
 

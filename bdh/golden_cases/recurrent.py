@@ -47,6 +47,8 @@ def reservoir_errors(path: Path, rules_of_config: Callable[[dict[str, Any], bool
     found = {name: torch.stack([row[name] for row in ours]) for name in ours[0]}
     found["rho_final"] = stream.rho_BKDN[0].sum(0)
     trace, last = scan(weights, rules, fresh_stream(1, weights, rules), e_TD[None])
+    assert trace.x_BTN is not None
+    assert trace.y_BTN is not None
     fast = {"x": trace.x_BTN[0], "y": trace.y_BTN[0], "v": trace.v_BTD[0], "rho_final": last.rho_BKDN[0].sum(0)}
     errors = {name: relative_error(found[name], golden[name]) for name in found if name in golden}
     return errors | {f"scan.{name}": relative_error(value, golden[name]) for name, value in fast.items()}

@@ -20,11 +20,17 @@ NEEDED = ("variant", "vocab_size", "corpus", "seed", "model")
 
 
 def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None:
-    """Write the weights (tied ones once) and `config`, which has at least the keys of NEEDED."""
+    """Write the weights (tied ones once) and `config`, which has at least the keys of NEEDED.
+
+    Raises RunError when the weights cannot be written (a full disk); a run that was there before stays.
+    """
     missing = [key for key in NEEDED if key not in config]
     assert not missing, missing
     with replacing(folder / WEIGHTS) as temporary:
-        save_file(copy_of(model), temporary)
+        try:
+            save_file(copy_of(model), temporary)
+        except SafetensorError as error:
+            raise RunError(f"{folder / WEIGHTS} cannot be written ({error}); free space there and run again") from None
     write_json(folder / CONFIG, config)
 
 

@@ -45,9 +45,8 @@ def run(
         raise
     except TrainingError as error:
         steps = folder.steps()
-        if not steps:
-            raise
-        raise TrainingError(f"{error}; the checkpoint of step {steps[-1]} is kept") from error
+        kept = f"; the checkpoint of step {steps[-1]} is kept" if steps else ""
+        raise TrainingError(f"{display.key}: {error}{kept}") from error
     finally:
         display.close()
     training.finish()

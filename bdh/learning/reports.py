@@ -26,6 +26,7 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
         "parameters": model.parameter_count(),
         "parameters_without_embeddings": parameters_without_embeddings(model),
         "flops_per_token_forward": model.flops_per_token(training.settings.window),
+        "state_bytes": model.state_bytes(),
         "steps_done": training.step,
         "tokens_seen": training.tokens_seen,
         "best_step": best["step"],

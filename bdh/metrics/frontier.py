@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from bdh.corpora.tokens import TokenCorpus
 from bdh.metrics import sec, sps, tmi
-from bdh.metrics.rows import UNTRAINED, point
-from bdh.metrics.survey import Survey, observe, survey
+from bdh.metrics.rows import mean_or_none, point
+from bdh.metrics.survey import Survey, survey
 from bdh.metrics.weights import weight_sparsity
 from bdh.models.base import LanguageModel, build
-from bdh.params import Frontier
-from bdh.plasticity import held_out
 from bdh.plasticity.activity import CODE
 from bdh.plasticity.coactivation import Coactivation
 from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.results import totals
+
+if TYPE_CHECKING:
+    from bdh.params import Frontier
 
 TWIN_SEED = 1_000_003
 
@@ -34,34 +35,24 @@ class Trained:
     coactivation: Coactivation | None
 
 
-@dataclass(frozen=True)
-class Text:
-    """sample: what density and SEC are measured on. whole: what stage B read, for the twins' coactivation state."""
-
-    sample: HeldOut
-    whole: HeldOut
-
-
-def text_of(corpus: TokenCorpus, window: int, run: Trained, max_tokens: int) -> Text:
-    """The test split cut into the windows of stage B: the sample of `max_tokens` and what stage B read."""
-    sample = held_out.cut(corpus, "test", window, max_tokens)
-    return Text(sample, held_out.cut(corpus, "test", window, run.stage_b["tokens"]))
-
-
 def measure(
-    run: Trained, text: Text, settings: Frontier, device: torch.device | str, *, bfloat16: bool = False
+    run: Trained, text: HeldOut, settings: Frontier, device: torch.device | str, *, bfloat16: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What reports/frontier/<key>.json holds, and the rows of reports/curves/<key>.csv (metric, x, y, series)."""
+    """What reports/frontier/<key>.json holds, and the rows of reports/curves/<key>.csv (metric, x, y, series).
+
+    `text` starts as the text of stage B did and is cut into windows alike; it may end earlier.
+    """
+    state = state_over(text, run.coactivation)
     seeds = twin_seeds(run.config["seed"], settings.twins)
     twins = [untrained_twin(run.config, seed).to(device) for seed in seeds]
-    own = survey(run.model, text.sample, device, bfloat16)
-    others = [survey(twin, text.sample, device, bfloat16) for twin in twins]
+    own = survey(run.model, text, device, bfloat16)
+    others = [survey(twin, text, device, bfloat16, like=state) for twin in twins]
     static = run.stage_b["arms"]["static"]
     metrics, curves = {}, position_curves(run.stage_b)
     for name, (row, points) in {
         "tmi": _tmi(run.model, twins, settings),
-        "sps": _sps(run, twins, text, settings, device, bfloat16),
-        "sec": _sec(own, others, text.sample, settings),
+        "sps": _sps(state, others, settings),
+        "sec": _sec(own, others, text, settings),
     }.items():
         metrics[name] = row
         curves += points
@@ -69,13 +60,24 @@ def measure(
         "nats_per_token": static["nats_per_token"],
         "bits_per_byte": static["bits_per_byte"],
         "perplexity": static["perplexity"],
-        "sample": {"tokens": text.sample.scored, "documents": len(text.sample.documents)},
+        "sample": _sample(own, text),
         **activity_report(own),
         "weight_sparsity": weight_sparsity(run.model),
         **metrics,
-        "untrained": _untrained(twins, others, seeds, text.sample),
+        "untrained": _untrained(twins, others, seeds, text),
     }
     return report, curves
+
+
+def state_over(text: HeldOut, state: Coactivation | None) -> Coactivation | None:
+    """The part of a coactivation state that the leading windows of `text` made."""
+    if state is None:
+        return None
+    common = min(len(state.codes), text.windows)
+    same = int(np.cumprod(state.tokens[:common] == text.bounds[1 : common + 1]).sum())
+    return dataclasses.replace(
+        state, codes=state.codes[:same], tokens=state.tokens[:same], document=state.document[:same]
+    )
 
 
 def twin_seeds(seed: int, count: int) -> list[int]:
@@ -123,35 +125,32 @@ def _tmi(model: LanguageModel, twins: list[LanguageModel], settings: Frontier) -
     return tmi.compute(model.graph_factors(), graphs, chosen)
 
 
-def _sps(
-    run: Trained,
-    twins: list[LanguageModel],
-    text: Text,
-    settings: Frontier,
-    device: torch.device | str,
-    bfloat16: bool,
-) -> Found:
-    state = run.coactivation
-    others = [] if state is None else [observe(twin, text.whole, state, device, bfloat16) for twin in twins]
-    chosen = sps.Settings(settings.null_draws, settings.bootstrap)
-    return sps.compute(state, [other for other in others if other is not None], chosen)
+def _sps(state: Coactivation | None, others: list[Survey], settings: Frontier) -> Found:
+    twins = [other.coactivation for other in others if other.coactivation is not None]
+    return sps.compute(state, twins, sps.Settings(settings.null_draws, settings.bootstrap))
 
 
-def _sec(own: Survey, others: list[Survey], sample: HeldOut, settings: Frontier) -> Found:
+def _sec(own: Survey, others: list[Survey], text: HeldOut, settings: Frontier) -> Found:
     readings = [other.reading for other in others if other.reading is not None]
-    return sec.compute(own.reading, readings, sample, sec.Settings(settings.null_draws, settings.bootstrap))
+    return sec.compute(own.reading, readings, text, sec.Settings(settings.null_draws, settings.bootstrap))
 
 
-def _untrained(twins: list[LanguageModel], surveys: list[Survey], seeds: list[int], sample: HeldOut) -> dict[str, Any]:
-    """What the first twin is like, and bits per byte of all of them on the sample."""
-    every = np.ones(sample.scored, dtype=bool)
-    scores = [totals(found.nats, found.nats, sample, every) for found in surveys]
-    bits = [score["bits_per_byte"] for score in scores if score["bits_per_byte"] is not None]
+def _sample(found: Survey, text: HeldOut) -> dict[str, Any]:
+    """How long the text is that density, SPS and SEC are measured on, and how well the model predicts it."""
+    every = np.ones(text.scored, dtype=bool)
+    scores = totals(found.nats, found.nats, text, every)
+    names = ("tokens", "bytes", "nats_per_token", "bits_per_byte")
+    return {"documents": len(text.documents)} | {name: scores[name] for name in names}
+
+
+def _untrained(twins: list[LanguageModel], surveys: list[Survey], seeds: list[int], text: HeldOut) -> dict[str, Any]:
+    """What the first twin is like, and the mean over all twins of how well they predict the text."""
+    samples = [_sample(found, text) for found in surveys]
+    bits = [sample["bits_per_byte"] for sample in samples if sample["bits_per_byte"] is not None]
     return {
-        "name": UNTRAINED,
         "seeds": seeds,
-        "nats_per_token": float(np.mean([score["nats_per_token"] for score in scores])),
-        "bits_per_byte": float(np.mean(bits)) if bits else None,
+        "nats_per_token": float(np.mean([sample["nats_per_token"] for sample in samples])),
+        "bits_per_byte": mean_or_none(bits),
         **activity_report(surveys[0]),
         "weight_sparsity": weight_sparsity(twins[0]),
     }

@@ -26,7 +26,8 @@ def metric_row(
 
     `nulls`: draws by name; the first is the one that the row's own null_mean, null_sd, z and p stand for.
     `untrained`: the same value on twins with fresh weights. The verdict is `above its null` or `below its null` only
-    if p < 0.05 against every null (on the same side) and the interval leaves out the twins' mean.
+    if p < 0.05 against every null and against the twins, all on the same side; a single twin has no spread, there the
+    interval must leave it out.
     """
     compared = {name: against_null(value, draws) for name, draws in nulls.items()} if value is not None else {}
     twins = against_null(value, np.array(untrained)) if value is not None and untrained else None
@@ -45,10 +46,11 @@ def metric_row(
         "untrained_mean": twins["mean"] if twins else None,
         "untrained_sd": twins["sd"] if twins else None,
         "untrained_z": twins["z"] if twins else None,
+        "untrained_p": twins["p"] if twins else None,
         "twins": len(untrained),
         "reference_protocol": reference,
         "reference_protocol_untrained": mean_or_none(reference_untrained),
-        "verdict": verdict(value, compared, interval, twins["mean"] if twins else None),
+        "verdict": verdict(value, compared, interval, twins),
         "nulls": compared,
         **details,
     }
@@ -58,22 +60,26 @@ def verdict(
     value: float | None,
     compared: dict[str, dict[str, Any]],
     interval: tuple[float | None, float | None],
-    untrained: float | None,
+    twins: dict[str, Any] | None,
 ) -> str:
     """`not measurable`, `above its null`, `below its null` or `not distinguishable from its null`."""
     if value is None:
         return "not measurable"
-    low, high = interval
-    sides = {
-        np.sign(entry["z"]) if entry["z"] is not None and entry["p"] is not None and entry["p"] < LEVEL else 0
-        for entry in compared.values()
-    }
-    if untrained is not None:
-        apart = low is not None and high is not None and not low <= untrained <= high
-        sides.add(np.sign(value - untrained) if apart else 0)
+    sides = {_side(entry) for entry in compared.values()}
+    if twins is not None and twins["draws"] > 1:
+        sides.add(_side(twins))
+    elif twins is not None:
+        low, high = interval
+        apart = low is not None and high is not None and not low <= twins["mean"] <= high
+        sides.add(int(np.sign(value - twins["mean"])) if apart else 0)
     if sides == {1}:
         return "above its null"
     return "below its null" if sides == {-1} else "not distinguishable from its null"
+
+
+def _side(entry: dict[str, Any]) -> int:
+    """1 above, -1 below, 0 where p is not under 0.05 or cannot be had."""
+    return int(np.sign(entry["z"])) if entry["p"] is not None and entry["p"] < LEVEL and entry["z"] is not None else 0
 
 
 def absent(reason: str) -> dict[str, Any]:

@@ -7,13 +7,16 @@ thing that persistence can show in, and the null deals them out in random order.
 
 What: with K the kernel of innovations (inner products of c_s c_s^T, exact from the c vectors) centred in both
 directions, the autocorrelation at lag k is mean_t K[t,t+k] / mean_t K[t,t]; the value is its average over lags 1 to
-n/4 with weights 1/k. Interval: circular moving blocks of start times t.
+n/4 with weights 1/k. Updates by less than half a window are left out. Interval: circular moving blocks of start
+times t.
 Reference protocol: cosine of snapshots at lag k averaged over time, k = 1 .. n/4, slope of its log on log k,
 H = 1 + slope/2 clipped to 0..1.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +28,7 @@ from bdh.plasticity.coactivation import Coactivation, cosine, inner_products, pe
 from bdh.plasticity.state import half_life
 
 FEWEST = 12
+NOTHING = 1e-12
 NO_CODES = "this variant taps no x_sparse, there is no coactivation state"
 
 
@@ -46,11 +50,14 @@ def compute(
     """
     if state is None:
         return absent(NO_CODES), []
-    if len(state.codes) < FEWEST:
-        return absent(f"{len(state.codes)} updates of the state, at least {FEWEST} are needed"), []
-    kernel = centred(state.kernel())
-    if not kernel.trace() > 1e-12 * max(1e-300, float(state.kernel().trace())):
+    whole = whole_windows(state)
+    if whole.size < FEWEST:
+        return absent(f"{whole.size} updates of the state by whole windows, at least {FEWEST} are needed"), []
+    plain = innovations(state, whole)
+    kernel = centred(plain)
+    if kernel.trace() <= NOTHING * plain.trace():
         return absent("the codes of all windows are the same, nothing varies"), []
+    twin_kernels = [centred(innovations(twin, whole)) for twin in twins]
     lags = np.arange(1, len(kernel) // 4 + 1)
     protocol, alone = reference_protocol(state), damping_alone(state)
     twin_protocols = [reference_protocol(twin) for twin in twins]
@@ -59,7 +66,7 @@ def compute(
         nulls={"windows in random order": _shuffled(kernel, lags, settings)},
         interval=_interval(kernel, lags, settings),
         n=len(kernel),
-        untrained=[persistence(centred(twin.kernel()), lags) for twin in twins],
+        untrained=[persistence(twin, lags) for twin in twin_kernels],
         reference=protocol["hurst"],
         reference_untrained=[twin["hurst"] for twin in twin_protocols if twin["hurst"] is not None],
         reference_protocol_damping_alone=alone["hurst"],
@@ -75,10 +82,20 @@ def compute(
     curves += _points("snapshots (cosine)", protocol["lags"], protocol["similarity"])
     curves += _points("snapshots, damping alone", alone["lags"], alone["similarity"])
     if twins:
-        curves += _points(
-            f"innovations, {UNTRAINED}", lags, autocorrelation(centred(twins[0].kernel()), lags)
-        ) + _points(f"snapshots, {UNTRAINED}", twin_protocols[0]["lags"], twin_protocols[0]["similarity"])
+        curves += _points(f"innovations, {UNTRAINED}", lags, autocorrelation(twin_kernels[0], lags))
+        curves += _points(f"snapshots, {UNTRAINED}", twin_protocols[0]["lags"], twin_protocols[0]["similarity"])
     return row, curves
+
+
+def whole_windows(state: Coactivation) -> np.ndarray:
+    """Updates by at least half a window; the ends of documents are left out, their codes are means of few tokens."""
+    lengths = np.diff(state.tokens, prepend=0)
+    return np.flatnonzero(2 * lengths >= lengths.max(initial=0))
+
+
+def innovations(state: Coactivation, updates: np.ndarray) -> np.ndarray:
+    """Inner products of the innovations c c^T of some updates, summed over layers and heads."""
+    return dataclasses.replace(state, codes=state.codes[updates]).kernel()
 
 
 def centred(kernel_UU: np.ndarray) -> np.ndarray:
@@ -148,7 +165,7 @@ def _shuffled(kernel_UU: np.ndarray, lags: np.ndarray, settings: Settings) -> np
 
 
 def _interval(kernel_UU: np.ndarray, lags: np.ndarray, settings: Settings) -> tuple[float | None, float | None]:
-    """95 % interval of the persistence: start times t are resampled in circular blocks of twice the longest lag."""
+    """95 % interval of the persistence: start times t are resampled in circular blocks of about sqrt(U)."""
     U = len(kernel_UU)
     weights = (1.0 / lags) / (1.0 / lags).sum()
     sums_U, counts_U = np.zeros(U), np.zeros(U)
@@ -157,7 +174,7 @@ def _interval(kernel_UU: np.ndarray, lags: np.ndarray, settings: Settings) -> tu
         counts_U[: U - lag] += weight
     generator = np.random.default_rng(settings.seed)
     power_U = np.diagonal(kernel_UU)
-    block = min(2 * int(lags[-1]), U)
+    block = math.ceil(math.sqrt(U))
     draws = [moving_blocks(U, block, generator) for _ in range(settings.resamplings)]
     return percentiles(np.array([sums_U[chosen].sum() / power_U[chosen].sum() for chosen in draws]))
 

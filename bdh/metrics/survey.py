@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,36 +21,42 @@ GATED = ("xy_sparse", "y_sparse", "mlp_sparse", CODE)
 
 @dataclass(frozen=True)
 class Survey:
-    """activity: density and neurons that never fired. nats: surprisal (P). reading: what SEC needs, or None."""
+    """What one reading of a text showed.
+
+    activity: density and neurons that never fired. nats: surprisal (P). reading: what SEC needs, None without sparse
+    taps. coactivation: None unless it was asked for and x_sparse is tapped.
+    """
 
     activity: Activity
     nats: np.ndarray
     reading: Reading | None
+    coactivation: Coactivation | None
 
 
-def survey(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Survey:
-    """Read `text` window by window with fresh streams (arm `static`), watching the activations of every token."""
-    activity = Activity(text, per_token=True)
+def survey(
+    model: LanguageModel,
+    text: HeldOut,
+    device: torch.device | str,
+    bfloat16: bool,
+    like: Coactivation | None = None,
+) -> Survey:
+    """Read `text` window by window with fresh streams (arm `static`), watching the activations of every token.
+
+    With `like` also make the coactivation state under its rule and over its windows, which lead the text's.
+    """
+    activity = Activity(text, per_token=True, codes=0 if like is None else len(like.codes))
     reader = Reader(model, text, device=device, bfloat16=bfloat16, activity=activity)
     read_static(reader, 1.0)
+    codes = activity.codes()
+    state = None if like is None or codes is None else dataclasses.replace(like, codes=codes)
+    return Survey(activity, reader.nats, _reading(activity, reader.nats), state)
+
+
+def _reading(activity: Activity, nats: np.ndarray) -> Reading | None:
     seen = activity.taps()
     tap = next((name for name in GATED if name in seen), seen[0] if seen else None)
     density = activity.token_density(tap) if tap is not None else None
     if tap is None or density is None:
-        return Survey(activity, reader.nats, None)
-    first = activity.token_density(CODE)
-    reading = Reading(tap, density, reader.nats, None if first is None else first[0])
-    return Survey(activity, reader.nats, reading)
-
-
-def observe(
-    model: LanguageModel, text: HeldOut, like: Coactivation, device: torch.device | str, bfloat16: bool
-) -> Coactivation | None:
-    """The coactivation state of another model over the windows and under the rule of `like`."""
-    same = text.head(len(like.codes))
-    activity = Activity(same, codes=same.windows)
-    read_static(Reader(model, same, device=device, bfloat16=bfloat16, activity=activity), 1.0)
-    codes = activity.codes()
-    if codes is None:
         return None
-    return Coactivation(codes, like.tokens, like.document, like.damping, like.eta, like.snapshot_every)
+    first = activity.token_density(CODE)
+    return Reading(tap, density, nats, None if first is None else first[0])

@@ -1,8 +1,9 @@
 """`neuro`: the reservoir with mechanisms borrowed from neurons; only a linear readout is trained.
 
 - x leaks (`x_decay`) and is L1-normalised (`x_normalized`); after the read only its largest entries stay (`x_kwta`).
-- Dy is split into `branches` with a non-linearity each; Bernoulli spikes are added; k-WTA keeps the largest of the core;
-  homeostasis scales y down to a target sum.
+- Dy is split into `branches` with a non-linearity each; Bernoulli spikes are added; k-WTA keeps the largest of the
+  core; homeostasis scales y down to a target sum (the published target of 0.15 n is never reached while x is
+  L1-normalised: then the sum of y is at most the largest core value).
 - The write is scaled by a gain, the entropy of softmax(v); synapses of silent neurons fade (`local_forget_eta`).
 - rho decays by a mixture of kernels. As published this is algebraically one decay, sum_k w_k u_k; `separate_kernels`
   keeps one rho per kernel and reads their weighted sum, which remembers longer.

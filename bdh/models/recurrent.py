@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,13 @@ class Model(LanguageModel):
 
     trains: ClassVar[bool] = False
     trains_core: ClassVar[bool] = False
+    config: Any
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
-        """Random matrices from torch's generator; the core of a variant that never trains it asks for no gradient."""
+    def __init__(self, config: Any, vocab_size: int) -> None:
+        """Random matrices from torch's generator; the core of a variant that never trains it asks for no gradient.
+
+        `config` is the variant's own Config, which has at least `n` and `d`.
+        """
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         N, D = config.n, config.d
@@ -93,11 +97,12 @@ class Model(LanguageModel):
         stream = fresh_stream(B, weights, self.rules) if state is None else self._stream(state)
         position_B = tokens_BT.new_zeros(B) if state is None else state["position"]
         activity = self.measure_l1 or probe.watched()
-        with nullcontext() if self.trains_core else torch.no_grad():
-            with torch.autocast(tokens_BT.device.type, enabled=False):
-                e_BTD = self.token_emb.to(weights.E.dtype)[tokens_BT]
-                spikes_BTN = self._spikes(B, T, None if state is None else position_B)
-                trace, stream = scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.truncation(), activity)
+        learns = any(tensor.requires_grad for tensor in (*weights, self.token_emb))
+        history = nullcontext() if learns else torch.no_grad()
+        with history, torch.autocast(tokens_BT.device.type, enabled=False):
+            e_BTD = self.token_emb.to(weights.E.dtype)[tokens_BT]
+            spikes_BTN = self._spikes(B, T, None if state is None else position_B)
+            trace, stream = scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.truncation(), activity)
         self._show(trace)
         logits_BTV = self.readout(trace.v_BTD)
         return Output(
@@ -118,16 +123,16 @@ class Model(LanguageModel):
         return self._state(stream, torch.zeros(batch_size, dtype=torch.int64, device=self.E.device))
 
     def diagnostics(self, state: State) -> dict[str, Tensor]:
-        """sparsity_x, sparsity_y, rho_F, rho_eff_rank and gain of every stream (B,), as the published code prints them."""
+        """sparsity_x, sparsity_y, rho_F, rho_eff_rank and gain of every stream (B,), as the published code has them."""
         return stream_diagnostics(self._stream(state), self.rules)
 
     def flops_per_token(self, window: int) -> float:
-        """Of the state form, whatever the window: five products with N*D numbers (two of them per kernel), the readout."""
+        """Of the state form, whatever the window: five products with N*D numbers (two of them per kernel), readout."""
         N, D, K = self.config.n, self.config.d, len(self.rules.decays)
         return 2.0 * N * D * (3 + 2 * K) + 2.0 * D * self.vocab_size
 
     def graph_factors(self) -> GraphFactors:
-        """Drive of x of neuron i by neuron j through E and then Dx, H = 1: decoder = E^T (N,D), encoder = Dx^T (1,D,N)."""
+        """Drive of x by y through E and then Dx, H = 1: decoder = E^T (N,D), encoder = Dx^T (1,D,N)."""
         return GraphFactors(decoder=self.E.T, encoder=self.Dx.T[None])
 
     def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:

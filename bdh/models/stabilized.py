@@ -10,7 +10,7 @@ Shape letters: B batch, T tokens, D embedding, N neurons, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -44,7 +44,7 @@ class ReadoutModel(Recurrent):
 
     trains: ClassVar[bool] = True
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: Any, vocab_size: int) -> None:
         """The random core, then the readout."""
         super().__init__(config, vocab_size)
         self.lm_head = nn.Linear(config.d, vocab_size)

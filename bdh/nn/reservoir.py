@@ -108,7 +108,7 @@ class Rules:
 
     @property
     def feeds_back(self) -> bool:
-        """Whether what is written depends on what was read (or decays neuron by neuron), so that time must be scanned."""
+        """Whether writes depend on reads (or decay neuron by neuron), so that time must be scanned."""
         return self.mod_gamma_max > 0 or self.x_kwta or self.local_forget_eta > 0
 
     @property
@@ -163,7 +163,7 @@ def core_drive(a_BD: Tensor, weights: Weights, rules: Rules) -> Tensor:
 def respond(
     a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: Weights, rules: Rules
 ) -> tuple[Tensor, Tensor]:
-    """y (..,N) and v (..,D) of streams that read a (..,D) at activity x (..,N), with spikes of 0 or 1 added to the core.
+    """y (..,N) and v (..,D) of streams that read a (..,D) at activity x (..,N); spikes (0 or 1) add to the core.
 
     y = relu(core) * relu(x), the core k-WTA, y scaled down to the homeostatic target; v = ln(E y).
     """

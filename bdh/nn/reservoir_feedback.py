@@ -36,7 +36,7 @@ def feedback_scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x (B,T,N) as stored, y (B,T,N), v (B,T,D), gain (B,T) and the last rho (B,K,D,N).
 
-    drive: relu(Dx e), or Dx e. spikes: (B or 1,T,N). When no gradient is asked for, one copy of rho is updated in place.
+    drive: relu(Dx e), or Dx e. spikes: (B or 1,T,N). When no gradient is wanted, one copy of rho is updated in place.
     """
     B, T, D = e_BTD.shape
     N, K = drive_BTN.shape[-1], len(rules.decays)
@@ -122,11 +122,10 @@ def _ranked(z_BN: Tensor) -> Tensor:
 def _winners(core_BN: Tensor, rules: Rules) -> Tensor:
     """Mask of the k largest of the core; the stable sort is needed only where positive values tie at the border."""
     if core_BN.device.type == "cpu" and rules.ties == "last":
-        border_B2 = _ranked(core_BN)[:, -rules.k_wta - 1 :][:, :2]
-        next_B1, last_B1 = border_B2.split(1, dim=1)
-        gap_B1 = last_B1 - next_B1
-        if float(gap_B1.min()) > 0 or not bool(((gap_B1 == 0) & (last_B1 > 0)).any()):
-            return _mask(torch.ge, core_BN, last_B1)
+        ranked_BN = np.sort(core_BN.numpy(), axis=-1)
+        last_B, next_B = ranked_BN[:, -rules.k_wta], ranked_BN[:, -rules.k_wta - 1]
+        if ((last_B > next_B) | (last_B <= 0)).all():
+            return _mask(torch.ge, core_BN, torch.from_numpy(last_B)[:, None])
     return largest(core_BN, rules.k_wta, rules.ties)
 
 

@@ -4,7 +4,8 @@ What has to wait for the token before it decides the form:
 
 - `recurrent`: x is a cumulative sum and the readout is linear attention with decay, so nothing is scanned;
 - `stabilized`, and `neuro` without gain, k-WTA on x and forgetting: x alone is scanned, the rest is parallel over T;
-- `neuro`: the gain and the k-WTA on x feed back into rho, so the whole state is scanned, all streams at once.
+- `neuro`: the gain and the k-WTA on x feed back into rho, so the whole state is scanned, all streams at once; on a GPU
+  without gradients by one kernel (`bdh.nn.reservoir_kernel`).
 
 Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, K synaptic kernels.
 """
@@ -20,13 +21,13 @@ from torch import Tensor
 from bdh.nn.decayed_attention import decayed_attention
 from bdh.nn.reservoir import Rules, Stream, Weights, respond
 from bdh.nn.reservoir_feedback import feedback_scan, next_activity
+from bdh.nn.reservoir_kernel import available, kernel_scan
 
-
-BLOCK = 64
+BLOCK, LONGEST_BLOCK, ENTRIES = 64, 1024, 1 << 26
 
 
 class Trace(NamedTuple):
-    """What happened at every token: `v_BTD`, `gain_BT` of the write and, if asked for, `x_BTN` as stored and `y_BTN`."""
+    """What happened at every token: `v_BTD`, `gain_BT` of the write and, on demand, `x_BTN` as stored and `y_BTN`."""
 
     v_BTD: Tensor
     gain_BT: Tensor
@@ -45,12 +46,16 @@ def scan(
 ) -> tuple[Trace, Stream]:
     """Read T embeddings from `stream`: the trace (x and y only with `activity`) and the new state.
 
-    Text is read in blocks of at most 64 tokens, which bounds memory and stays in the cache. Gradients flow from block to
-    block, but not over the borders between runs of `truncation` tokens (None: they flow over all T).
+    Text is read in blocks, of 64 tokens on a CPU (they stay in the cache) and of up to 1024 on a GPU, which bounds
+    memory. Gradients flow from block to block, but not over the borders between runs of `truncation` tokens (None: they
+    flow over all T).
     """
     T = e_BTD.shape[1]
-    cuts = set(range(0, T, truncation or T))
-    starts = sorted(cuts | set(range(0, T, BLOCK)))
+    block = BLOCK
+    if e_BTD.is_cuda:
+        block = max(BLOCK, min(LONGEST_BLOCK, ENTRIES // (e_BTD.shape[0] * weights.Dx.shape[0])))
+    cuts = set(range(0, T, truncation if truncation and torch.is_grad_enabled() else T))
+    starts = sorted(cuts | set(range(0, T, block)))
     traces = []
     for start, stop in zip(starts, [*starts[1:], T], strict=True):
         if start and start in cuts:
@@ -70,7 +75,8 @@ def _run(
     if rules.use_relu_lowrank:
         drive_BTN = F.relu(drive_BTN)
     if rules.feeds_back:
-        x_BTN, y_BTN, v_BTD, gain_BT, rho_BKDN = feedback_scan(weights, rules, stream, e_BTD, drive_BTN, spikes_BTN)
+        scanned = kernel_scan if available(rules, stream) else feedback_scan
+        x_BTN, y_BTN, v_BTD, gain_BT, rho_BKDN = scanned(weights, rules, stream, e_BTD, drive_BTN, spikes_BTN)
     else:
         if rules.x_accumulates:
             x_BTN = stream.x_BN[:, None] + drive_BTN.cumsum(1)

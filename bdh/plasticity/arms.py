@@ -97,12 +97,21 @@ def read_shuffled(reader: Reader, damping: float) -> None:
 
 
 def read_longer_context(reader: Reader, damping: float) -> None:
-    """No state: every window is read together with as many earlier tokens of its document as `carry` reaches back."""
-    order = np.argsort(-reader.text.lengths, kind="stable")
+    """No state: at least as many earlier tokens of the document as `carry` reaches back to are read again.
+
+    A document is read in spans as long as the reach, each after the tokens of the span before it.
+    """
     context = reach(damping, reader.text.window)
-    at_once = reader.streams_at_once(context + reader.text.window)
-    for start in range(0, order.size, at_once):
-        reader.read([int(window) for window in order[start : start + at_once]], context=context)
+    step = context // reader.text.window
+    spans = [
+        (windows[first], windows[min(first + step, len(windows)) - 1])
+        for windows in _documents(reader.text)
+        for first in range(0, len(windows), step)
+    ]
+    at_once = reader.streams_at_once(2 * context)
+    for start in range(0, len(spans), at_once):
+        chosen = spans[start : start + at_once]
+        reader.read([first for first, _ in chosen], context=context, through=[last for _, last in chosen])
 
 
 def reach(damping: float, window: int) -> int:
@@ -111,14 +120,18 @@ def reach(damping: float, window: int) -> int:
     return window * min(windows, 16)
 
 
-def _document_groups(reader: Reader, at_least: int = 1) -> list[list[list[int]]]:
-    """Documents as lists of their windows, longest first, in groups that are read side by side."""
-    text = reader.text
+def _documents(text: HeldOut) -> list[list[int]]:
+    """Windows of every document, longest document first."""
     starts = np.flatnonzero(np.diff(text.document, prepend=-1))
     ends = np.append(starts[1:], text.windows)
     documents = [list(range(start, end)) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    documents.sort(key=len, reverse=True)
-    size = max(at_least, reader.streams_at_once(text.window))
+    return sorted(documents, key=len, reverse=True)
+
+
+def _document_groups(reader: Reader, at_least: int = 1) -> list[list[list[int]]]:
+    """Documents as lists of their windows, longest first, in groups that are read side by side."""
+    documents = _documents(reader.text)
+    size = max(at_least, reader.streams_at_once(reader.text.window))
     groups = [documents[start : start + size] for start in range(0, len(documents), size)]
     if len(groups) > 1 and len(groups[-1]) < at_least:
         groups[-2:] = [groups[-2] + groups[-1]]
@@ -144,7 +157,7 @@ def _needs_two_documents(model: LanguageModel, text: HeldOut, damping: float) ->
 
 
 def _needs_positions(model: LanguageModel, text: HeldOut, damping: float) -> str | None:
-    limit, needed = model.max_positions(), reach(damping, text.window) + text.window
+    limit, needed = model.max_positions(), 2 * reach(damping, text.window)
     if limit is not None and limit < needed:
         return f"this model reads at most {limit} positions, this arm needs {needed}"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,17 @@ import torch
 from bdh.errors import RunError
 from bdh.files import replacing, write_json
 from bdh.models.base import LanguageModel
-from bdh.params import Hebbian
 from bdh.plasticity import coactivation
 from bdh.plasticity.activity import Activity
 from bdh.plasticity.arms import ARMS, Arm
 from bdh.plasticity.coactivation import Coactivation
 from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.reader import Reader, weights_sha256
-from bdh.plasticity.results import arm_report, cannot_run, document_table
+from bdh.plasticity.results import arm_report, cannot_run, document_table, unit_table
 from bdh.plasticity.state import StateWatch
+
+if TYPE_CHECKING:
+    from bdh.params import Hebbian
 
 LARGEST_CODES = 256 * 2**20
 NO_CODES = "this variant taps no x_sparse, there is nothing to make a coactivation state of"
@@ -44,10 +46,12 @@ def rules_of(settings: Hebbian) -> Rules:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """report: what reports/hebbian/<key>.json holds. documents: per document and arm. coactivation: None without."""
+    """report: what reports/hebbian/<key>.json holds. documents, units (of the bootstrap): one row per arm and each of
+    them. coactivation: None without."""
 
     report: dict[str, Any]
     documents: pd.DataFrame
+    units: pd.DataFrame
     coactivation: Coactivation | None
 
 
@@ -116,7 +120,8 @@ def evaluate(
         },
     }  # fmt: skip
     kept = {name: values for name, values in nats.items() if name not in reasons}
-    return Evaluation(report=report, documents=document_table(kept, text), coactivation=state)
+    documents, units = document_table(kept, text), unit_table(kept, text)
+    return Evaluation(report=report, documents=documents, units=units, coactivation=state)
 
 
 def _read(name: str, arm: Arm, reader: Reader, damping: float) -> np.ndarray:
@@ -127,10 +132,11 @@ def _read(name: str, arm: Arm, reader: Reader, damping: float) -> np.ndarray:
 
 
 def write(found: Evaluation, report: Path, identity: dict[str, Any], folder: Path) -> None:
-    """Write the report (after `identity`) and, into `folder`, documents.parquet and coactivation.safetensors."""
+    """Write the report (after `identity`); into `folder` documents.parquet, units.parquet, coactivation.safetensors."""
     coactivation.save(folder / "coactivation.safetensors", found.coactivation, found.report["window"])
-    with replacing(folder / "documents.parquet") as path:
-        found.documents.to_parquet(path, index=False)
+    for name, table in (("documents", found.documents), ("units", found.units)):
+        with replacing(folder / f"{name}.parquet") as path:
+            table.to_parquet(path, index=False)
     write_json(report, identity | found.report)
 
 

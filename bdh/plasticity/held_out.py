@@ -61,21 +61,6 @@ class HeldOut:
         first_window = np.searchsorted(self.document, self.document, side="left")
         return self.bounds[:-1][first_window]
 
-    def head(self, windows: int) -> HeldOut:
-        """The first `windows` windows alone."""
-        stop = int(self.bounds[min(windows, self.windows)])
-        document = self.document[:windows]
-        return HeldOut(
-            inputs=self.inputs[:stop],
-            targets=self.targets[:stop],
-            bounds=self.bounds[: windows + 1],
-            document=document,
-            position=self.position[:stop],
-            token_bytes=self.token_bytes[:stop],
-            documents=self.documents.iloc[: int(document.max()) + 1],
-            window=self.window,
-        )
-
 
 def cut(corpus: TokenCorpus, split: str, window: int, max_tokens: int) -> HeldOut:
     """The first `max_tokens` tokens of a split, document by document; raises RunError when nothing can be scored."""

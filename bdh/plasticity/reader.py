@@ -52,16 +52,24 @@ class Reader:
         """How many streams of `tokens` tokens are read in one call."""
         return max(1, TOKENS_AT_ONCE.get(self.device.type, 2048) // tokens)
 
-    def read(self, windows: Sequence[int], state: State | None = None, *, context: int = 0) -> State | None:
+    def read(
+        self,
+        windows: Sequence[int],
+        state: State | None = None,
+        *,
+        context: int = 0,
+        through: Sequence[int] | None = None,
+    ) -> State | None:
         """Read `windows` side by side, one stream each, and note the surprisal of their targets.
 
         Shorter windows are padded at the end, which a causal model cannot see; the state of a padded stream is
         meaningless afterwards. `context` tokens of the same document are read before each window and not scored.
+        With `through` a stream goes on to the end of that window of the same document, all of it scored.
         Returns the new state when one came in.
         """
         bounds, starts = self.text.bounds, self._document_starts
         begins = [max(int(starts[w]), int(bounds[w]) - context) for w in windows]
-        ends = [int(bounds[w + 1]) for w in windows]
+        ends = [int(bounds[w + 1]) for w in (windows if through is None else through)]
         longest = max(end - begin for begin, end in zip(begins, ends, strict=True))
         inputs_BT = np.zeros((len(windows), longest), dtype=np.int64)
         targets_BT = np.zeros_like(inputs_BT)
@@ -71,8 +79,8 @@ class Reader:
             targets_BT[row, : end - begin] = self.text.targets[begin:end]
             scored_BT[row, int(bounds[window]) - begin : end - begin] = True
         nats_BT, state = self._surprisal(inputs_BT, targets_BT, scored_BT, windows, state)
-        for row, window in enumerate(windows):
-            self.nats[bounds[window] : bounds[window + 1]] = nats_BT[row][scored_BT[row]]
+        for row, (window, end) in enumerate(zip(windows, ends, strict=True)):
+            self.nats[bounds[window] : end] = nats_BT[row][scored_BT[row]]
         return state
 
     def _surprisal(

@@ -122,6 +122,21 @@ def document_table(nats_by_arm: dict[str, np.ndarray], text: HeldOut) -> pd.Data
     return pd.concat(tables, ignore_index=True)
 
 
+def unit_table(nats_by_arm: dict[str, np.ndarray], text: HeldOut) -> pd.DataFrame:
+    """One row per unit of the bootstrap and arm: arm, kind (document or block), id of the unit, tokens, bytes, nats.
+
+    The same text gives the same units to every model, so that models can be compared in pairs.
+    """
+    kind, unit = bootstrap_units(text)
+    tokens = np.bincount(unit)
+    size = np.bincount(unit, weights=text.token_bytes).astype(np.int64)
+    tables = []
+    for arm, nats in nats_by_arm.items():
+        row = {"arm": arm, "kind": kind, "id": np.arange(tokens.size), "tokens": tokens, "bytes": size}
+        tables.append(pd.DataFrame(row | {"nats": np.bincount(unit, weights=nats)}))
+    return pd.concat(tables, ignore_index=True)
+
+
 def headline(report: dict[str, Any]) -> dict[str, float]:
     """The numbers of a stage B report that stand beside the run in the tracker, those that exist."""
     found: dict[str, float] = {}

@@ -34,7 +34,7 @@ class StateWatch:
     def take(self, windows: list[int], state: State) -> None:
         """Take in the states (rows) of the streams that have just read `windows`."""
         synaptic = [state[name] for name in sorted(state) if name.startswith(("rho", "sigma"))]
-        matrices = [tensor.flatten(1, -3) for tensor in synaptic if tensor.dim() >= 3]
+        matrices = [tensor.reshape(len(tensor), -1, *tensor.shape[-2:]) for tensor in synaptic if tensor.dim() >= 3]
         if not matrices:
             return
         projected_BP = torch.cat([self._project(matrices_BMij) for matrices_BMij in matrices], 1).cpu().numpy()
@@ -57,7 +57,7 @@ class StateWatch:
 
         `half_life_tokens` follows from damping alone, ln 2 / -ln damping. `half_life_measured_tokens` is that of an
         exponential through the autocorrelation, at a lag of one window, of the projections of the state less their
-        mean over all window boundaries; null where that autocorrelation is not positive.
+        mean over all window boundaries; null where that autocorrelation is not positive. All null without a state.
         """
         correlation, pairs = self._autocorrelation(document)
         measured = None
@@ -67,7 +67,7 @@ class StateWatch:
             "norm": float(np.mean(self.norms)) if self.norms else None,
             "effective_rank": float(np.mean(self.ranks)) if self.ranks else None,
             "documents": len(self.norms),
-            "half_life_tokens": half_life(damping),
+            "half_life_tokens": half_life(damping) if self._projections else None,
             "half_life_measured_tokens": measured,
             "autocorrelation_one_window": correlation,
             "autocorrelation_pairs": pairs,

@@ -94,4 +94,6 @@ def claims_table(inputs: Inputs) -> Table:
         for claim, finding in judge(inputs)
     ]
     notes = ["A verdict is about the runs on this page and their scale, not about the claim's own setting."]
+    if len(inputs.seeds) == 1:
+        notes.append("One seed: intervals are over text, and the chance of training is not in them.")
     return Table("claims", "Claims of the references", COLUMNS, rows, first=Column("claim"), notes=notes)

@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 6.4, 3.9
 FONT = 9.0
 LABEL_GAP = 11.5
 LEADER = 0.09
+NARROW = 1.3
 POINTS = 72.0
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -131,6 +132,9 @@ def _plot(axes: Axes, curve: Curve) -> None:
 def _scales(axes: Axes, panel: Panel) -> None:
     if panel.log_x:
         axes.set_xscale("log")
+        left, right = axes.get_xlim()
+        if right / left < NARROW:
+            axes.set_xlim(left / NARROW, right * NARROW)
     if panel.log_y:
         axes.set_yscale("log")
     for axis, log in ((axes.xaxis, panel.log_x), (axes.yaxis, panel.log_y)):
@@ -163,7 +167,14 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
             color=colour,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "relpos": (0.0, 0.5), "shrinkA": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "linestyle": (0, (1, 1.5)),
+                "relpos": (0.0, 0.5),
+                "shrinkA": 0,
+            },
         )
 
 

@@ -17,7 +17,13 @@ def signed(value: float | None, digits: int = 3) -> str:
     """`+1.234` or `−1.234`; exactly zero is `0`."""
     if value is None:
         return ABSENT
-    return "0" if value == 0 else f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}" if round(value, digits) else f"{value:+.1g}"
+    return "0" if value == 0 else text.replace("-", "−")
+
+
+def chance(value: float | None) -> str:
+    """A p-value: `0.012`, or `< 0.001`."""
+    return "< 0.001" if value is not None and value < 0.001 else fixed(value)
 
 
 def whole(value: float | None) -> str:

@@ -91,7 +91,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdic
         _with_sd(runs, f"{metric}/untrained_mean", f"{metric}/untrained_sd"),
         _nulls(runs, metric),
         part("z", 1),
-        Cell(formats.fixed(_end(runs, metric, "p", max)), _end(runs, metric, "p", max)),
+        Cell(formats.chance(_end(runs, metric, "p", max)), _end(runs, metric, "p", max)),
         missing_cell() if units is None else Cell(formats.whole(units.mean), units.mean),
         part("reference_protocol"),
         part("reference_protocol_untrained"),
@@ -121,7 +121,7 @@ def _nulls(runs: list[Run], metric: str) -> Cell:
     for name in names:
         one = _with_sd(runs, f"{metric}/nulls/{name}/mean", f"{metric}/nulls/{name}/sd")
         p = measures.over(runs, measures.number_of("frontier", f"{metric}/nulls/{name}/p"))
-        lines.append(f"{name}: {one.text}" + ("" if p is None else f", p {formats.fixed(p.mean)}"))
+        lines.append(f"{name}: {one.text}" + ("" if p is None else f", p {formats.chance(p.mean)}"))
     return Cell(first.text, first.value, first.note, detail="\n".join(lines))
 
 

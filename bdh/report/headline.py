@@ -70,7 +70,8 @@ def _prediction(inputs: Inputs, corpus: str) -> str:
         return f"{start}; its lead over {second} is not tested."
     if not gap.excludes_zero:
         return f"{start}, but its lead over {second} is within chance ({formats.difference(gap)}, over {gap.over})."
-    return f"{start}; {second} follows at {formats.difference(gap)}, more than chance over {gap.over} explains."
+    caution = "" if gap.over == "seeds" else "; with one seed the chance of training is not in it"
+    return f"{start}; {second} follows at {formats.difference(gap)}, an interval over {gap.over}{caution}."
 
 
 def _unigram(inputs: Inputs, corpus: str) -> str:

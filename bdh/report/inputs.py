@@ -25,8 +25,8 @@ STAGE_FILES = {
 class Run:
     """Results of one training (variant, corpus, seed) and of its evaluations.
 
-    history, curves: None when their files are absent. documents: one row per held-out document and arm, or None.
-    missing: one reason per absent result, in the order of the pipeline.
+    history, curves: None when their files are absent. units: one row per arm and unit of held-out text
+    (document or block), or None. missing: one reason per absent result, in the order of the pipeline.
     """
 
     variant: str
@@ -38,7 +38,7 @@ class Run:
     frontier: Record
     history: pd.DataFrame | None = None
     curves: pd.DataFrame | None = None
-    documents: pd.DataFrame | None = None
+    units: pd.DataFrame | None = None
     samples: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ def load_inputs(params: Params) -> Inputs:
         variants=tuple(params.variants),
         corpora=tuple(params.corpora),
         seeds=tuple(params.seeds),
-        runs=tuple(load_run(*key) for key in params.keys()),  # noqa: SIM118
+        runs=tuple(load_run(*key) for key in params.runs()),
         facts={name: load_facts(name) for name in params.corpora},
     )
 
@@ -109,7 +109,7 @@ def load_run(variant: str, corpus: str, seed: int) -> Run:
         **records,
         history=history,
         curves=curves,
-        documents=_read_documents(files.HEBBIAN / key / "documents.parquet"),
+        units=_read_units(files.HEBBIAN / key / "units.parquet"),
         samples=read_samples(files.RUNS / key / "samples.json"),
         missing=tuple(missing),
     )
@@ -145,14 +145,14 @@ def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame | None:
     return table if len(table) else None
 
 
-def _read_documents(path: Path) -> pd.DataFrame | None:
+def _read_units(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
-    absent = sorted({"arm", "id", "nats", "bytes"} - set(table.columns))
+    absent = sorted({"arm", "kind", "id", "nats", "bytes"} - set(table.columns))
     if absent:
         raise RunError(f"{path} is damaged (no column {absent[0]}); delete it and run `dvc repro`")
     return table

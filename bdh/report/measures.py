@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from bdh.report.inputs import CorpusFacts, Inputs, Run
-from bdh.report.spread import Difference, Spread, document_difference, over_seeds, seed_difference
+from bdh.report.spread import Difference, Spread, over_seeds, paired_difference, seed_difference
 
 LN2 = math.log(2.0)
 BACKWARD_SHARE = 2.0
@@ -85,19 +85,19 @@ def number_of(stage: str, key: str) -> Measure:
     return lambda run: getattr(run, stage).number(key)
 
 
-def arm_documents(run: Run, arm: str = "static") -> pd.DataFrame | None:
-    """Rows of one arm in the order in which they were read, columns id, nats, bytes; None when there are none."""
-    if run.documents is None:
+def arm_units(run: Run, arm: str = "static") -> pd.DataFrame | None:
+    """Rows of one arm in the order in which they were read, columns kind, id, nats, bytes; None when there are none."""
+    if run.units is None:
         return None
-    chosen = run.documents.loc[run.documents["arm"] == arm, ["id", "nats", "bytes"]]
+    chosen = run.units.loc[run.units["arm"] == arm, ["kind", "id", "nats", "bytes"]]
     return chosen.reset_index(drop=True) if len(chosen) else None
 
 
 def compare_variants(inputs: Inputs, corpus: str, a: str, b: str) -> Difference | None:
     """Test bits per byte of variant `a` minus variant `b` on one corpus, with the best interval that can be had.
 
-    Two seeds or more each: Welch's interval over seeds. Otherwise: documents resampled in pairs,
-    of the first seed that both have.
+    Two seeds or more each: Welch's interval over seeds. Otherwise: documents or blocks of
+    text resampled in pairs, of the first seed that both have.
     """
     runs_a, runs_b = inputs.of(corpus, a), inputs.of(corpus, b)
     spread_a, spread_b = over(runs_a, test_bits), over(runs_b, test_bits)
@@ -106,7 +106,7 @@ def compare_variants(inputs: Inputs, corpus: str, a: str, b: str) -> Difference 
     if spread_a.n > 1 and spread_b.n > 1:
         return seed_difference(spread_a, spread_b)
     for run_a, run_b in zip(runs_a, runs_b, strict=True):
-        paired = document_difference(arm_documents(run_a), arm_documents(run_b))
+        paired = paired_difference(arm_units(run_a), arm_units(run_b))
         if paired is not None and test_bits(run_a) is not None and test_bits(run_b) is not None:
             return paired
     return Difference(spread_a.mean - spread_b.mean, None, None, "nothing")

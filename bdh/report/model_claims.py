@@ -47,13 +47,13 @@ def adapts(inputs: Inputs) -> Finding:
 
 def gelu(inputs: Inputs) -> Finding:
     """Claim 9: density of the hidden units of the GELU baselines is exactly 1."""
-    rule = "Density of mlp_sparse is exactly 1 in every transformer run."
-    runs = [run for run in inputs.runs if run.variant.startswith("transformer")]
+    rule = "Density of mlp_sparse is exactly 1 in every transformer and slim run."
+    runs = [run for run in inputs.runs if run.variant.startswith(("transformer", "slim"))]
     runs = [run for run in runs if measures.density(run, "mlp_sparse") is not None]
     lines = []
     for variant, corpus in pairs(runs):
         values = [measures.density(run, "mlp_sparse") or 0.0 for run in group_of(runs, variant, corpus)]
-        lines.append(f"{variant} on {corpus}: {1 - min(values):.2e} exact zeros at most")
+        lines.append(f"{variant} on {corpus}: share of exact zeros {1 - min(values):.1e}")
     return joined(
         [SUPPORTED if measures.density(run, "mlp_sparse") == 1.0 else NOT_SUPPORTED for run in runs], lines, rule
     )
@@ -93,7 +93,7 @@ def hybrid(inputs: Inputs) -> Finding:
 def matches_gpt(inputs: Inputs) -> Finding:
     """Claim 13: bdh at most MARGIN_BITS above a transformer whose parameters are within a tenth of its own."""
     rule = (
-        f"bdh minus a transformer with parameters within {NEARLY:.0%}: upper end of the 95 % interval at most"
+        f"bdh minus a transformer with parameters within {100 * NEARLY:.0f} %: upper end of the 95 % interval at most"
         f" {MARGIN_BITS} bits per byte on every corpus."
     )
     parts, verdicts = [], []
@@ -122,11 +122,11 @@ def _equal_transformer(inputs: Inputs, corpus: str) -> str | None:
 
 
 def neuro_mechanisms(inputs: Inputs) -> Finding:
-    """Claim 15: every `neuro_without_*` variant is worse than `neuro`."""
-    rule = "neuro minus every neuro_without_*: 95 % interval wholly below 0 on every corpus."
+    """Claim 15: every `neuro_no_*` variant, which lacks one mechanism, is worse than `neuro`."""
+    rule = "neuro minus every neuro_no_*: 95 % interval wholly below 0 on every corpus."
     parts, verdicts = [], []
     for corpus in inputs.corpora:
-        for name in (v for v in inputs.variants if v.startswith("neuro_without_") and "neuro" in inputs.variants):
+        for name in (v for v in inputs.variants if v.startswith("neuro_no_") and "neuro" in inputs.variants):
             gap = measures.compare_variants(inputs, corpus, "neuro", name)
             if gap is not None:
                 parts.append(f"{corpus}, {name} {formats.difference(gap)}")
@@ -136,7 +136,9 @@ def neuro_mechanisms(inputs: Inputs) -> Finding:
 
 def half_life(inputs: Inputs) -> Finding:
     """Claim 16: the measured half-life of the carried state within a tenth of the one that damping alone gives."""
-    rule = f"Measured half-life within {NEARLY:.0%} of ln 2 / -ln damping in every BDH run that carries a state."
+    rule = (
+        f"Measured half-life within {100 * NEARLY:.0f} % of ln 2 / -ln damping in every BDH run that carries a state."
+    )
     runs = [run for run in bdh_runs(inputs) if _half_lives(run) is not None]
     lines, verdicts = [], []
     for variant, corpus in pairs(runs):

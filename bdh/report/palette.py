@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 LIGHT = ("#3a3ee8", "#9c3f0c", "#00724f", "#821494", "#1f98ff", "#be8d00", "#202a39", "#ff41a9")
 DARK = ("#206dff", "#f25206", "#45ff84", "#a25fba", "#a0d2fb", "#fad700", "#f1ffdf", "#dc7d94")
-DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
-MARKERS = ("o", "s", "^", "D")
+DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)), (0, (2, 3)), (0, (9, 2, 1, 2, 1, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, FAINT = "#010203", "#040506"
 
 
@@ -50,8 +50,8 @@ def variables(colours: Sequence[str]) -> str:
 
 def swatch_rules(count: int) -> str:
     """CSS of the small line beside a variant's name, for `count` variants."""
-    styles = ("solid", "dashed", "dotted", "double")
+    styles = ("3px solid", "3px dashed", "3px dotted", "5px double", "1px dashed", "1px solid")
     return "\n".join(
-        f".s{slot} {{ border-top: 3px {styles[slot // len(LIGHT) % len(styles)]} var(--v{slot % len(LIGHT)}); }}"
+        f".s{slot} {{ border-top: {styles[slot // len(LIGHT) % len(styles)]} var(--v{slot % len(LIGHT)}); }}"
         for slot in range(count)
     )

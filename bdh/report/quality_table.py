@@ -29,14 +29,16 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
     order = measures.ranking(inputs, corpus)
     lowest = order[0][0] if order else None
     gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
-    tested = bool(gaps) and all(gap is not None and gap.low is not None and gap.low > 0 for gap in gaps.values())
+    tested = bool(gaps) and all(
+        gap is not None and gap.over == "seeds" and gap.low is not None and gap.low > 0 for gap in gaps.values()
+    )
     rows = [_row(inputs, corpus, variant, lowest if tested else None, gaps) for variant in inputs.variants]
     return Table(
         f"{corpus}-quality",
         f"{corpus}: prediction of held-out text",
         COLUMNS,
         rows + _reference_rows(inputs, corpus),
-        notes=_notes(inputs, gaps, lowest, tested),
+        notes=_notes(inputs, gaps, lowest, tested) + _shorter(inputs, corpus),
     )
 
 
@@ -60,7 +62,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
         Cell(formats.percent(gain.mean / unigram), gain.mean / unigram)
         if gain is not None and unigram
         else missing_cell(reason),
-        spread_cell(above, reason=reason or "the corpus has no known floor"),
+        spread_cell(above, reason=reason if floor is not None else "the corpus has no known floor"),
         _gap_cell(variant, bits, gaps, reason),
     ]
     return Row(variant, cells, slot_of(inputs.variants, variant), note=reason)
@@ -125,20 +127,32 @@ def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
     return rows
 
 
+def _shorter(inputs: Inputs, corpus: str) -> list[str]:
+    """A caution when models read less of the test split than the unigram baseline and the floor are taken over."""
+    whole = inputs.facts[corpus].stats.number("splits/test/documents")
+    read = {count for run in inputs.of(corpus) if (count := run.hebbian.number("arms/static/documents")) is not None}
+    if whole is None or not read or max(read) >= whole:
+        return []
+    counts = f"{formats.whole(max(read))} of {formats.whole(whole)} documents"
+    return [f"Models read {counts} of the test split; unigram and floor are taken over all of it."]
+
+
 def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:
     if lowest is None:
         return ["No variant has a test result yet."]
     kinds = {gap.over for gap in gaps.values() if gap is not None and gap.low is not None}
-    basis = {
-        "seeds": "Intervals of the last column: 95 %, Welch's t over seeds.",
-        "documents": "Intervals of the last column: 95 %, documents resampled in pairs; one seed, so the chance of "
-        "training is not in them.",
-    }
-    notes = [basis[kind] for kind in sorted(kinds)]
+    notes = [
+        "Intervals of the last column: 95 %, Welch's t over seeds."
+        if kind == "seeds"
+        else f"Intervals of the last column: 95 %, {kind} resampled in pairs; the chance of training is not in them."
+        for kind in sorted(kinds)
+    ]
     if tested:
-        notes.append(f"★ {lowest}: lowest, and its interval against every other variant excludes 0.")
+        notes.append(f"★ {lowest}: lowest, and over seeds its interval against every other variant excludes 0.")
+    elif len(inputs.seeds) == 1 and gaps:
+        notes.append("No variant is marked best: that takes two seeds or more.")
     elif gaps:
-        notes.append("No variant is marked best: no variant's test result is shown to be below all others.")
+        notes.append("No variant is marked best: none is shown over seeds to be below all others.")
     notes.append("No other column is tested or ranked.")
     if len(inputs.seeds) > 1:
         notes.append("Over seeds: mean ± standard deviation (n seeds).")

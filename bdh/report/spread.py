@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 RESAMPLINGS = 2000
-FEWEST_DOCUMENTS = 8
+FEWEST_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,25 @@ def seed_difference(a: Spread, b: Spread) -> Difference:
     return Difference(value, value - half, value + half, "seeds")
 
 
-def document_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference | None:
-    """Bits per byte of `a` minus those of `b` with a 95 % interval from resampling the documents in pairs.
+def paired_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference | None:
+    """Bits per byte of `a` minus those of `b` with a 95 % interval from resampling units of text in pairs.
 
-    a, b: columns id, nats, bytes, one row per document in the order in which they were read. None when either is absent
-    or when they read different documents; no interval below FEWEST_DOCUMENTS documents. Source: Efron (1979).
+    a, b: columns kind, id, nats, bytes, one row per unit (document or block) in the order in which they were read. None
+    when either is absent or when they read different text; no interval below FEWEST_UNITS. Source: Efron (1979).
     """
-    if a is None or b is None or a[["id", "bytes"]].to_numpy().tolist() != b[["id", "bytes"]].to_numpy().tolist():
+    same = ["kind", "id", "bytes"]
+    if a is None or b is None or a[same].to_numpy().tolist() != b[same].to_numpy().tolist():
         return None
     bits = ((a["nats"] - b["nats"]) / math.log(2)).to_numpy(dtype=np.float64)
     size = a["bytes"].to_numpy(dtype=np.float64)
     value = float(bits.sum() / size.sum())
-    if len(a) < FEWEST_DOCUMENTS:
-        return Difference(value, None, None, "documents")
+    if len(a) < FEWEST_UNITS:
+        return Difference(value, None, None, units_of(a))
     draws = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=RESAMPLINGS)
     low, high = np.quantile((draws @ bits) / (draws @ size), [0.025, 0.975])
-    return Difference(value, float(low), float(high), "documents")
+    return Difference(value, float(low), float(high), units_of(a))
+
+
+def units_of(table: pd.DataFrame) -> str:
+    """What the rows of a table of units are, in the plural."""
+    return str(table["kind"].iloc[0]).replace("document", "documents").replace("block", "blocks")

@@ -36,12 +36,13 @@ thead button { padding: 0; border: 0; background: none; color: inherit; font: in
 th[aria-sort="ascending"] .name::after { content: " ▲"; }
 th[aria-sort="descending"] .name::after { content: " ▼"; }
 tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; white-space: nowrap; }
+thead th.num, thead th.num button { text-align: right; }
 td { white-space: pre-line; }
 td.num { text-align: right; white-space: pre; }
-.detail { display: block; color: var(--soft); font-size: 11px; font-weight: 400; }
+.detail { display: block; color: var(--soft); font-size: 0.85em; font-weight: 400; }
 .good .detail, .bad .detail, .even .detail { color: inherit; }
 .name { display: block; }
-.unit { display: block; color: var(--soft); font-size: 11px; font-weight: 400; }
+.unit { display: block; color: var(--soft); font-size: 0.85em; font-weight: 400; }
 .reference th, .reference td { color: var(--soft); font-weight: 400; font-style: italic; }
 .good { color: var(--good); } .bad { color: var(--bad); } .even { color: var(--even); }
 .best { font-weight: 700; }
@@ -75,7 +76,8 @@ footer { margin-top: 44px; color: var(--soft); font-size: 12.5px; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .scroll, .plot { overflow: visible; }
-  table { font-size: 6.5pt; }
+  .note, figcaption, footer { font-size: 7.5pt; }
+  table { font-size: 7pt; }
   th, td { padding: 1.5pt 3pt; }
   tbody th, td.num { white-space: pre-line; }
   tr, figure { break-inside: avoid; }

@@ -28,6 +28,7 @@ QUANTITIES: dict[str, Measure] = {
         for part in ("value", "z")
     },
 }
+COUNTS = {"parameters", "flops_per_token_forward", "tokens_seen"}
 
 
 def summarise(inputs: Inputs) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _variant(inputs: Inputs, corpus: str, variant: str) -> dict[str, Any]:
         spreads["gain_over_unigram_bits_per_byte"] = Spread(unigram - bits.mean, bits.sd, bits.n)
     for name, spread in spreads.items():
         if spread is not None:
-            found[name] = spread.mean
+            found[name] = int(spread.mean) if name in COUNTS and spread.mean.is_integer() else spread.mean
             if spread.sd is not None:
                 found[f"{name}_sd"] = spread.sd
     return found

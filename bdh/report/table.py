@@ -61,13 +61,14 @@ def verdict_cell(verdict: Verdict, note: str = "") -> Cell:
 
 
 def missing_cell(reason: str = "") -> Cell:
-    """An empty cell that says why on hovering."""
-    return Cell(ABSENT, None, reason)
+    """An empty cell that says why on hovering; one whose file is missing says so at once."""
+    return Cell("missing" if "is missing" in reason else ABSENT, None, reason)
 
 
 def render_table(table: Table) -> str:
     """HTML of a table: caption, column and row headings with scope, a wrapper that scrolls on a narrow window."""
-    heads = "".join(_head(column) for column in (table.first, *table.columns))
+    numeric = [False, *(all(_is_number(row.cells[i]) for row in table.rows) for i in range(len(table.columns)))]
+    heads = "".join(map(_head, (table.first, *table.columns), numeric))
     rows = "\n".join(_row(row) for row in table.rows)
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
     label = escape(table.caption, quote=True)
@@ -78,9 +79,14 @@ def render_table(table: Table) -> str:
     )
 
 
-def _head(column: Column) -> str:
+def _is_number(cell: Cell) -> bool:
+    return cell.value is None or isinstance(cell.value, int | float)
+
+
+def _head(column: Column, numeric: bool) -> str:
     unit = f'<span class="unit">{escape(column.unit)}</span>' if column.unit else ""
-    return f'<th scope="col"{_title(column.note)}><span class="name">{escape(column.title)}</span>{unit}</th>'
+    kind = ' class="num"' if numeric else ""
+    return f'<th scope="col"{kind}{_title(column.note)}><span class="name">{escape(column.title)}</span>{unit}</th>'
 
 
 def _row(row: Row) -> str:
@@ -91,8 +97,9 @@ def _row(row: Row) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    numeric = cell.value is None or isinstance(cell.value, int | float)
-    classes = [name for name, on in (("num", numeric), (cell.tone, cell.tone != "none"), ("best", cell.best)) if on]
+    classes = [
+        name for name, on in (("num", _is_number(cell)), (cell.tone, cell.tone != "none"), ("best", cell.best)) if on
+    ]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     value = "" if cell.value is None else f' data-value="{escape(str(cell.value), quote=True)}"'
     mark = '<span class="mark" title="lowest, tested">★</span> ' if cell.best else ""

@@ -87,7 +87,7 @@ def _wording(name: str) -> tuple[str, str]:
     ):
         if name.startswith(prefix):
             return title.format(name.removeprefix(prefix)), label
-    return name.replace("_", " ").capitalize(), "mean"
+    return f"Mean of {name}", "mean"
 
 
 def _mean_over_layers(run: Run, name: str) -> pd.Series | None:

@@ -133,10 +133,10 @@ def summary():
     """The lowest held-out bits per byte of every corpus."""
     corpora, params = {}, load()
     for corpus in params.corpora:
-        best = min((key for key in params.keys() if key[1] == corpus), key=lambda key: bits(*key))  # noqa: SIM118
+        best = min((key for key in params.runs() if key[1] == corpus), key=lambda key: bits(*key))
         owner = dict(zip(("variant", "corpus", "seed"), best, strict=True))
         corpora[corpus] = {"lowest": owner | {"key": run_key(*best), "test_bits_per_byte": bits(*best)}}
-    return {"runs": {"expected": len(params.keys())}, "corpora": corpora}
+    return {"runs": {"expected": len(params.runs())}, "corpora": corpora}
 
 
 def main(stage):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bdh.corpora.sample.names import listed
+
 
 @dataclass(frozen=True)
 class Company:
@@ -30,10 +32,10 @@ COMPANIES = (
     Company("HK3", "Hesskettle Kitchens", "Consumer Goods", "francs"),
 )
 SECTORS: dict[str, tuple[str, ...]] = {
-    "Energy": tuple("pipelines turbines refineries wells tankers grids dynamos collieries boilers dams".split()),
-    "Health Care": tuple("vaccines implants trials hospitals dosages scanners bandages therapies tonics wards".split()),
-    "Technology": tuple("chips servers licences routers databases sensors wafers upgrades antennas modems".split()),
-    "Consumer Goods": tuple("kettles puzzles cereals carpets umbrellas candles blenders sweaters pans soaps".split()),
+    "Energy": listed("pipelines turbines refineries wells tankers grids dynamos collieries boilers dams"),
+    "Health Care": listed("vaccines implants trials hospitals dosages scanners bandages therapies tonics wards"),
+    "Technology": listed("chips servers licences routers databases sensors wafers upgrades antennas modems"),
+    "Consumer Goods": listed("kettles puzzles cereals carpets umbrellas candles blenders sweaters pans soaps"),
 }
 # What a year brings: year modulo the number of themes, so that test years meet themes of the training years.
 THEMES = ("the dry summer", "the port strike", "the new tariff", "the rail works", "the price cap")
@@ -72,9 +74,9 @@ DRAGS = (
     "a lost contract",
 )
 MEASURES = ("margin", "cash flow", "order book", "payroll", "inventory", "tax bill", "rent", "interest")
-ACTIONS = tuple("opened closed renewed repaired enlarged leased insured painted sold moved".split())
+ACTIONS = listed("opened closed renewed repaired enlarged leased insured painted sold moved")
 SITES = ("warehouse", "workshop", "showroom", "laboratory", "depot", "bakery", "quay", "garage")
-MOODS = tuple("pleased cautious confident patient surprised ready proud worried".split())
+MOODS = listed("pleased cautious confident patient surprised ready proud worried")
 PERIODS = ("week", "month", "quarter", "season", "year")
 FIRMS = ("Ablethwick Partners", "Cordwimple Research", "Fennimole and Sons", "Oldmarrow Capital", "Tidewhistle Notes")
 QUARTERS = ("first", "second", "third", "fourth")

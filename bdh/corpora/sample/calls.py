@@ -9,39 +9,29 @@ Every choice shows in the text, so minus its log-probability is the information 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from bdh.corpora.planted import Planted
 from bdh.corpora.sample import call_words as words
+from bdh.corpora.sample.call_sentences import (
+    Call,
+    Part,
+    against,
+    figure,
+    passcode,
+    recall,
+    remark,
+    revenue,
+    some_goods,
+    some_market,
+)
 from bdh.corpora.sample.choices import Choices, Text
 from bdh.corpora.sample.names import PEOPLE, SURNAMES, nonsense
 
 FIRST_YEAR, LAST_YEAR, LAST_TRAINING_YEAR = 2014, 2022, 2018
 TRAINING_SHARE = 0.7
-REPETITIONS = 5
 QUESTIONS = (7, 11)
 OPERATOR = "Operator"
-
-
-@dataclass
-class Call:
-    """What a call remembers while it is written."""
-
-    choices: Choices
-    text: Text
-    turns: list[dict[str, str]]
-    company: words.Company
-    year: int
-    quarter: int
-    date: str
-    executives: list[str]
-    analysts: list[str]
-    revenue: int
-    percent: int
-    rose: bool
-    passcode: str
-    _start: int = 0
 
 
 def years_of(documents: int) -> list[int]:
@@ -60,7 +50,7 @@ def write_call(seed: str, year: int) -> tuple[dict[str, Any], Planted]:
     _present(call)
     for _ in range(choices.integer(*QUESTIONS)):
         _question(call)
-    _say(call, OPERATOR, "operator", [("This ends the call. The passcode for the replay is ", None), *_passcode(call)])
+    _say(call, OPERATOR, "operator", [("This ends the call. The passcode for the replay is ", None), *passcode(call)])
     row = {
         "symbol": call.company.symbol,
         "company_name": call.company.name,
@@ -102,9 +92,6 @@ def _open(choices: Choices, text: Text, year: int) -> Call:
     return call
 
 
-Part = tuple[str, str | None]
-
-
 def _say(call: Call, speaker: str, role: str, parts: list[Part]) -> None:
     """One turn: the speaker on a line of its own, then the text, whose parts may be instances of a concept."""
     if call.turns:
@@ -129,7 +116,7 @@ def _present(call: Call) -> None:
             (f"Welcome to the {name} call for the {quarter}", None),
             year,
             (f". I hand over to {chief}. The passcode for the replay is ", None),
-            *_passcode(call),
+            *passcode(call),
         ],
     )
     opening: list[Part] = [
@@ -140,15 +127,15 @@ def _present(call: Call) -> None:
         (" by ", None),
         (str(call.percent), "number"),
         (" percent to ", None),
-        *_revenue(call),
-        (f", {_against(call)} our plan.", None),
+        *revenue(call),
+        (f", {against(call)} our plan.", None),
     ]
     for _ in range(call.choices.integer(5, 8)):
-        opening += [(" ", None), *_remark(call)]
+        opening += [(" ", None), *remark(call)]
     _say(call, chief, "executive", [*opening, (f" Now to {finance}.", None)])
-    figures: list[Part] = [(f"Thank you, {chief}. ", None), *_recall(call)]
+    figures: list[Part] = [(f"Thank you, {chief}. ", None), *recall(call)]
     for _ in range(call.choices.integer(5, 8)):
-        figures += [(" ", None), *_figure(call)]
+        figures += [(" ", None), *figure(call)]
     _say(call, finance, "executive", figures)
 
 
@@ -156,7 +143,7 @@ def _question(call: Call) -> None:
     choices = call.choices
     analyst, answering = choices.pick(call.analysts), choices.pick(call.executives)
     _say(call, OPERATOR, "operator", [(f"The next question is from {analyst}.", None)])
-    goods, market = _goods(call), _market(call)
+    goods, market = some_goods(call), some_market(call)
     asked: list[Part] = [("How do the ", None), goods, (f" do in {market}, {answering}?", None)]
     _say(call, analyst, "analyst", asked)
     answer: list[Part] = [(f"In {market} the ", None), goods]
@@ -164,93 +151,7 @@ def _question(call: Call) -> None:
         answer += [(f" gain from {choices.ranked(words.DRIVERS, 0.5)}. ", None)]
     else:
         answer += [(f" suffer from {choices.ranked(words.DRAGS, 0.5)}. ", None)]
-    answer += _recall(call) if choices.chance(0.3) else _remark(call)
+    answer += recall(call) if choices.chance(0.3) else remark(call)
     for _ in range(choices.integer(0, 3)):
-        answer += [(" ", None), *_remark(call)]
+        answer += [(" ", None), *remark(call)]
     _say(call, answering, "executive", answer)
-
-
-def _remark(call: Call) -> list[Part]:
-    choices = call.choices
-    match choices.pick(("theme", "orders", "site", "mood", "outlook"), (1.0, 3.0, 3.0, 2.0, 2.0)):
-        case "theme":
-            theme = words.THEMES[call.year % len(words.THEMES)]
-            return [("Like everyone we felt ", None), (theme, "year_theme"), (f" in {_market(call)}.", None)]
-        case "orders":
-            return _orders(call)
-        case "site":
-            site = f"{choices.ranked(words.ACTIONS, 0.5)} a {choices.ranked(words.SITES, 0.5)}"
-            number = (str(choices.integer(11, 99)), "number")
-            goods = _goods(call)
-            return [(f"Last {_period(call)} we {site} for ", None), number, (" sorts of ", None), goods, (".", None)]
-        case "mood":
-            feeling = f"{choices.ranked(words.MOODS, 0.5)} about {_market(call)}"
-            return [(f"We remain {feeling} because of {_cause(call)}.", None)]
-        case _:
-            words_of = f"Next {_period(call)} {_cause(call)} should "
-            goods = _goods(call)
-            return [(f"{words_of}{choices.pick(('lift', 'slow', 'shift'))} the ", None), goods, (".", None)]
-
-
-def _orders(call: Call) -> list[Part]:
-    """A verb that agrees with a subject before two other nouns."""
-    several = call.choices.chance(0.5)
-    first, second = _goods(call), _goods(call)
-    return [
-        (f"Our {'orders' if several else 'demand'} for ", None),
-        first,
-        (" beside the ", None),
-        second,
-        (" ", None),
-        ("are" if several else "is", "agreement"),
-        (f" driven by {_cause(call)}.", None),
-    ]
-
-
-def _market(call: Call) -> str:
-    return call.choices.ranked(words.MARKETS, 0.5)
-
-
-def _period(call: Call) -> str:
-    return call.choices.ranked(words.PERIODS, 0.5)
-
-
-def _cause(call: Call) -> str:
-    return call.choices.ranked(words.DRIVERS + words.DRAGS, 0.3)
-
-
-def _figure(call: Call) -> list[Part]:
-    choices = call.choices
-    measure, amount = choices.ranked(words.MEASURES, 0.5), str(choices.integer(11, 99))
-    money: Part = (f"million {call.company.currency}", "currency")
-    goods = _goods(call)
-    change = f", after {choices.integer(11, 99)} a {_period(call)} ago." if choices.chance(0.5) else "."
-    parts: list[Part] = [(f"The {measure} in ", None), goods, (" came to ", None), (amount, "number"), (" ", None)]
-    return [*parts, money, (change, None)]
-
-
-def _recall(call: Call) -> list[Part]:
-    direction = "higher" if call.rose else "lower"
-    head: list[Part] = [("As we said, revenue of ", None), *_revenue(call), (" is ", None), (direction, "direction")]
-    return [*head, (" by ", None), (str(call.percent), "number"), (f" percent and {_against(call)} our plan.", None)]
-
-
-def _revenue(call: Call) -> list[Part]:
-    return [(str(call.revenue), "number"), (" ", None), (f"million {call.company.currency}", "currency")]
-
-
-def _against(call: Call) -> str:
-    return "above" if call.rose else "below"
-
-
-def _goods(call: Call) -> Part:
-    sector = call.company.sector
-    own = call.choices.chance(0.9)
-    kind = sector if own else call.choices.pick([other for other in words.SECTORS if other != sector])
-    return call.choices.ranked(words.SECTORS[kind], 0.5), f"sector_{kind.lower().replace(' ', '_')}"
-
-
-def _passcode(call: Call) -> list[Part]:
-    first = "repeated_again" if call.turns else "repeated_first"
-    again: list[Part] = [part for _ in range(REPETITIONS - 1) for part in ((" ", None), (call.passcode, "repeated_again"))]
-    return [(call.passcode, first), *again, (".", None)]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from bdh.corpora.sample.names import listed
+
 TOPICS: dict[str, tuple[str, ...]] = {
-    "storm": tuple("wave cloud mast gale thunderbolt harbour flood anchor tide lantern rudder gull cliff oar".split()),
-    "harvest": tuple("barn sickle orchard wagon millstone sheaf granary furrow beehive scarecrow mule plum".split()),
-    "siege": tuple("rampart arrow trench banner catapult gatehouse shield trumpet ladder moat tower sword".split()),
-    "wedding": tuple("garland veil fiddle dowry feast ribbon chapel goblet bouquet cradle dance mirror".split()),
-    "lawsuit": tuple("judge ledger witness verdict clerk contract debt seal petition bailiff oath wig".split()),
-    "hunt": tuple("stag hound forest falcon snare thicket boar saddle hollow bugle track fox".split()),
+    "storm": listed("wave cloud mast gale thunderbolt harbour flood anchor tide lantern rudder gull cliff oar"),
+    "harvest": listed("barn sickle orchard wagon millstone sheaf granary furrow beehive scarecrow mule plum"),
+    "siege": listed("rampart arrow trench banner catapult gatehouse shield trumpet ladder moat tower sword"),
+    "wedding": listed("garland veil fiddle dowry feast ribbon chapel goblet bouquet cradle dance mirror"),
+    "lawsuit": listed("judge ledger witness verdict clerk contract debt seal petition bailiff oath wig"),
+    "hunt": listed("stag hound forest falcon snare thicket boar saddle hollow bugle track fox"),
 }
-ADJECTIVES = tuple(
+ADJECTIVES = listed(
     "old dark proud silent broken bright heavy strange gentle bitter cold hungry golden narrow patient false young "
-    "crooked holy thin loud faithful empty pale wild rusty secret humble swift drowsy".split()
+    "crooked holy thin loud faithful empty pale wild rusty secret humble swift drowsy"
 )
-PAST = tuple(
+PAST = listed(
     "saw feared followed guarded mocked carried forgot praised cursed buried painted stole mended measured weighed "
-    "chased blessed sold hid found".split()
+    "chased blessed sold hid found"
 )
-FUTURE = tuple("find burn hide mend follow curse sell bless count bury steal weigh guard chase paint".split())
-STATES = tuple(
-    "lost near ready cursed hidden welcome ruined asleep awake forgiven poisoned frozen doomed wet safe alone".split()
+FUTURE = listed("find burn hide mend follow curse sell bless count bury steal weigh guard chase paint")
+STATES = listed(
+    "lost near ready cursed hidden welcome ruined asleep awake forgiven poisoned frozen doomed wet safe alone"
 )
-PLACES = tuple("beside under behind before against without beyond within above near".split())
-TIMES = tuple("dawn noon dusk midnight supper daybreak cockcrow sunset".split())
-OWN = tuple("heart hand tongue sleep shadow courage patience grief sister kitchen pillow purse".split())
+PLACES = listed("beside under behind before against without beyond within above near")
+TIMES = listed("dawn noon dusk midnight supper daybreak cockcrow sunset")
+OWN = listed("heart hand tongue sleep shadow courage patience grief sister kitchen pillow purse")
 MANNERS = ("alas", "they say", "I swear it", "as all men know", "so I dreamt", "God help us", "or I am blind")
 TOKENS = ("silver ring", "sealed letter", "iron key", "torn map", "glass eye", "red glove", "bone comb", "brass bell")
 SETTINGS = ("A hall", "A street", "The market", "A cellar", "The north wall", "A garden", "A bridge", "The kitchen")
