@@ -8,6 +8,7 @@ import pytest
 import typer.main
 
 from bdh import cli
+from bdh.commands.checks import dvc_state
 from bdh.commands.generate import pieces
 from bdh.commands.reach import corpus_checks
 from bdh.files import RUNS, TOKENS
@@ -248,6 +249,16 @@ def test_doctor_reports_a_store_that_cannot_be_read(capsys, repository):
     out = bdh(capsys, "doctor")[1]
     assert "not a database" in out
     assert "bdh sync" in out
+
+
+def test_doctor_says_what_dvc_has_to_do(tmp_path_factory, tmp_path, monkeypatch):
+    project = finished_project(tmp_path_factory).copy_to(tmp_path / "copy")
+    monkeypatch.chdir(project.folder)
+    assert dvc_state().detail == "every stage is up to date"
+    (project.folder / "bdh/extra.py").write_text("")
+    assert dvc_state().detail == "stages with something to do: 1"
+    (project.folder / "dvc.yaml").write_text("stages: [")
+    assert dvc_state().state == "problem"
 
 
 def test_audit_and_sync_on_a_finished_project(capsys, tmp_path_factory, tmp_path, monkeypatch):

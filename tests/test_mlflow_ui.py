@@ -154,7 +154,8 @@ def test_tracking_works_over_http_and_a_dying_server_is_one_warning(served, tmp_
     stage = other.start("stages.train", "bdh", "sample_plays", "0", MLFLOW_TRACKING_URI=server, TOY_STOP="wait")
     end = time.monotonic() + 120
     while not (other.folder / "waiting").exists():
-        assert time.monotonic() < end, stage.communicate()
+        assert stage.poll() is None, (stage.returncode, *stage.communicate())
+        assert time.monotonic() < end, "the run has not begun"
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=60)

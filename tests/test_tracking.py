@@ -286,3 +286,21 @@ def test_store_is_kept_beside_the_original_repository(monkeypatch, tmp_path):
     assert store_uri() == f"sqlite:///{Path('/original/mlflow.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert store_uri() == "http://server:5000"
+
+
+def test_tracking_prepared_process_serves_the_next_run(project, tmp_path):
+    other = project.copy_to(tmp_path / "copy")
+    code = (
+        "from bdh import tracking\n"
+        "tracking.prepare()\n"
+        "with tracking.tracked('train', 'a-b-0', params={}, tags={}) as tracker:\n"
+        "    tracker.log_metrics({'loss': 1.0, 'nothing': None, 'nan': float('nan')}, step=2)\n"
+        "print(tracker.run_id)\n"
+    )
+    (other.folder / "prepared.py").write_text(code)
+    done = other.run("prepared")
+    assert done.stderr == ""
+    run = open_store(f"sqlite:///{other.folder / 'mlflow.db'}").client.get_run(done.stdout.strip())
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["loss"] == 1.0
+    assert "nothing" not in run.data.metrics

@@ -137,7 +137,7 @@ def dvc_state() -> Check:
     """What `dvc repro` would have to do."""
     if not Path(".dvc").is_dir():
         return Check("problem", "DVC", "this folder is no DVC repository", "`dvc init`, or clone the repository anew")
-    command = [sys.executable, "-m", "dvc", "status", "--json", "--quiet"]
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         changed = json.loads(done.stdout or "{}")
@@ -147,4 +147,4 @@ def dvc_state() -> Check:
         return Check("problem", "DVC", one_line(RuntimeError(done.stderr or "dvc status failed")), "mend dvc.yaml")
     if not changed:
         return Check("ok", "DVC", "every stage is up to date")
-    return Check("ok", "DVC", f"{len(changed)} stages have something to do", "`dvc repro`")
+    return Check("ok", "DVC", f"stages with something to do: {len(changed)}", "`dvc repro`")

@@ -116,6 +116,8 @@ def show_address(server: str, experiment: str) -> None:
 
 def stop(server: subprocess.Popen[bytes]) -> None:
     """End the server and its workers, gently first."""
+    if server.poll() is not None:
+        return
     with suppress(psutil.NoSuchProcess):
         family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
         for process in family:

@@ -163,7 +163,8 @@ def _open_sqlite(uri: str, database: Path) -> Store:
     except Timeout:
         raise StoreError(f"{database}: another process has held {database.name}.lock for a minute") from None
     except sqlite3.Error as error:
-        hint = "" if "locked" in str(error) else "; move it away and run `bdh sync`"
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        hint = "; move it away and run `bdh sync`" if damaged else ""
         raise StoreError(f"{database}: {error}{hint}") from None
 
 
