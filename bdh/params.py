@@ -221,9 +221,7 @@ class BpeTokenizer(Section):
 
 Source = Annotated[GeneratedSource | DownloadSource | LocalSource, Field(discriminator="kind")]
 Text = Annotated[PlainText | ParquetText, Field(discriminator="format")]
-Tokenizer = Annotated[
-    ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")
-]
+Tokenizer = Annotated[ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")]
 
 
 class Corpus(Section):

@@ -146,6 +146,22 @@ class Project:
             time.sleep(0.1)
         raise AssertionError(f"still training after {seconds} s: {self.training_processes()}")
 
+    def wait_until(self, condition, seconds=60):
+        """Wait until `condition()` holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not so after {seconds} s"
+            time.sleep(0.2)
+
+    def read_until(self, process, word):
+        """What a process says up to a line with `word` in it, or all of it."""
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if word in line.lower():
+                break
+        return seen
+
     def kill_group(self, process, number=signal.SIGKILL):
         os.killpg(process.pid, number)
 

@@ -21,6 +21,7 @@ from tests.tracked_project import ROOT, UNWANTED, finished_project
 
 KEY = "bdh-toy-0"
 OPTIONS = {
+    "repro": {"--jobs"},
     "doctor": set(),
     "ui": {"--port"},
     "audit": set(),
