@@ -13,7 +13,7 @@ repro: .venv/installed
 	$(BIN)/bdh repro --jobs $(JOBS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

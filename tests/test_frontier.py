@@ -64,7 +64,7 @@ def test_frontier_stages_give_the_same_files_again(project, monkeypatch):
     hebbian.main("bdh", "sample_calls", 0)
     frontier.main("bdh", "sample_calls", 0)
     assert [path.read_bytes() for path in paths] == before
-    assert len(paths) == 5
+    assert len(paths) == 6
 
 
 def test_frontier_takes_its_headline_from_the_static_arm(project):

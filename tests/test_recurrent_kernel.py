@@ -46,6 +46,8 @@ def test_kernel_equals_eager_scan(name, fresh):
     drive = e @ weights.Dx.T
     drive = drive.relu() if rules.use_relu_lowrank else drive
     expected = feedback_scan(weights, rules, stream, e, drive, spikes)
+    if not INTERPRETED and not available(rules, moved(stream, device)):
+        pytest.skip("near-ties: another order of summation picks other winners, so the eager scan is used")
     on_device = (moved(weights, device), rules, moved(stream, device), e.to(device), drive.to(device))
     found = kernel_scan(*on_device, spikes.to(device))
     for quantity, one, right in zip(("x", "y", "v", "gain", "rho"), found, expected, strict=True):
