@@ -106,11 +106,11 @@ def test_pipeline_killed_repro_leaves_no_orphan_and_resumes(tmp_path, number, wh
     running.wait(timeout=60)
     project.wait_until_quiet()
     again = project.start("dvc", "repro")
-    seen = project.read_until(again, "resum")
+    seen = project.read_until(again, "going on from the checkpoint")
     project.kill_group(again, signal.SIGINT)
     again.wait(timeout=60)
     project.wait_until_quiet()
-    assert "resum" in seen.lower(), seen
+    assert "going on from the checkpoint" in seen, seen
     project.wait_until(lambda: "RUNNING" not in mlflow_runs(project))
 
 
