@@ -117,11 +117,11 @@ def test_pipeline_killed_repro_leaves_no_orphan_and_resumes(tmp_path, number, wh
 def test_pipeline_runs_on_the_real_corpora(tmp_path):
     mirror = shared("corpora")
     project = Project(tmp_path / "real", {"BDH_CORPORA_MIRROR": str(mirror)})
-    project.make_small(["bdh", "transformer"], ["shakespeare", "transcripts"])
-    project.set(**{"scales.laptop.train.steps": 60, "scales.laptop.train.learning_rate": 0.01})
+    project.set(variants=["bdh", "transformer"], corpora=["shakespeare", "transcripts"], device="cpu")
+    project.set(**{"hebbian.laptop.max_tokens": 4096, "frontier.laptop.max_tokens": 1024, "frontier.twins": 1})
     project.repro()
     tokens = json.loads((project.folder / "data/tokens/transcripts/stats.json").read_text(encoding="utf-8"))
-    assert tokens["vocab_size"] == 50257
+    assert tokens["tokenizer"]["vocab_size"] == 50257
     for variant in ("bdh", "transformer"):
         for corpus in ("shakespeare", "transcripts"):
             stats = json.loads((project.folder / f"data/tokens/{corpus}/stats.json").read_text(encoding="utf-8"))
