@@ -84,7 +84,7 @@ class Project:
     def command(self, *words):
         return [sys.executable, "-m", *words]
 
-    def run(self, *words, check=True, timeout=600):
+    def run(self, *words, check=True, timeout=1400):
         done = subprocess.run(
             self.command(*words),
             cwd=self.folder,

@@ -9,7 +9,7 @@ import pytest
 from tests.project import Project
 from tests.shared import shared
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def mlflow_runs(project):
