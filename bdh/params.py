@@ -20,6 +20,10 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Scale = Literal["laptop", "gpu"]
+Switch = Annotated[  # `dvc exp run -S` drops the quotes, and YAML reads a bare off as false
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
+]
 Day = Annotated[
     datetime.date, BeforeValidator(lambda day: datetime.date.fromisoformat(day) if isinstance(day, str) else day)
 ]
@@ -53,7 +57,7 @@ class Train(Section):
     checkpoint_every: Count
     learning_rule: Literal["backprop", "hebbian", "hybrid"]
     regime: Literal["none", "readout", "full"]
-    compile: Literal["auto", "on", "off"]
+    compile: Switch
 
 
 TrainOverrides = create_model(  # type: ignore[call-overload]
