@@ -112,9 +112,8 @@ def test_ui_run_has_curves_parameters_and_dataset(served, page):
     run_id = finished.pointer()["run_id"]
     page.goto(run_address(table, run_id, ""))
     page.get_by_text("train.steps").first.wait_for()
-    text = page.inner_text("body")
     for word in ("Finished", "sample_plays", f"hebbian@{KEY}", "dvc.stage", "validation/bits_per_byte"):
-        assert word in text, word
+        page.wait_for_function("word => document.body.innerText.includes(word)", arg=word)
     shoot(page, "run")
     page.goto(run_address(table, run_id, "model-metrics"))
     page.get_by_text("train_nats").first.wait_for()
