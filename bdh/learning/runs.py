@@ -125,6 +125,9 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
     output = RUNS / run.key
     save_run(output, training.model, config)
     write_json(output / "samples.json", write_samples(training.model, run.corpus, run.seed))
+    changes = training.model.weight_changes()
+    if changes is not None:
+        write_json(output / "weight_changes.json", changes)
     history = REPORTS / "history" / f"{run.key}.csv"
     reports.write_history(history, training.history)
     numbers = reports.train_report(training, run.variant, run.corpus.name, run.seed)

@@ -95,6 +95,10 @@ class LanguageModel(nn.Module):
         """Structured L2,1 penalty (mean column norm of encoder and encoder_v, mean row norm of decoder), or None."""
         return None
 
+    def weight_changes(self) -> dict[str, dict[str, Any]] | None:
+        """Histogram of weight changes since initialisation per map of plastic synapses, None for a model without."""
+        return None
+
     def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:
         """Parameters that the regime (`none`, `readout`, `full`) trains, by name."""
         if regime == "none":

@@ -23,20 +23,25 @@ def weight_sparsity(synapses: Mapping[str, PrunableLinear]) -> tuple[int, int]:
 def change_histogram(synapses: Mapping[str, PrunableLinear], bins: int = BINS) -> dict[str, dict[str, Any]]:
     """Histogram of `weight - initial weight` over the surviving synapses of every map; ready for JSON.
 
-    Per name: `edges` (bins + 1, symmetric about zero), `counts` (bins), `rms` (root mean square change) and `pruned`
-    (synapses left out because they are gone).
+    Per name: `edges` (bins + 1, symmetric about zero, the same for all maps), `counts` (bins), `rms` (root mean square
+    change) and `pruned` (synapses left out because they are gone).
     """
-    return {name: _histogram(linear, bins) for name, linear in synapses.items()}
+    changes = {name: _change(linear) for name, linear in synapses.items()}
+    reach = max((float(change.abs().max()) for change in changes.values() if change.numel()), default=0.0) or 1.0
+    return {
+        name: _histogram(change, reach, bins) | {"pruned": int((~synapses[name].mask).sum())}
+        for name, change in changes.items()
+    }
 
 
-def _histogram(linear: PrunableLinear, bins: int) -> dict[str, Any]:
-    change = (linear.weight - linear.initial_weight())[linear.mask].float().cpu()
-    reach = float(change.abs().max()) if change.numel() else 0.0
-    reach = reach or 1.0
+def _change(linear: PrunableLinear) -> Tensor:
+    return (linear.weight - linear.initial_weight())[linear.mask].float().cpu()
+
+
+def _histogram(change: Tensor, reach: float, bins: int) -> dict[str, Any]:
     counts: Tensor = torch.histc(change, bins=bins, min=-reach, max=reach)
     return {
         "edges": torch.linspace(-reach, reach, bins + 1).tolist(),
         "counts": [int(count) for count in counts],
         "rms": float(change.square().mean().sqrt()) if change.numel() else 0.0,
-        "pruned": int((~linear.mask).sum()),
     }

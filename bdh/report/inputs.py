@@ -25,8 +25,9 @@ STAGE_FILES = {
 class Run:
     """Results of one training (variant, corpus, seed) and of its evaluations.
 
-    history, curves: None when their files are absent. units: one row per arm and unit of held-out text
-    (document or block), or None. missing: one reason per absent result, in the order of the pipeline.
+    history, curves: None when their files are absent. units: one row per arm and unit of held-out text (document or
+    block), or None. weight_changes: histograms per map of plastic synapses, empty without. missing: one reason per
+    absent result, in the order of the pipeline.
     """
 
     variant: str
@@ -40,6 +41,7 @@ class Run:
     curves: pd.DataFrame | None = None
     units: pd.DataFrame | None = None
     samples: tuple[tuple[str, str], ...] = ()
+    weight_changes: Record = field(default_factory=lambda: Record(Path("weight_changes.json")))
     missing: tuple[str, ...] = ()
 
     @property
@@ -111,6 +113,7 @@ def load_run(variant: str, corpus: str, seed: int) -> Run:
         curves=curves,
         units=_read_units(files.HEBBIAN / key / "units.parquet"),
         samples=read_samples(files.RUNS / key / "samples.json"),
+        weight_changes=read_record(files.RUNS / key / "weight_changes.json"),
         missing=tuple(missing),
     )
 

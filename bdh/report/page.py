@@ -17,6 +17,7 @@ from bdh.report.quality_table import quality_table
 from bdh.report.script import SORT
 from bdh.report.strata_table import strata_tables
 from bdh.report.style import style_sheet
+from bdh.report.synapse_plots import synapse_panels
 from bdh.report.synapse_table import synapse_table
 from bdh.report.table import Table, render_table
 from bdh.report.training_plots import training_panels
@@ -116,7 +117,11 @@ def _key(inputs: Inputs) -> str:
 
 
 def _plots(inputs: Inputs, corpus: str) -> str:
-    panels: list[Panel] = [*training_panels(inputs, corpus), *outcome_panels(inputs, corpus)]
+    panels: list[Panel] = [
+        *training_panels(inputs, corpus),
+        *synapse_panels(inputs, corpus),
+        *outcome_panels(inputs, corpus),
+    ]
     drawn = "\n".join(figure for panel in panels if (figure := render_panel(panel)))
     return f'<h3>{escape(corpus)}</h3>\n<div class="plots">{drawn or "<p>Nothing to plot yet.</p>"}</div>'
 
