@@ -6,7 +6,7 @@
 Without --reference the baseline is `bdh.nn.reservoir.step`, one stream, one token at a time, with the diagnostics that
 the published code computes at every step. Rounds of baseline and ours alternate, so that a busy machine slows both;
 the result is the median over rounds, the ratio is the median of the ratios within rounds. Forward pass with logits,
-n 128, d 32, vocabulary 256, evaluation mode. Writes benchmarks/results/recurrent-<device>.json.
+n 128, d 32, vocabulary 256, evaluation mode. Writes <device>_recurrent.json below --out.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def main() -> None:
         "shape": {"n": NEURONS, "d": WIDTH, "vocabulary": VOCABULARY},
     }
     write_json(
-        options.out / f"recurrent-{options.device}{'-eager' if options.eager else ''}.json", about | {"rows": rows}
+        options.out / f"{options.device}_recurrent{'_eager' if options.eager else ''}.json", about | {"rows": rows}
     )
 
 

@@ -54,5 +54,5 @@ def test_weight_changes_with_different_bins_name_the_file(root):
     changes = json.loads(file.read_text(encoding="utf-8"))
     changes["blocks.0.w_1"]["edges"] = [2 * edge for edge in EDGES]
     file.write_text(json.dumps(changes), encoding="utf-8")
-    with pytest.raises(RunError, match="slim_hebbian-sample_plays-0/weight_changes.json is damaged"):
+    with pytest.raises(RunError, match=r"slim_hebbian-sample_plays-0/weight_changes\.json is damaged"):
         synapse_panels(load_inputs(AXES), "sample_plays")
