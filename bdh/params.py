@@ -354,7 +354,8 @@ def corpus_of(params: Params, name: str) -> Corpus:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_suggest(str(first['loc'][-1]), _keys_at(first['loc'][:-1]))}"
