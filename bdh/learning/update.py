@@ -144,8 +144,9 @@ class Update:
             return self.forward
         if self._replica is None:
             known = inspect.signature(DistributedDataParallel.__init__).parameters
-            buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+            name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+            no_buffers: dict[str, Any] = {name: False}
             self._replica = DistributedDataParallel(
-                self.forward, process_group=self.group.handle, gradient_as_bucket_view=True, **{buffers: False}
+                self.forward, process_group=self.group.handle, gradient_as_bucket_view=True, **no_buffers
             )
         return self._replica

@@ -37,7 +37,8 @@ def launch(size: int, arguments: list[str], key: str) -> None:
     all processes have ended. Raises RankError, one line that names the rank and its reason, when one fails: all
     others are ended then, and the last checkpoint of run `key` stays.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     handled = [name for name in SIGNALS if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory(prefix="bdh-ranks-") as folder, _environment(handled):
         try:
