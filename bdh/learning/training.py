@@ -30,7 +30,7 @@ from bdh.parallel.group import ALONE, Group, check_batch
 from bdh.params import Train
 
 LOOK_EVERY = 16
-LOOK_S = 0.5
+LOOK_S = 1.0
 Row = dict[str, float | int | None]
 
 

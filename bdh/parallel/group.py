@@ -30,11 +30,14 @@ class Group:
 
     `stopping` is the signal that some rank was asked to stop by, 0 when none was, as of the last exchange.
     `failing` says that all ranks raise the same error now, so rank 0 is enough to report it.
-    `handle` is torch's process group, None for the default one.
+    `handle` is torch's process group for gradients, `control` the one for CPU tensors; None is the default group.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, stop: Stop | None = None, handle: Any = None) -> None:
-        self.rank, self.size, self.stop, self.handle = rank, size, stop, handle
+    def __init__(
+        self, rank: int = 0, size: int = 1, stop: Stop | None = None, handle: Any = None, control: Any = None
+    ) -> None:
+        self.rank, self.size, self.stop = rank, size, stop
+        self.handle, self.control = handle, control
         self.stopping = 0
         self.failing = False
 
@@ -53,7 +56,7 @@ class Group:
         if self.size == 1:
             return tensor[None]
         found = [torch.empty_like(tensor) for _ in range(self.size)]
-        torch.distributed.all_gather(found, tensor.contiguous(), group=self.handle)
+        torch.distributed.all_gather(found, tensor.contiguous(), group=self.control)
         return torch.stack(found)
 
     def mean(self, values: list[float]) -> list[float]:
@@ -87,9 +90,9 @@ class Group:
         if self.size == 1:
             return data or b""
         length = torch.tensor([len(data or b"")])
-        torch.distributed.broadcast(length, 0, group=self.handle)
+        torch.distributed.broadcast(length, 0, group=self.control)
         content = torch.frombuffer(bytearray(data or bytes(int(length)) or b"\0"), dtype=torch.uint8)
-        torch.distributed.broadcast(content, 0, group=self.handle)
+        torch.distributed.broadcast(content, 0, group=self.control)
         return content.numpy().tobytes()[: int(length)]
 
     def lead(self, work: Callable[[], R]) -> R | None:

@@ -54,7 +54,7 @@ def joined(stop: Stop, device: str) -> Iterator[Group]:
     _end_with_parent()
     group = Group(rank, size, stop)
     try:
-        _connect(device)
+        _connect(group, device)
         try:
             yield group
         finally:
@@ -69,7 +69,8 @@ def joined(stop: Stop, device: str) -> Iterator[Group]:
         torch.distributed.destroy_process_group()
 
 
-def _connect(device: str) -> None:
+def _connect(group: Group, device: str) -> None:
+    """Find the others: gradients on GPUs go through NCCL, all else through gloo."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -79,8 +80,8 @@ def _connect(device: str) -> None:
                 "as many processes per machine as it has GPUs"
             )
         torch.cuda.set_device(local)
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    torch.distributed.init_process_group(backend, timeout=TIMEOUT)
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    group.control = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else None
 
 
 def _store() -> torch.distributed.Store:
