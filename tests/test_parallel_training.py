@@ -22,6 +22,7 @@ from tests.ranks import on_ranks
 from tests.toys import Toy, corpus, settings
 
 CPU = torch.device("cpu")
+PLAIN = {"block_size": 16, "window": 16, "spike_rate": 0.0}
 SLIM = {"prune_every": 4, "prune_threshold": 0.02, "homeostasis_every": 3}
 CASES = {
     "bdh": ("bdh", {}, {"l1": 0.1}),
@@ -40,12 +41,12 @@ TRAINED = [name for name in known_variants() if variant_module(name).Model.train
 
 
 def make(variant, text, group=ALONE, shape=None, model=None, **overrides):
-    """A training in float64 with no dropout, so that only the order of sums differs between group sizes."""
+    """A training in float64 with no dropout or spikes: only the order of sums differs between group sizes."""
     chosen = settings(**{"batch_size": 8, "steps": 6, "validate_every": 3, "validation_windows": 6} | overrides)
     if model is None:
         module = variant_module(variant)
         known = {field.name for field in dataclasses.fields(module.Config)}
-        sized = {name: 16 for name in ("block_size", "window") if name in known}
+        sized = {name: value for name, value in PLAIN.items() if name in known}
         model = build(variant, vocab_size=256, seed=3, **(module.TINY | sized | (shape or {}))).double()
     return Training(model, text, chosen, seed=1, device=CPU, precision=torch.float32, group=group)
 

@@ -86,14 +86,16 @@ def ranks_of(params: Params, variant: str, corpus: str) -> int:
     """
     check_names(params, variant, corpus)
     train = params.train_of(variant, corpus)
-    if is_worker() or train.devices == 1:
+    if is_worker():
         return 1
-    gpus = torch.cuda.device_count() if params.device != "cpu" and torch.cuda.is_available() else 0
-    if params.device == "cuda" and not gpus:
+    on_gpu = params.device != "cpu" and torch.cuda.is_available()
+    if params.device == "cuda" and not on_gpu:
         choose_device(params.device)
+    gpus = torch.cuda.device_count() if on_gpu else 0
     size = processes(train, gpus)
     check_batch(train, size)
-    TokenCorpus.open(TOKENS / corpus)
+    if size > 1:
+        TokenCorpus.open(TOKENS / corpus)
     return size
 
 
