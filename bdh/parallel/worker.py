@@ -62,6 +62,7 @@ def joined(stop: Stop, device: str) -> Iterator[Group]:
                 _store().set(DONE, "1")
     except SystemExit:
         _wait_for_first(group)
+        _abort()
         raise
     except BaseException as error:
         _end(group, error)
@@ -100,6 +101,7 @@ def _end(group: Group, error: BaseException) -> None:
     """Leave with the right exit code after `error`, telling the launcher or the user once."""
     if group.failing:
         _wait_for_first(group)
+        _abort()
         if group.first:
             _tell(one_line(error), "", everyone=True)
             if not os.environ.get(LAUNCHED):
@@ -107,8 +109,10 @@ def _end(group: Group, error: BaseException) -> None:
         raise SystemExit(EXIT_CODE) from error
     if _lost(error):
         time.sleep(LOST_WAIT_S)  # torchrun ends this process meanwhile and reports the rank that went first
-        _tell("lost contact with another rank", "", everyone=False)
+        _abort()
+        _tell(f"lost contact with another rank ({one_line(error)})", "", everyone=False)
         raise SystemExit(LOST_EXIT) from error
+    _abort()
     known = isinstance(error, HatcheryError) or (isinstance(error, OSError) and explain_os_error(error) is not None)
     reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, OSError):
@@ -119,6 +123,13 @@ def _end(group: Group, error: BaseException) -> None:
     if known:
         raise HatcheryError(f"rank {group.rank}: {reason}") from error
     raise error
+
+
+def _abort() -> None:
+    """Give up what other ranks may never answer; an orderly end on GPUs would wait for them."""
+    with suppress(Exception):
+        if torch.distributed.get_backend() == "nccl":
+            torch.distributed.distributed_c10d._abort_process_group()
 
 
 def _lost(error: BaseException) -> bool:
