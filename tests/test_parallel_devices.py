@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bdh.closure import closure
 from bdh.commands import repro
@@ -12,6 +13,7 @@ from bdh.commands.repro import GpuPool, gpus_wanted, run_chains
 from bdh.errors import DeviceError
 from bdh.parallel.devices import processes
 from bdh.params import load
+from benchmarks import scaling
 from tests.toys import settings
 
 
@@ -85,3 +87,15 @@ def test_parallel_repro_shows_every_run_its_gpus(tmp_path, monkeypatch):
 def test_parallel_modules_are_part_of_the_train_stage():
     files = {file.as_posix() for file in closure(["stages.train"], Path())}
     assert {f"bdh/parallel/{name}.py" for name in ("group", "worker", "launch", "devices")} <= files
+
+
+def test_parallel_scaling_rows_say_tokens_per_second_against_one_device():
+    options = SimpleNamespace(batch=32, window=512, commit="c")
+    seconds = {1: [0.1, 0.2, 0.3], 2: [0.25, 0.2, 0.3], 4: [0.4]}
+    two, four = scaling.rows_of("bdh", seconds, options, torch.device("cpu"))
+    assert two == {
+        "work": "ddp_2", "metric": "efficiency", "ours": 2 * 32 * 512 / 0.25, "peer": 2 * 32 * 512 / 0.2,
+        "ratio": pytest.approx(0.8), "n": 3, "device": "cpu", "commit": "c",
+    }  # fmt: skip
+    assert (four["work"], four["ratio"], four["n"]) == ("ddp_4", pytest.approx(0.5), 1)
+    assert scaling.rows_of("neuro_trained", seconds, options, torch.device("cpu"))[0]["work"] == "ddp_2_neuro_trained"
