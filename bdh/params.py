@@ -58,6 +58,8 @@ class Train(Section):
     learning_rule: Literal["backprop", "hebbian", "hybrid"]
     regime: Literal["none", "readout", "full"]
     compile: Switch
+    devices: Count | Literal["all"] = 1
+    accumulate: Count = 1
 
 
 TrainOverrides = create_model(  # type: ignore[call-overload]

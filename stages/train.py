@@ -1,11 +1,18 @@
-"""Train one variant on one corpus from one seed, or go on where a killed training stopped."""
+"""Train one variant on one corpus from one seed, or go on where a killed training stopped.
+
+Several GPUs: `train.devices` in params.yaml, or by hand on one or more machines
+`torchrun --nnodes=... --nproc-per-node=... -m stages.train VARIANT CORPUS SEED`.
+"""
 
 from __future__ import annotations
 
 import typer
 
 from bdh.errors import reported
-from bdh.learning.runs import describe, held, learn, write
+from bdh.files import run_key
+from bdh.learning.runs import describe, held, learn, ranks_of, write
+from bdh.parallel.launch import launch
+from bdh.parallel.worker import joined
 from bdh.params import load
 from bdh.processes import stoppable
 from bdh.tracking import tracked
@@ -18,8 +25,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(variant: str, corpus: str, seed: int) -> None:
     """Train VARIANT on CORPUS from SEED; writes data/runs/<key>, reports/train, reports/history and reports/timing."""
     params = load()
-    with stoppable() as stop:
-        run = describe(params, variant, corpus, seed)
+    ranks = ranks_of(params, variant, corpus)
+    if ranks > 1:
+        launch(ranks, ["-m", "stages.train", variant, corpus, str(seed)], run_key(variant, corpus, seed))
+        return
+    with stoppable() as stop, joined(stop, params.device) as group:
+        run = describe(params, variant, corpus, seed, group)
         tags = {"scale": params.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
         with (
             held(run, stop) as folder,

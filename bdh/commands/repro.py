@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +18,9 @@ from bdh.commands.console import say
 from bdh.errors import HatcheryError
 from bdh.files import run_key
 from bdh.repository import enter_root
+
+if TYPE_CHECKING:
+    from bdh.params import Params
 
 DVC = [sys.executable, "-m", "dvc"]
 LOGS = Path("data/logs")
@@ -33,37 +38,44 @@ def repro(
     """Run the pipeline, `--jobs` runs at a time, spread over the GPUs if there are any; then close it with dvc repro.
 
     DVC itself runs one stage after the other. Corpora come first, then the chain train, hebbian, frontier of every
-    run in a process of its own, then a plain `dvc repro`, which finds everything done and writes the comparison.
+    run in a process of its own, then a plain `dvc repro`, which finds everything done and writes the comparison. A run
+    with `train.devices` above 1 waits until as many GPUs are free for it.
     """
     enter_root()
     from bdh.params import load
 
-    keys = [run_key(*run) for run in load().runs()]
     if jobs > 1:
         call([*DVC, "repro", "code", "tokenize"])
-        run_chains(keys, jobs)
+        run_chains(gpus_wanted(load()), jobs)
     call([*DVC, "repro"])
 
 
-def run_chains(keys: list[str], jobs: int) -> None:
-    """Run the chains of all keys, `jobs` at a time; raises PipelineError naming the first that failed and its log."""
+def gpus_wanted(params: Params) -> dict[str, int | str]:
+    """`train.devices` of every run by its key, in the order of the pipeline; 1 where nothing is trained."""
+    wanted: dict[str, int | str] = {}
+    for variant, corpus, seed in params.runs():
+        train = params.train_of(variant, corpus)
+        wanted[run_key(variant, corpus, seed)] = 1 if train.regime == "none" else train.devices
+    return wanted
+
+
+def run_chains(wanted: dict[str, int | str], jobs: int) -> None:
+    """Run the chains of all keys, `jobs` at a time; raises PipelineError naming the first that failed and its log.
+
+    `wanted` gives the GPUs of every key: a number or `all`.
+    """
     LOGS.mkdir(parents=True, exist_ok=True)
-    slots: SimpleQueue[int] = SimpleQueue()
-    for slot in range(jobs):
-        slots.put(slot)
-    gpus = visible_gpus()
+    keys = list(wanted)
+    pool_of_gpus = GpuPool(visible_gpus(), jobs)
 
     def one(key: str) -> tuple[str, int]:
-        slot = slots.get()
-        environment = dict(os.environ)
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-        try:
+        with pool_of_gpus.taken(wanted[key]) as gpus:
+            environment = dict(os.environ)
+            if gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             command = [*DVC, "--wait-for-lock", "repro", "--single-item", *(f"{stage}@{key}" for stage in CHAIN)]
             with (LOGS / f"{key}.log").open("w", encoding="utf-8") as log:
                 return key, subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
-        finally:
-            slots.put(slot)
 
     with ThreadPoolExecutor(jobs) as pool:
         running = [pool.submit(one, key) for key in keys]
@@ -75,6 +87,38 @@ def run_chains(keys: list[str], jobs: int) -> None:
                 say("\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL_LINES:]))
                 raise PipelineError(f"{key} failed; all it said is in {log}; `dvc repro` goes on from what is done")
             say(f"{done}/{len(keys)} {key}")
+
+
+class GpuPool:
+    """Lends GPUs to `jobs` runs at a time, the least used ones first; runs share GPUs when there are fewer of those.
+
+    A run of several GPUs waits until enough have room, so that no more than ceil(jobs / GPUs) runs use one.
+    """
+
+    def __init__(self, gpus: list[str], jobs: int) -> None:
+        self.users = dict.fromkeys(gpus, 0)
+        self.room = -(-jobs // len(gpus)) if gpus else 0
+        self.change = threading.Condition()
+
+    @contextmanager
+    def taken(self, wanted: int | str) -> Iterator[list[str]]:
+        """`wanted` GPUs (`all`, or more than there are: every one) for the block, in the order of the machine."""
+        count = len(self.users) if wanted == "all" else min(int(wanted), len(self.users))
+        with self.change:
+            self.change.wait_for(lambda: len(self._free()) >= count)
+            chosen = sorted(self._free(), key=self.users.__getitem__)[:count]
+            for gpu in chosen:
+                self.users[gpu] += 1
+        try:
+            yield [gpu for gpu in self.users if gpu in chosen]
+        finally:
+            with self.change:
+                for gpu in chosen:
+                    self.users[gpu] -= 1
+                self.change.notify_all()
+
+    def _free(self) -> list[str]:
+        return [gpu for gpu, users in self.users.items() if users < self.room]
 
 
 def visible_gpus() -> list[str]:

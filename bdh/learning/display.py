@@ -49,6 +49,13 @@ class Display:
         return f", about {duration(seconds)} left"
 
 
+class SilentDisplay(Display):
+    """Nothing: of the ranks of one training only the first speaks."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
 class BarDisplay(Display):
     """A progress bar, with validations as lines above it."""
 
@@ -83,8 +90,10 @@ class BarDisplay(Display):
             self.progress.stop()
 
 
-def make_display(key: str, total: int) -> Display:
-    """A bar when stderr is a terminal, lines otherwise."""
+def make_display(key: str, total: int, speaks: bool = True) -> Display:
+    """A bar when stderr is a terminal, lines otherwise; nothing unless this process `speaks`."""
+    if not speaks:
+        return SilentDisplay(key, total)
     return BarDisplay(key, total) if sys.stderr.isatty() else Display(key, total)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bdh.errors import TrainingError
 from bdh.learning.display import Display
-from bdh.learning.resume import CheckpointError, CheckpointFolder
+from bdh.learning.resume import CheckpointError, CheckpointFolder, shared
 from bdh.learning.training import Row, Training
 from bdh.processes import Stop
 
@@ -16,9 +16,9 @@ def run(
 ) -> None:
     """Take `training` from where it is, or from its newest checkpoint, to its end; the best weights are in the model.
 
-    `record` gets every row of the history, those of an earlier process first. A signal ends the current step, writes
-    a checkpoint and raises Stopped. TrainingError (a loss that is not finite, a full disk) leaves the last good
-    checkpoint.
+    `record` gets every row of the history, those of an earlier process first. A signal (to any rank) ends the current
+    step, writes a checkpoint and raises Stopped on all ranks. TrainingError (a loss that is not finite, a full disk)
+    leaves the last good checkpoint.
     """
     resume(training, folder, display)
     if training.history:
@@ -27,7 +27,7 @@ def run(
     try:
         start_compiler(training, display)
         with stop.deferred():
-            while stop.requested is None:
+            while not training.group.asked_to_stop(stop):
                 if training.validation_due():
                     row = training.validate()
                     display.validated(row, training.tokens_per_s)
@@ -35,12 +35,12 @@ def run(
                 if training.finished():
                     break
                 if training.step % training.settings.checkpoint_every == 0 and training.step != saved:
-                    folder.write(training.snapshot())
+                    save(training, folder)
                     saved = training.step
                 training.advance()
                 display.advance(training.step, training.last_loss)
-            if stop.requested is not None and training.step != saved:
-                folder.write(training.snapshot())
+            if training.group.asked_to_stop(stop) and training.step != saved:
+                save(training, folder)
     except CheckpointError:
         raise
     except TrainingError as error:
@@ -52,9 +52,15 @@ def run(
     training.finish()
 
 
+def save(training: Training, folder: CheckpointFolder) -> None:
+    """Write a checkpoint: every rank adds what is its own, the first one writes."""
+    checkpoint = training.snapshot()
+    training.group.lead(lambda: folder.write(checkpoint))
+
+
 def resume(training: Training, folder: CheckpointFolder, display: Display) -> None:
     """Go on from the newest sound checkpoint if there is one, and say so."""
-    checkpoint = folder.read()
+    checkpoint = shared(training.group, training.group.lead(folder.read))
     if checkpoint is not None:
         training.restore(checkpoint)
         display.note(f"going on from the checkpoint of step {training.step} of {training.steps}")

@@ -51,7 +51,10 @@ def density_report(training: Training) -> dict[str, float]:
 
 
 def timing_report(training: Training) -> dict[str, Any]:
-    """What the training cost, on which device; these numbers do not repeat."""
+    """What the training cost, on which devices; these numbers do not repeat.
+
+    `tokens_per_s` counts all ranks, `peak_memory_mib` is that of the first.
+    """
     usage = training.usage.report()
     on_gpu = training.device.type == "cuda"
     return {
@@ -59,6 +62,7 @@ def timing_report(training: Training) -> dict[str, Any]:
         "tokens_per_s": training.tokens_per_s,
         "peak_memory_mib": usage["peak_memory_mib"],
         "device": torch.cuda.get_device_name(training.device) if on_gpu else "cpu",
+        "devices": training.group.size,
         "precision": str(training.update.precision).removeprefix("torch."),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

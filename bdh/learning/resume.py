@@ -24,11 +24,14 @@ from typing import Any
 
 import filelock
 from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from bdh.errors import RunError, TrainingError, one_line
 from bdh.files import CHECKPOINTS, write_json
+from bdh.parallel.group import Group
 from bdh.processes import Stop
 
 KEPT = 2
@@ -130,6 +133,19 @@ class CheckpointFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             self.path.parent.rmdir()
+
+
+def shared(group: Group, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that rank 0 has read, on every rank; the folder need not be visible to the others."""
+    if group.size == 1:
+        return checkpoint
+    told = None if checkpoint is None else json.dumps({"step": checkpoint.step, "rest": checkpoint.rest}).encode()
+    head = group.share(told)
+    tensors = group.share(None if checkpoint is None else serialize(checkpoint.tensors))
+    if checkpoint is not None or not head:
+        return checkpoint
+    found = json.loads(head)
+    return Checkpoint(found["step"], deserialize(tensors), found["rest"])
 
 
 @contextmanager

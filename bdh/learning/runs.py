@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,15 @@ from bdh.learning.samples import write_samples
 from bdh.learning.training import Row, Training
 from bdh.models.base import build
 from bdh.models.catalog import FOLDER, settings_of
+from bdh.parallel.devices import processes
+from bdh.parallel.group import ALONE, Group, check_batch
+from bdh.parallel.worker import is_worker
 from bdh.params import Params, Train
 from bdh.processes import Stop
 from bdh.tracking import Tracker
 
 WINDOW_SETTINGS = ("block_size", "window")
+SPREAD = ("devices", "train.devices", "train.accumulate")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Run:
     model: dict[str, Any]
     device: torch.device
     precision: torch.dtype
+    group: Group = ALONE
 
     @property
     def key(self) -> str:
@@ -56,13 +61,17 @@ class Run:
             "seed": self.seed,
             "device": self.device.type,
             "precision": precision,
+            "devices": self.group.size,
         }
 
     def checkpoints(self) -> CheckpointFolder:
-        """Where this very training (settings, data, code, seed, kind of device) keeps its checkpoints."""
+        """Where this very training (settings, data, code, seed, kind of device) keeps its checkpoints.
+
+        They fit any number of devices and micro-batches.
+        """
         manifest = CODE / "train" / f"{self.variant}.json"
         sources = [path for path in (manifest, FOLDER / f"{self.variant}.py") if path.exists()]
-        parts = self.settings() | {
+        parts = {name: value for name, value in self.settings().items() if name not in SPREAD} | {
             "corpus_digest": self.corpus.digest,
             "code": [path.read_text(encoding="utf-8") for path in sources],
             "torch": torch.__version__,
@@ -70,16 +79,41 @@ class Run:
         return CheckpointFolder(self.key, fingerprint(parts))
 
 
-def describe(params: Params, variant: str, corpus: str, seed: int) -> Run:
-    """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe.
+def ranks_of(params: Params, variant: str, corpus: str) -> int:
+    """Processes to start for a training on this machine: 1 unless `train.devices` asks for more.
 
-    A setting named `block_size` or `window` that params.yaml leaves open becomes the training window.
+    In a process that torchrun has started it is 1. Raises what a training with such settings could not begin with.
     """
+    check_names(params, variant, corpus)
+    train = params.train_of(variant, corpus)
+    if is_worker():
+        return 1
+    on_gpu = params.device != "cpu" and torch.cuda.is_available()
+    if params.device == "cuda" and not on_gpu:
+        choose_device(params.device)
+    gpus = torch.cuda.device_count() if on_gpu else 0
+    size = processes(train, gpus)
+    check_batch(train, size)
+    if size > 1:
+        TokenCorpus.open(TOKENS / corpus)
+    return size
+
+
+def check_names(params: Params, variant: str, corpus: str) -> None:
+    """Raise ParamsError for a variant or corpus that params.yaml does not describe."""
     for kind, name, sections in (("variant", variant, params.variant), ("corpus", corpus, params.corpus)):
         if name not in sections:
             raise ParamsError(
                 f"unknown {kind} {name!r}; sections of {kind} in params.yaml: {', '.join(sorted(sections))}"
             )
+
+
+def describe(params: Params, variant: str, corpus: str, seed: int, group: Group = ALONE) -> Run:
+    """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe.
+
+    A setting named `block_size` or `window` that params.yaml leaves open becomes the training window.
+    """
+    check_names(params, variant, corpus)
     train = params.train_of(variant, corpus)
     known = settings_of(variant)
     given = params.model_of(variant, corpus)
@@ -87,31 +121,50 @@ def describe(params: Params, variant: str, corpus: str, seed: int) -> Run:
     model |= {name: train.window for name in WINDOW_SETTINGS if name in known} | given
     device = choose_device(params.device, params.threads)
     precision = choose_precision(params.precision, device)
-    return Run(variant, TokenCorpus.open(TOKENS / corpus), seed, train, model, device, precision)
+    return Run(variant, TokenCorpus.open(TOKENS / corpus), seed, train, model, device, precision, group)
 
 
 @contextmanager
 def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
-    """The run's checkpoint folder, with the run to ourselves; deleted when the block succeeds."""
-    with only_one(run.key, stop):
-        folder = run.checkpoints()
-        folder.prepare()
+    """The run's checkpoint folder, with the run to ourselves; deleted when the block succeeds.
+
+    Of a group of processes the first one holds the lock for all.
+    """
+    folder = run.checkpoints()
+    with ExitStack() as lock:
+
+        def take() -> None:
+            lock.enter_context(only_one(run.key, stop))
+            folder.prepare()
+
+        run.group.lead(take)
         yield folder
-        folder.clear()
+        if run.group.first:
+            folder.clear()
 
 
 def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
     """Train, or go on where a killed training stopped; the result has the best weights in its model."""
     tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
     model = build(run.variant, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
-    training = Training(model, run.corpus, run.train, seed=run.seed, device=run.device, precision=run.precision)
-    display = make_display(run.key, training.steps)
+    training = Training(
+        model,
+        run.corpus,
+        run.train,
+        seed=run.seed,
+        device=run.device,
+        precision=run.precision,
+        group=run.group,
+    )
+    display = make_display(run.key, training.steps, speaks=run.group.first)
     loop.run(training, folder, stop, display, lambda rows: tracker.log_history([_numbers(row) for row in rows]))
     return training
 
 
 def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:
-    """Write the run's folder and reports, and show the tracker its pictures and texts."""
+    """Write the run's folder and reports, and show the tracker its pictures and texts; rank 0 alone does."""
+    if not run.group.first:
+        return
     config = {
         "variant": run.variant,
         "vocab_size": run.corpus.vocab_size,

@@ -7,8 +7,10 @@ of `snapshot`; that is why a resumed training continues bit for bit on a CPU.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +26,11 @@ from bdh.learning.usage import Usage
 from bdh.learning.validation import ValidationSet
 from bdh.learning.weights import are_finite, copy_of, put_into, tensors_of
 from bdh.models.base import LanguageModel
+from bdh.parallel.group import ALONE, Group, check_batch
 from bdh.params import Train
 
 LOOK_EVERY = 16
+LOOK_S = 1.0
 Row = dict[str, float | int | None]
 
 
@@ -42,18 +46,22 @@ class Training:
         seed: int,
         device: torch.device,
         precision: torch.dtype,
+        group: Group = ALONE,
     ) -> None:
+        check_batch(settings, group.size)
         fix_seed(seed, device)
+        group.seed(seed, 0)
+        self.group = group
         self.model = model.to(device).train()
         self.settings, self.seed, self.device = settings, seed, device
-        self.validation = ValidationSet(corpus, settings, device, precision)
+        self.validation = ValidationSet(corpus, settings, device, precision, group)
         self.text = corpus.tokens("train")
         check_objective(model, settings, device)
-        self.update = Update(model, settings, device, precision)
+        self.update = Update(model, settings, device, precision, group)
         decay = settings.average_decay if settings.regime != "none" else 0.0
         self.average = Average(model, decay, hasattr(model, "after_step")) if decay > 0 else None
         self.steps = settings.steps if settings.regime != "none" else 0
-        self.look_every = LOOK_EVERY if device.type == "cuda" else 1
+        self.look_every = self.most_unseen = LOOK_EVERY if device.type == "cuda" else 1
         self.step = self.stale = 0
         self.history: list[Row] = []
         self.best: dict[str, Any] = {}
@@ -62,15 +70,16 @@ class Training:
         self.last_loss: float | None = None
         self._sums = {"loss": 0.0, "norm": 0.0, "steps": 0}
         self._pending: list[tuple[int, Tensor, Tensor | None]] = []
+        self._pending_since = 0.0
 
     @property
     def tokens_seen(self) -> int:
-        """Training tokens read so far."""
+        """Training tokens read so far, by all ranks."""
         return self.step * self.settings.batch_size * self.settings.window
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Training tokens per second, without validations and checkpoints; None before the first step."""
+        """Training tokens per second of all ranks, without validations and checkpoints; None before the first step."""
         return self.tokens_seen / self.usage.train_s if self.usage.train_s > 0 else None
 
     def finished(self) -> bool:
@@ -83,13 +92,21 @@ class Training:
         return due and (not self.history or self.history[-1]["step"] != self.step)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B,T) of optimizer step 1, 2, ..., a function of seed and step."""
+        """Inputs and targets (B/W,T) of optimizer step 1, 2, ...: this rank's streams of the batch of seed and step."""
         inputs, targets = random_windows(self.text, self.settings.batch_size, self.settings.window, self.seed, step)
-        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+        own = self.group.rows(self.settings.batch_size)
+        return self._to_device(inputs[own]), self._to_device(targets[own])
+
+    def _to_device(self, windows: np.ndarray) -> Tensor:
+        """A copy on the device; a GPU takes it from pinned memory, so that the CPU can run ahead."""
+        tensor = torch.from_numpy(windows)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def advance(self) -> None:
         """One optimizer step; TrainingError when a loss or gradient is not finite (on a GPU seen a few steps later)."""
         self.usage.step_begins()
+        if not self._pending:
+            self._pending_since = time.monotonic()
         step = self.step + 1
         loss, norm = self.update.apply(step, *self.batch(step))
         if self.average is not None:
@@ -105,9 +122,13 @@ class Training:
         self.usage.steps_end()
 
     def _look(self) -> None:
+        """Check the losses of the last steps; ranks exchange them here, and whether one was asked to stop."""
         pending, self._pending = self._pending, []
-        for step, loss, norm in pending:
-            self.last_loss = float(loss)
+        found = [float(loss) for _, loss, _ in pending]
+        *losses, seconds = self.group.mean([*found, time.monotonic() - self._pending_since])
+        if self.group.size > 1 and pending:
+            self.look_every = min(self.most_unseen, max(1, int(LOOK_S * len(pending) / max(seconds, 1e-9))))
+        for (step, _, norm), self.last_loss in zip(pending, losses, strict=True):
             gradient = 0.0 if norm is None else float(norm)
             if not math.isfinite(self.last_loss):
                 raise self._diverged(f"the loss is {self.last_loss}", step)
@@ -118,6 +139,7 @@ class Training:
             self._sums["steps"] += 1
 
     def _diverged(self, what: str, step: int) -> TrainingError:
+        self.group.failing = True
         rate = learning_rate(max(1, step), self.settings)
         return TrainingError(
             f"{what} at step {step} (learning rate {rate:.3g}); lower train.learning_rate or train.gradient_clip, "
@@ -168,11 +190,14 @@ class Training:
         self.best_weights = copy_of(self.model)
 
     def snapshot(self) -> Checkpoint:
-        """All that the next step depends on; TrainingError when a weight is not finite, so no bad one is ever kept."""
+        """All that the next step depends on; TrainingError when a weight is not finite, so no bad one is ever kept.
+
+        Every rank has to ask for it; the result is the same on all and fits any number of them.
+        """
         self.pause()
         if not are_finite(self.model):
             raise self._diverged("a weight is not finite", self.step)
-        groups = {"model": tensors_of(self.model), "best": self.best_weights, "rng": _rng(self.device)}
+        groups = {"model": tensors_of(self.model), "best": self.best_weights, "rng": _rng(self.device, self.group)}
         if self.average is not None:
             groups["average"] = dict(zip(self.average.names, self.average.tensors, strict=True))
         if self.update.optimizer is not None:
@@ -208,13 +233,27 @@ class Training:
         self.history, self.best = checkpoint.rest["history"], checkpoint.rest["best"]
         self.stale, self._sums = checkpoint.rest["stale"], checkpoint.rest["sums"]
         self.usage.restore(checkpoint.rest["usage"])
-        torch.set_rng_state(groups["rng"]["cpu"])
-        if "cuda" in groups["rng"]:
-            torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
+        self._restore_rng(groups["rng"])
+
+    def _restore_rng(self, states: dict[str, Tensor]) -> None:
+        """Go on with this rank's random numbers, or with new ones when the checkpoint knows fewer ranks."""
+        suffix = _suffix(self.group.rank)
+        if f"cpu{suffix}" not in states:
+            self.group.seed(self.seed, self.step)
+            return
+        torch.set_rng_state(states[f"cpu{suffix}"])
+        if f"cuda{suffix}" in states:
+            torch.cuda.set_rng_state(states[f"cuda{suffix}"], self.device)
 
 
-def _rng(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
+def _rng(device: torch.device, group: Group) -> dict[str, Tensor]:
+    """States of the random generators of all ranks: `cpu`, `cuda`, and with a number behind from the second rank on."""
+    own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
+        own["cuda"] = torch.cuda.get_rng_state(device)
+    every = {name: group.gather(state) for name, state in own.items()}
+    return {f"{name}{_suffix(rank)}": state.clone() for name, all_ in every.items() for rank, state in enumerate(all_)}
+
+
+def _suffix(rank: int) -> str:
+    return f"_{rank}" if rank else ""

@@ -18,6 +18,7 @@ from bdh.device import autocast
 from bdh.errors import CorpusError
 from bdh.models.base import LanguageModel
 from bdh.nn import probe
+from bdh.parallel.group import ALONE, Group
 from bdh.params import Train
 
 WATCHED_WINDOWS = 8
@@ -36,23 +37,34 @@ class Score:
 class ValidationSet:
     """The same windows at every validation, on `device`, read in eval mode with a random generator of their own."""
 
-    def __init__(self, corpus: TokenCorpus, settings: Train, device: torch.device, precision: torch.dtype) -> None:
+    def __init__(
+        self,
+        corpus: TokenCorpus,
+        settings: Train,
+        device: torch.device,
+        precision: torch.dtype,
+        group: Group = ALONE,
+    ) -> None:
         check_splits(corpus, settings.window)
         inputs, targets = fixed_windows(corpus.tokens("validation"), settings.validation_windows, settings.window)
         self.inputs_ST = torch.from_numpy(inputs).to(device)
         self.targets_ST = torch.from_numpy(targets).to(device)
         self.bytes_V = torch.from_numpy(np.asarray(corpus.token_bytes, dtype=np.int64)).to(device)
         self.end_of_text = corpus.end_of_text
+        self.group = group
         self.batch_size = settings.batch_size
+        self.streams = settings.batch_size // (group.size * settings.accumulate)
         self.device, self.precision = device, precision
 
     def score(self, model: nn.Module) -> Score:
-        """Loss of `model` (compiled or not) on the whole set."""
-        nats = counted_nats = 0.0
-        counted_bytes = 0
+        """Loss of `model` (compiled or not) on the whole set; the ranks share the work and all get the same sums."""
+        nats = counted_nats = counted_bytes = 0.0
+        rank, size = self.group.rank, self.group.size
         with self._quiet(model), self._autocast():
             for inputs_BT, targets_BT in zip(
-                self.inputs_ST.split(self.batch_size), self.targets_ST.split(self.batch_size), strict=True
+                self.inputs_ST.split(self.streams)[rank::size],
+                self.targets_ST.split(self.streams)[rank::size],
+                strict=True,
             ):
                 logits = model(inputs_BT).logits.flatten(0, 1)
                 targets = targets_BT.flatten()
@@ -66,7 +78,8 @@ class ValidationSet:
                 nats += losses.double().sum().item()
                 counted_nats += losses.double()[scored].sum().item()
                 counted_bytes += int(self.bytes_V[targets[scored]].sum())
-        return Score(nats / self.targets_ST.numel(), counted_nats / math.log(2) / max(1, counted_bytes))
+        nats, counted_nats, counted_bytes = self.group.sum([nats, counted_nats, counted_bytes])
+        return Score(nats / self.targets_ST.numel(), counted_nats / math.log(2) / max(1.0, counted_bytes))
 
     def activations(self, model: LanguageModel) -> dict[tuple[str, int], float]:
         """Per tap and layer, on the first windows: share of non-zeros for names ending in `_sparse`, else the mean."""

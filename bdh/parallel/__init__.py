@@ -1,0 +1,1 @@
+"""One training on several processes, each with a slice of the same batch."""
