@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bdh.plasticity.bootstrap import ratio_interval
+
 RESAMPLINGS = 2000
-FEWEST_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def paired_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Differe
     """Bits per byte of `a` minus those of `b` with a 95 % interval from resampling units of text in pairs.
 
     a, b: columns kind, id, nats, bytes, one row per unit (document or block) in the order in which they were read. None
-    when either is absent or when they read different text; no interval below FEWEST_UNITS. Source: Efron (1979).
+    when either is absent or when they read different text; no interval with few units (`bdh.plasticity.bootstrap`).
     """
     same = ["kind", "id", "bytes"]
     if a is None or b is None or a[same].to_numpy().tolist() != b[same].to_numpy().tolist():
@@ -77,11 +78,8 @@ def paired_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Differe
     bits = ((a["nats"] - b["nats"]) / math.log(2)).to_numpy(dtype=np.float64)
     size = a["bytes"].to_numpy(dtype=np.float64)
     value = float(bits.sum() / size.sum())
-    if len(a) < FEWEST_UNITS:
-        return Difference(value, None, None, units_of(a))
-    draws = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=RESAMPLINGS)
-    low, high = np.quantile((draws @ bits) / (draws @ size), [0.025, 0.975])
-    return Difference(value, float(low), float(high), units_of(a))
+    low, high = ratio_interval(bits, size, resamplings=RESAMPLINGS)
+    return Difference(value, low, high, units_of(a))
 
 
 def units_of(table: pd.DataFrame) -> str:
