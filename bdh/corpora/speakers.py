@@ -45,7 +45,7 @@ def read_turns(content: memoryview, turns: Any | None) -> tuple[int | None, byte
         listed = [turn for turn in turns.as_py() if isinstance(turn, dict)]
         return len(turns), _pack(_listed(content.tobytes(), listed, roles))
     starts = [i for i, (_, line, _) in enumerate(lines) if i >= first and _is_speaker(line, roles)]
-    ends = [*(lines[i][0] for i in starts[1:]), len(content)]
+    ends = [*(lines[i][0] for i in starts[1:]), len(content)][: len(starts)]
     spans = [(role_of(lines[i][1], roles), lines[i][2], end) for i, end in zip(starts, ends, strict=True)]
     return len(starts), _pack([span for span in spans if span[1] < span[2]])
 
