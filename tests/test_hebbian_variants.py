@@ -7,6 +7,7 @@ import torch
 from bdh.models.base import build, variant_module
 from bdh.models.catalog import known_variants
 from bdh.plasticity.activity import Activity
+from bdh.plasticity.evaluation import Rules, evaluate
 from bdh.plasticity.reader import Reader, weights_sha256
 from tests.arm_readings import by_hand, nats_of
 from tests.held_out_text import VOCAB, held_out, small_bdh
@@ -57,3 +58,15 @@ def test_hebbian_memory_of_a_call_does_not_grow_with_the_text():
             nats_of(arm, model, text)
         sizes[length] = (max(size for size, _ in seen), max(size for _, size in seen))
     assert sizes[40] == sizes[400]
+
+
+@pytest.mark.parametrize("variant", CARRYING)
+def test_hebbian_every_state_can_be_observed(variant):
+    model = build(variant, vocab_size=VOCAB, seed=0, **variant_module(variant).TINY)
+    rules = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=20)
+    found = evaluate(model, held_out((40, 25, 31), window=8), rules)
+    assert not [name for name, arm in found.report["arms"].items() if arm["bits_per_byte"] is None]
+    assert found.report["arms"]["observe"]["difference_to_static"] == 0.0
+    assert found.coactivation.codes.shape[0] == 12
+    assert (found.coactivation.codes >= 0).all()
+    assert found.coactivation.codes.any()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bdh.params import Hebbian
 
 LARGEST_CODES = 256 * 2**20
-NO_CODES = "this variant taps no x_sparse, there is nothing to make a coactivation state of"
+NO_CODES = "this variant has no positive codes (x_sparse, k_sparse) to make a coactivation state of"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def codes_to_keep(model: LanguageModel, text: HeldOut) -> int:
 
 
 def coactivation_of(activity: Activity, text: HeldOut, rules: Rules) -> Coactivation | None:
-    """The coactivation state of the windows whose codes were kept, None when the model tapped no x_sparse."""
+    """The coactivation state of the windows whose codes were kept, None when the model tapped no codes."""
     codes = activity.codes()
     if codes is None:
         return None

@@ -148,9 +148,6 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
         for number in ("bits_per_byte", "nats_per_token", "perplexity", "difference_to_static"):
             if arm[number] is not None:
                 found[f"{name}/{number}"] = arm[number]
-    for row in report["damping_sweep"]["rows"]:
-        if row["difference_to_static"] is not None:
-            found[f"damping_{row['damping']:g}/difference_to_static"] = row["difference_to_static"]
     found |= {f"density/{tap}": entry["mean"] for tap, entry in report["density"].items()}
     found |= {f"state/{name}": value for name, value in report["state"].items() if value is not None}
     return found
