@@ -250,6 +250,7 @@ class Hebbian(Section):
     """Stage B."""
 
     damping: Annotated[float, Field(gt=0.0, le=1.0)]
+    damping_sweep: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(max_length=8)]
     eta: Positive
     snapshot_every: Count
     bootstrap: Count

@@ -127,6 +127,7 @@ def write_evaluations(
         "tokens": int(size.sum() // 3), "bytes": int(size.sum()), "documents": DOCUMENTS,
         "questions": {"carry": "does the synaptic state help?", "observe": "what does coactivation do, unread?"},
         "arms": arms,
+        "damping_sweep": {"rows": [sweep_row(d, arms["carry"]) for d in (0.95, 0.99, 1.0)] if carries else []},
         "density": {name: {"mean": 0.12, "layers": [0.11, 0.13]} for name in taps},
         "state": {"norm": 41.0, "effective_rank": 21.0, "half_life_tokens": 68.97,
                   "half_life_measured_tokens": 44.0 if carries else None},
@@ -169,8 +170,13 @@ def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: floa
     total, bits = int(size.sum()), 1 / math.log(2)
     difference = 0.0 if gain == 0.0 else float((nats - static).sum() / total * bits)
     own = float(nats.sum() / total * bits)
-    years = {str(year): {"bits_per_byte": own + 0.01 * i, "documents": 8} for i, year in enumerate((2019, 2020, 2021))}
-    sectors = {"Energy": {"bits_per_byte": own, "documents": 24}}
+    part = {"bits_low": own - 0.1, "bits_high": own + 0.1, "tokens": 700, "bytes": 2500, "documents": 8}
+    part |= {"difference_to_static": difference, "ci_low": difference - 0.1, "ci_high": difference + 0.1}
+    few = part | dict.fromkeys(("difference_to_static", "ci_low", "ci_high", "bits_low", "bits_high"))
+    few |= {"reason": "not measurable: too few", "documents": 2}
+    years = {str(y): part | {"bits_per_byte": own + 0.01 * i} for i, y in enumerate((2019, 2020, 2021))}
+    sectors = {"Energy": part | {"bits_per_byte": own, "documents": 24}}
+    roles = {"analyst": few | {"bits_per_byte": own}, "executive": part | {"bits_per_byte": own}}
     places = [(2**i, own + 2 / (1 + i) + gain * i / 4) for i in range(10)]
     return {
         "nats_per_token": own * 2.1,
@@ -183,8 +189,18 @@ def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: floa
         "documents": len(size),
         "by_year": years if strata else {},
         "by_sector": sectors if strata else {},
+        "by_role": roles if strata else {},
         "by_position": [{"from": start, "to": 2 * start, "bits_per_byte": bits} for start, bits in places],
     }
+
+
+def sweep_row(damping: float, carry: dict) -> dict:
+    """One damping of arm carry as stage hebbian writes it: the less is forgotten, the more it helps."""
+    kept = {name: carry[name] for name in ("bits_per_byte", "difference_to_static", "ci_low", "ci_high", "documents")}
+    shift = (damping - 0.99) * 0.1
+    life = None if damping == 1.0 else math.log(2) / -math.log(damping)
+    moved = {name: kept[name] - shift for name in ("difference_to_static", "ci_low", "ci_high")}
+    return kept | moved | {"damping": damping, "half_life_tokens": life, "half_life_measured_tokens": None}
 
 
 def dump(path: Path, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Stage B: what carrying changes, what observing must not change, and that the numbers add up."""
+"""Stage B: what carrying changes, what observing must not change, and what stops the stage."""
 
 import copy
 import math
@@ -10,45 +10,22 @@ import torch
 from bdh.errors import RunError
 from bdh.models.base import build, damp_state
 from bdh.plasticity.activity import Activity
-from bdh.plasticity.arms import ARMS, reach
+from bdh.plasticity.arms import reach
 from bdh.plasticity.evaluation import Rules, evaluate
-from bdh.plasticity.reader import Reader, weights_sha256
-from bdh.plasticity.results import NUMBERS
+from bdh.plasticity.living import donors_of
+from bdh.plasticity.reader import weights_sha256
+from bdh.plasticity.results import NUMBERS, SCORES
 from bdh.plasticity.state import StateWatch, effective_rank
+from bdh.plasticity.strata import KINDS
+from tests.arm_readings import by_hand, nats_of
 from tests.held_out_text import VOCAB, held_out, small_bdh
 
 RULES = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=200)
 
 
-def nats_of(arm, model, text, damping=0.97, activity=None):
-    reader = Reader(model, text, activity=activity)
-    ARMS[arm].read(reader, damping)
-    return reader.nats
-
-
-def by_hand(model, text, arm, damping=0.97):
-    """Surprisal of every scored token, one window of one stream at a time."""
-    model.eval()
-    nats, state = [], None
-    for window in range(text.windows):
-        inputs, targets = (
-            torch.from_numpy(part[text.bounds[window] : text.bounds[window + 1]])[None]
-            for part in (text.inputs, text.targets)
-        )
-        fresh = arm == "static" or window == 0 or text.document[window] != text.document[window - 1]
-        if arm == "carry_corpus":
-            fresh = window == 0
-        state = model.initial_state(1) if fresh else damp_state(state, damping ** text.lengths[window - 1])
-        with torch.no_grad():
-            output = model(inputs, state=None if arm == "static" else state)
-        state = output.state
-        nats.append(torch.nn.functional.cross_entropy(output.logits[0], targets[0], reduction="none"))
-    return torch.cat(nats).double().numpy()
-
-
 @pytest.mark.parametrize("arm", ["static", "carry", "carry_corpus"])
 def test_hebbian_arm_equals_one_window_at_a_time(arm, monkeypatch):
-    monkeypatch.setattr("bdh.plasticity.reader.TOKENS_AT_ONCE", {"cpu": 48})
+    monkeypatch.setattr("bdh.plasticity.reader.MOST_TOKENS", 48)
     model, text = small_bdh().double(), held_out()
     np.testing.assert_allclose(nats_of(arm, model, text), by_hand(model, text, arm), rtol=1e-6, atol=1e-7)
 
@@ -83,6 +60,10 @@ def test_hebbian_damping_to_nothing_leaves_only_the_positions():
     np.testing.assert_allclose(nothing, nats_of("static", model, text), rtol=1e-5, atol=1e-6)
 
 
+def test_hebbian_donors_are_neighbours_and_never_oneself():
+    assert [donors_of(count) for count in (2, 3, 4, 5)] == [[1, 0], [1, 2, 0], [1, 0, 3, 2], [1, 0, 3, 4, 2]]
+
+
 def test_hebbian_shuffled_state_is_another_documents_state():
     model, text = small_bdh().double(), held_out(lengths=(40, 40), window=16)
     shuffled = nats_of("shuffled", model, text)
@@ -114,31 +95,6 @@ def test_hebbian_streams_do_not_mix():
         assert np.abs(a[changed] - b[changed]).max() > 1e-3
 
 
-def test_hebbian_report_adds_up():
-    text = held_out()
-    found = evaluate(small_bdh(), text, RULES)
-    report, table = found.report, found.documents
-    assert report["weights_sha256_before"] == report["weights_sha256_after"]
-    assert report["tokens"] == sum((69, 32, 8, 49)) == text.scored
-    for name, arm in report["arms"].items():
-        rows = table[table["arm"] == name]
-        assert rows["tokens"].sum() == arm["tokens"] == report["tokens"]
-        assert rows["bytes"].sum() == arm["bytes"] == report["bytes"]
-        assert rows["nats"].sum() / arm["tokens"] == pytest.approx(arm["nats_per_token"], rel=1e-12)
-        assert arm["bits_per_byte"] == pytest.approx(rows["nats"].sum() / math.log(2) / arm["bytes"], rel=1e-12)
-        assert arm["perplexity"] == pytest.approx(math.exp(arm["nats_per_token"]))
-        for strata in (arm["by_position"], arm["by_year"].values()):
-            assert sum(part["tokens"] for part in strata) == arm["tokens"]
-            assert sum(part["nats_per_token"] * part["tokens"] for part in strata) == pytest.approx(rows["nats"].sum())
-        assert set(arm["by_sector"]) == {"Energy", "Health Care"}
-    static = report["arms"]["static"]
-    assert static["difference_to_static"] == static["ci_low"] == static["ci_high"] == 0.0
-    assert report["arms"]["observe"]["bits_per_byte"] == static["bits_per_byte"]
-    carry = report["arms"]["carry"]
-    assert carry["difference_to_static"] == pytest.approx(carry["bits_per_byte"] - static["bits_per_byte"])
-    assert carry["ci_low"] <= carry["difference_to_static"] <= carry["ci_high"]
-
-
 def test_hebbian_density_and_codes_equal_plain_activations():
     model, text = small_bdh(), held_out(lengths=(40, 21), window=16)
     activity = Activity(text, per_token=True, codes=3)
@@ -166,6 +122,7 @@ def test_hebbian_arm_that_a_model_cannot_run_is_null_with_a_reason():
         assert report["arms"][arm]["reason"]
         assert all(report["arms"][arm][number] is None for number in NUMBERS)
     assert report["arms"]["static"]["bits_per_byte"] > 0
+    assert set(NUMBERS) == {*SCORES, *KINDS}
     assert report["coactivation"] is None
     assert report["state"]["norm"] is report["state"]["half_life_tokens"] is None
 

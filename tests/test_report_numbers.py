@@ -156,7 +156,7 @@ def test_verdict_beside_a_null_prefers_the_written_one():
         (formats.scaled(9.999, ""), "10.0 "),
         (formats.size_in_bytes(1536), "1.5 KiB"),
         (formats.size_in_bytes(12), "12 B"),
-        (formats.spread(spread.Spread(1.5, 0.25, 3)), "1.500 ± 0.250 (n 3)"),
+        (formats.spread(spread.Spread(1.5, 0.25, 3)), "1.500 ± 0.621 (n 3)"),
         (formats.interval(-0.1, 0.2, 2), "[−0.10, +0.20]"),
         (formats.interval(0.1, 0.2, 2, sign=False), "[0.10, 0.20]"),
     ],

@@ -16,7 +16,8 @@ PIECE_CHARACTERS = 1 << 16
 class Entry:
     """One document: its place in the source and what is known of it; `start` and `end` are UTF-8 byte offsets.
 
-    `source` counts the documents of the source from 0, before any is removed.
+    `source` counts the documents of the source from 0, before any is removed. `turns`: who speaks where, packed (see
+    `bdh.corpora.speakers`).
     """
 
     source: int
@@ -31,6 +32,7 @@ class Entry:
     year: int | None = None
     quarter: int | None = None
     speaker_turns: int | None = None
+    turns: bytes = b""
 
     @property
     def utf8_bytes(self) -> int:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bdh.corpora.documents import Entry, cut
-from bdh.corpora.speakers import count_turns
+from bdh.corpora.speakers import read_turns
 from bdh.errors import CorpusError
 from bdh.params import Columns
 
@@ -110,6 +110,7 @@ class TableReader:
         name = "-".join(part for part in (symbol, date) if part) or f"{source:06d}"
         taken[name] += 1
         year = value("year")
+        speaker_turns, turns = read_turns(content, data["turns"][row] if "turns" in data else None)
         return Entry(
             source=source,
             start=0,
@@ -122,7 +123,8 @@ class TableReader:
             date=date,
             year=int(date[:4]) if year is None and date else year,
             quarter=value("quarter"),
-            speaker_turns=count_turns(content, data["turns"][row] if "turns" in data else None),
+            speaker_turns=speaker_turns,
+            turns=turns,
         )
 
     def _date(self, source: int, value: Any) -> str | None:

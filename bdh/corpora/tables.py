@@ -1,4 +1,4 @@
-"""documents.parquet and labels.parquet of a tokenized corpus; equal input gives equal bytes."""
+"""documents.parquet, speakers.parquet and labels.parquet of a tokenized corpus; equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bdh.corpora.planted import LABEL_COLUMNS, read_floors, read_spans, token_spans
+from bdh.corpora.documents import Entry
+from bdh.corpora.planted import LABEL_COLUMNS, Span, read_floors, read_spans, token_spans
+from bdh.corpora.speakers import spans_of
 from bdh.corpora.splits import Splits
 from bdh.corpora.tokenizer import Tokenizer
-from bdh.corpora.tokens import DOCUMENTS, LABELS
+from bdh.corpora.tokens import DOCUMENTS, LABELS, SPEAKERS
 
 Spans = dict[str, list[tuple[int, int]]]
 KNOWN = {
@@ -25,6 +27,9 @@ KNOWN = {
     "speaker_turns": pa.int32(),
     "utf8_bytes": pa.int64(),
 }
+SPEAKER_COLUMNS = {"role" if name == "concept" else name: kind for name, kind in LABEL_COLUMNS.items()}
+CLASS = "class_"
+ROWS_AT_ONCE = 1 << 16
 
 
 def write_tables(raw: Path, out: Path, parts: Splits, spans: Spans, tokenizer: Tokenizer) -> None:
@@ -43,13 +48,40 @@ def write_tables(raw: Path, out: Path, parts: Splits, spans: Spans, tokenizer: T
     }
     pq.write_table(pa.table(columns), out / DOCUMENTS)
     labels = read_spans(raw)
-    if labels is None:
-        return
-    found = []
-    for document, ((split, entry), (start, end)) in enumerate(zip(rows, places, strict=True)):
-        ids = np.memmap(out / f"{split}.bin", dtype=tokenizer.dtype, mode="r")[start:end]
-        for concept, first, last in token_spans(labels.get(entry.source, []), ids, tokenizer):
-            found.append((document, split, concept, start + first, start + last))
-    columns = dict(zip(LABEL_COLUMNS, zip(*found, strict=True), strict=True))
-    arrays = {name: pa.array(columns[name], kind) for name, kind in LABEL_COLUMNS.items()}
-    pq.write_table(pa.table(arrays), out / LABELS)
+    documents = list(zip(rows, places, strict=True))
+    speakers = [_speakers(entry, (labels or {}).get(entry.source, [])) for _, entry in rows]
+    if any(speakers):
+        _write_spans(out / SPEAKERS, out, documents, speakers, tokenizer, SPEAKER_COLUMNS)
+    if labels is not None:
+        planted = [labels.get(entry.source, []) for _, entry in rows]
+        _write_spans(out / LABELS, out, documents, planted, tokenizer, LABEL_COLUMNS)
+
+
+def _speakers(entry: Entry, planted: list[Span]) -> list[Span]:
+    """Who speaks where: the turns that the source tells, else the planted classes of speakers."""
+    if entry.turns:
+        return spans_of(entry.turns)
+    return [Span(p.concept.removeprefix(CLASS), p.start, p.end) for p in planted if p.concept.startswith(CLASS)]
+
+
+def _write_spans(
+    path: Path,
+    out: Path,
+    documents: list[tuple[tuple[str, Entry], tuple[int, int]]],
+    spans: list[list[Span]],
+    tokenizer: Tokenizer,
+    columns: dict[str, pa.DataType],
+) -> None:
+    """Write byte spans of every document as token spans of its split's array, some thousand rows at a time."""
+    schema = pa.schema(columns)
+    found: list[tuple[int, str, str, int, int]] = []
+    with pq.ParquetWriter(path, schema) as writer:
+        for document, ((split, _), (start, end)) in enumerate(documents):
+            if spans[document]:
+                ids = np.memmap(out / f"{split}.bin", dtype=tokenizer.dtype, mode="r")[start:end]
+                for name, first, last in token_spans(spans[document], ids, tokenizer):
+                    found.append((document, split, name, start + first, start + last))
+            if found and (len(found) >= ROWS_AT_ONCE or document == len(documents) - 1):
+                arrays = zip(columns.values(), zip(*found, strict=True), strict=True)
+                writer.write_table(pa.Table.from_arrays([pa.array(c, kind) for kind, c in arrays], schema=schema))
+                found = []

@@ -20,6 +20,7 @@ SPLITS = ("train", "validation", "test")
 STATS = "stats.json"
 DOCUMENTS = "documents.parquet"
 LABELS = "labels.parquet"
+SPEAKERS = "speakers.parquet"
 
 
 class TokenCorpus:
@@ -94,6 +95,18 @@ class TokenCorpus:
         import pandas as pd
 
         path = self.folder / LABELS
+        return pd.read_parquet(path) if path.exists() else None
+
+    @functools.cached_property
+    def speakers(self) -> pd.DataFrame | None:
+        """Who speaks where, None for a corpus that does not tell.
+
+        Columns document (row of `documents`), split, role (operator, executive, analyst, unlisted; the class of the
+        speaker in generated plays), token_start, token_end (in the split's own array).
+        """
+        import pandas as pd
+
+        path = self.folder / SPEAKERS
         return pd.read_parquet(path) if path.exists() else None
 
     @functools.cached_property

@@ -12,14 +12,16 @@ from bdh.plasticity.held_out import HeldOut
 
 SPARSE = "_sparse"
 CODE = "x_sparse"
+CODES = (CODE, "k_sparse")
 
 
 class Activity:
     """A listener of `bdh.nn.probe` that keeps sums over the scored tokens of `text`, never the activations.
 
     Taps whose name ends in `_sparse` (B,H,T,N or B,T,N) count non-zeros; of any other tap (B,T,...) the mean is kept.
-    `per_token`: also keep the density of every sparse tap at every token. `codes`: also keep c, the mean of
-    `x_sparse` over the tokens of each of the first `codes` windows.
+    `per_token`: also keep the density of every sparse tap at every token. `codes`: also keep c, the mean
+    over the tokens of each of the first `codes` windows of `x_sparse`, or of the rectified keys `k_sparse` of a model
+    whose synapses are written by those; no model taps both.
     """
 
     def __init__(self, text: HeldOut, *, per_token: bool = False, codes: int = 0) -> None:
@@ -72,7 +74,7 @@ class Activity:
         if self.per_token:
             density = self._token_density.setdefault(tap, np.full(self.text.scored, np.nan, dtype=np.float32))
             density[self._piece(start, scored_BT)] = (count_BT[scored_BT].float() / neurons).cpu().numpy()
-        if tap[0] == CODE and min(self._windows) < self.keep_codes:
+        if tap[0] in CODES and min(self._windows) < self.keep_codes:
             self._add_codes(tap[1], x_BHTN, scored_BT)
 
     def _piece(self, start: int, scored_BT: Tensor) -> np.ndarray:
@@ -111,7 +113,7 @@ class Activity:
         return np.stack(layers) if layers else None
 
     def codes(self) -> np.ndarray | None:
-        """c vectors (W,L,H,N) of the first windows in the order of the text, None when `x_sparse` was not seen."""
+        """c vectors (W,L,H,N) of the first windows in the order of the text, None when no tap of `CODES` was seen."""
         if not self._codes:
             return None
         return np.stack([self._codes[layer] for layer in sorted(self._codes)], axis=1)

@@ -6,13 +6,13 @@ A new arm is one function of (reader, damping) and one line of `ARMS`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from bdh.models.base import LanguageModel, State, damp_state
+from bdh.models.base import LanguageModel, damp_state
+from bdh.plasticity import living
 from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.reader import Reader
 
@@ -43,24 +43,7 @@ def read_static(reader: Reader, damping: float) -> None:
 
 def read_carry(reader: Reader, damping: float) -> None:
     """The state goes from window to window of a document, damped by damping**window at every boundary."""
-    for windows, state in carried(reader, damping):
-        reader.on_state(windows, state)
-
-
-def carried(reader: Reader, damping: float) -> Iterator[tuple[list[int], State]]:
-    """Read every document as one stream, several documents side by side.
-
-    Yields after each step the windows that were read and the states of their streams, not yet damped.
-    """
-    for group in _document_groups(reader):
-        state = reader.model.initial_state(len(group))
-        for step in range(len(group[0])):
-            active = [windows[step] for windows in group if step < len(windows)]
-            state = {name: tensor[: len(active)] for name, tensor in state.items()}
-            if step:
-                state = damp_state(state, damping**reader.text.window)
-            state = reader.read(active, state) or {}
-            yield active, state
+    reader.nats[:] = living.read(reader, [damping]).carry[damping]
 
 
 def read_carry_corpus(reader: Reader, damping: float) -> None:
@@ -74,68 +57,48 @@ def read_carry_corpus(reader: Reader, damping: float) -> None:
 
 
 def read_shuffled(reader: Reader, damping: float) -> None:
-    """Like `carry`, but every window after a document's first gets the state that another document carried there.
-
-    The donor of a document is its neighbour among documents of similar length; where the donor is shorter its last
-    state is given. The donor's own stream is read first and never sees the other document.
-    """
-    for group in _document_groups(reader, at_least=2):
-        own = reader.model.initial_state(len(group))
-        for step in range(len(group[0])):
-            active = [windows[step] for windows in group if step < len(windows)]
-            before = {name: tensor.clone() for name, tensor in own.items()}
-            after = reader.read(active, {name: tensor[: len(active)] for name, tensor in own.items()}) or {}
-            if step:
-                given = {
-                    name: torch.roll(tensor, 1, 0)[: len(active)] if name != "position" else tensor[: len(active)]
-                    for name, tensor in before.items()
-                }
-                reader.read(active, given)
-            damped = damp_state(after, damping**reader.text.window)
-            for name, tensor in own.items():
-                own[name] = torch.cat([damped[name], tensor[len(active) :]])
+    """Like `carry`, but every window after a document's first gets the state that another document carried there."""
+    reader.nats[:] = living.read(reader, [damping], donors=True).shuffled
 
 
 def read_longer_context(reader: Reader, damping: float) -> None:
     """No state: at least as many earlier tokens of the document as `carry` reaches back to are read again.
 
-    A document is read in spans as long as the reach, each after the tokens of the span before it.
+    A document is read in spans as long as the reach, each after the tokens of the span before it. A model that
+    carries a state of constant size reads a span window by window (equal to reading it at once, and the work does not
+    grow with the square of the reach); any other model reads it at once.
     """
-    context = reach(damping, reader.text.window)
-    step = context // reader.text.window
-    spans = [
-        (windows[first], windows[min(first + step, len(windows)) - 1])
-        for windows in _documents(reader.text)
-        for first in range(0, len(windows), step)
-    ]
-    at_once = reader.streams_at_once(2 * context)
+    text, context = reader.text, reach(damping, reader.text.window)
+    spans = []
+    for windows in living.documents(text):
+        start, end = int(text.bounds[windows[0]]), int(text.bounds[windows[-1] + 1])
+        spans += [(max(start, at - context), min(at + context, end), at) for at in range(start, end, context)]
+    spans.sort(key=lambda span: span[0] - span[1])
+    whole = not reader.model.carries_state or reader.model.max_positions() is not None
+    at_once = reader.streams_at_once(2 * context if whole else text.window, stateful=not whole)
     for start in range(0, len(spans), at_once):
-        chosen = spans[start : start + at_once]
-        reader.read([first for first, _ in chosen], context=context, through=[last for _, last in chosen])
+        begins, ends, scored = (list(part) for part in zip(*spans[start : start + at_once], strict=True))
+        if whole:
+            reader.read_spans(begins, ends, scored)
+        else:
+            _read_piecewise(reader, begins, ends, scored)
+
+
+def _read_piecewise(reader: Reader, begins: list[int], ends: list[int], scored: list[int]) -> None:
+    """Read spans, longest first, window by window from fresh states that are not damped."""
+    window, state = reader.text.window, reader.model.initial_state(len(begins))
+    for offset in range(0, ends[0] - begins[0], window):
+        active = sum(end - begin > offset for begin, end in zip(begins, ends, strict=True))
+        state = {name: tensor[:active] for name, tensor in state.items()}
+        starts = [begin + offset for begin in begins[:active]]
+        stops = [min(at + window, end) for at, end in zip(starts, ends[:active], strict=True)]
+        state = reader.read_spans(starts, stops, scored[:active], state) or {}
 
 
 def reach(damping: float, window: int) -> int:
     """Tokens after which a carried state has less than 1 % of its weight, in whole windows and at most 16 of them."""
     windows = 16 if damping >= 1.0 else math.ceil(math.log(REACH) / (window * math.log(damping)))
     return window * min(windows, 16)
-
-
-def _documents(text: HeldOut) -> list[list[int]]:
-    """Windows of every document, longest document first."""
-    starts = np.flatnonzero(np.diff(text.document, prepend=-1))
-    ends = np.append(starts[1:], text.windows)
-    documents = [list(range(start, end)) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    return sorted(documents, key=len, reverse=True)
-
-
-def _document_groups(reader: Reader, at_least: int = 1) -> list[list[list[int]]]:
-    """Documents as lists of their windows, longest first, in groups that are read side by side."""
-    documents = _documents(reader.text)
-    size = max(at_least, reader.streams_at_once(reader.text.window))
-    groups = [documents[start : start + size] for start in range(0, len(documents), size)]
-    if len(groups) > 1 and len(groups[-1]) < at_least:
-        groups[-2:] = [groups[-2] + groups[-1]]
-    return groups
 
 
 def _none(model: LanguageModel, text: HeldOut, damping: float) -> str | None:

@@ -15,33 +15,42 @@ from bdh.files import replacing, write_json
 from bdh.models.base import LanguageModel
 from bdh.plasticity import coactivation
 from bdh.plasticity.activity import Activity
-from bdh.plasticity.arms import ARMS, Arm
+from bdh.plasticity.arms import ARMS
 from bdh.plasticity.coactivation import Coactivation
 from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.reader import Reader, weights_sha256
-from bdh.plasticity.results import arm_report, cannot_run, document_table, unit_table
-from bdh.plasticity.state import StateWatch
+from bdh.plasticity.readings import read_everything
+from bdh.plasticity.results import Scores, cannot_run, document_table, unit_table
+from bdh.plasticity.strata import ABSENT
 
 if TYPE_CHECKING:
     from bdh.params import Hebbian
 
 LARGEST_CODES = 256 * 2**20
-NO_CODES = "this variant taps no x_sparse, there is nothing to make a coactivation state of"
+NO_CODES = "this variant has no positive codes (x_sparse, k_sparse) to make a coactivation state of"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """damping per token; eta and snapshot_every of the coactivation state; resamplings of the bootstrap."""
+    """damping per token; eta and snapshot_every of the coactivation state; resamplings of the bootstrap; sweep: further
+    dampings of arm `carry`."""
 
     damping: float
     eta: float
     snapshot_every: int
     resamplings: int
+    sweep: tuple[float, ...] = ()
+
+    @property
+    def dampings(self) -> list[float]:
+        """The damping of the arms, then the others of the sweep."""
+        return list(dict.fromkeys((self.damping, *self.sweep)))
 
 
 def rules_of(settings: Hebbian) -> Rules:
     """The rules that the `hebbian` section of params.yaml states."""
-    return Rules(settings.damping, settings.eta, settings.snapshot_every, settings.bootstrap)
+    sweep = tuple(settings.damping_sweep)
+    return Rules(settings.damping, settings.eta, settings.snapshot_every, settings.bootstrap, sweep)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     bfloat16: bool = False,
 ) -> Evaluation:
-    """Run every arm of `ARMS`.
+    """Run every arm of `ARMS`, and arm `carry` at every damping of the sweep.
 
     Raises RunError when a weight changed, when observing changed a prediction, when a model gives a surprisal that
     is not finite, or when the window is longer than the model can read.
@@ -72,32 +81,19 @@ def evaluate(
     if limit is not None and text.window > limit:
         raise RunError(f"hebbian window of {text.window} tokens: this model reads at most {limit}; make it shorter")
     before = weights_sha256(model)
-    nats: dict[str, np.ndarray] = {}
-    reasons: dict[str, str] = {}
     activity = Activity(text, codes=codes_to_keep(model, text))
-    watch = StateWatch(set(np.flatnonzero(np.diff(text.document, append=-1)).tolist()))
-    for name, arm in ARMS.items():
-        obstacle = arm.obstacle(model, text, rules.damping)
-        if obstacle is not None:
-            reasons[name] = obstacle
-            continue
-        reader = Reader(
-            model,
-            text,
-            device=device,
-            bfloat16=bfloat16,
-            activity=activity if arm.watched else None,
-            on_state=watch.take,
-        )
-        nats[name] = _read(name, arm, reader, rules.damping)
+    readings = read_everything(
+        text, rules, activity, lambda watched: Reader(model, text, device=device, bfloat16=bfloat16, activity=watched)
+    )
     after = weights_sha256(model)
     if before != after:
         raise RunError("stage B changed the weights of the model; its numbers are void")
-    if not np.array_equal(nats["static"], nats["observe"]):
+    if not np.array_equal(readings.arms["static"], readings.arms["observe"]):
         raise RunError("observing the coactivation state changed a prediction; its numbers are void")
     state = coactivation_of(activity, text, rules)
-    if state is None:
-        reasons["observe"] = NO_CODES
+    reasons = readings.reasons | ({} if state is not None else {"observe": NO_CODES})
+    kept = {name: values for name, values in readings.arms.items() if name not in reasons}
+    scores = Scores(text, readings.arms["static"], rules.resamplings)
     report = {
         "weights_sha256_before": before,
         "weights_sha256_after": after,
@@ -106,29 +102,17 @@ def evaluate(
         "bytes": int(text.token_bytes.sum()),
         "documents": len(text.documents),
         "questions": {name: arm.question for name, arm in ARMS.items()},
-        "arms": {
-            name: cannot_run(reasons[name])
-            if name in reasons
-            else arm_report(nats[name], nats["static"], text, resamplings=rules.resamplings)
-            for name in ARMS
-        },
+        "arms": {name: scores.arm(kept[name]) if name in kept else cannot_run(reasons[name]) for name in ARMS},
+        "no_strata": {kind: reason for kind, reason in ABSENT.items() if not scores.strata[kind].labels},
+        "damping_sweep": readings.sweep(scores, text, rules),
         "density": activity.density(),
         "tap_means": activity.means(),
-        "state": watch.report(text.document, text.window, rules.damping),
+        "state": readings.watches[rules.damping].report(text.document, text.window, rules.damping),
         "coactivation": None if state is None else {
             "updates": len(state.codes), "updates_in_text": text.windows, "snapshots": int(state.snapshots().size)
         },
     }  # fmt: skip
-    kept = {name: values for name, values in nats.items() if name not in reasons}
-    documents, units = document_table(kept, text), unit_table(kept, text)
-    return Evaluation(report=report, documents=documents, units=units, coactivation=state)
-
-
-def _read(name: str, arm: Arm, reader: Reader, damping: float) -> np.ndarray:
-    arm.read(reader, damping)
-    if not np.isfinite(reader.nats).all():
-        raise RunError(f"arm {name}: the model gives a surprisal that is not finite; train it again")
-    return reader.nats
+    return Evaluation(report, document_table(kept, text), unit_table(kept, text), state)
 
 
 def write(found: Evaluation, report: Path, identity: dict[str, Any], folder: Path) -> None:
@@ -150,7 +134,7 @@ def codes_to_keep(model: LanguageModel, text: HeldOut) -> int:
 
 
 def coactivation_of(activity: Activity, text: HeldOut, rules: Rules) -> Coactivation | None:
-    """The coactivation state of the windows whose codes were kept, None when the model tapped no x_sparse."""
+    """The coactivation state of the windows whose codes were kept, None when the model tapped no codes."""
     codes = activity.codes()
     if codes is None:
         return None

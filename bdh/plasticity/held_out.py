@@ -24,7 +24,8 @@ class HeldOut:
     inputs, targets: P, int64. bounds: W+1, window w reads inputs[bounds[w]:bounds[w+1]]. document: W, row of
     `documents` that each window belongs to. position: P, place of each target in its document (1 is the second
     token). token_bytes: P, UTF-8 bytes of each target. documents: one row per document read, columns id, symbol,
-    sector, year (null where the corpus has none). window: tokens per window.
+    sector, year (null where the corpus has none). window: tokens per window. roles: roles of speakers that occur, in
+    alphabetical order; role: P, place in `roles` of who says each target, -1 for nobody (None without any roles).
     """
 
     inputs: np.ndarray
@@ -35,6 +36,8 @@ class HeldOut:
     token_bytes: np.ndarray
     documents: pd.DataFrame
     window: int
+    roles: tuple[str, ...] = ()
+    role: np.ndarray | None = None
 
     @property
     def scored(self) -> int:
@@ -56,11 +59,6 @@ class HeldOut:
         """Row of `documents` that each scored token belongs to (P)."""
         return np.repeat(self.document, self.lengths)
 
-    def document_starts(self) -> np.ndarray:
-        """Index into `inputs` of the first input of each window's document (W)."""
-        first_window = np.searchsorted(self.document, self.document, side="left")
-        return self.bounds[:-1][first_window]
-
 
 def cut(corpus: TokenCorpus, split: str, window: int, max_tokens: int) -> HeldOut:
     """The first `max_tokens` tokens of a split, document by document; raises RunError when nothing can be scored."""
@@ -76,13 +74,31 @@ def cut(corpus: TokenCorpus, split: str, window: int, max_tokens: int) -> HeldOu
     read, document = np.unique(rows, return_inverse=True)
     targets_P = np.concatenate([targets for _, _, targets in pieces])
     starts = bounds[:-1][np.searchsorted(document, document, side="left")]
+    position_P = 1 + np.arange(targets_P.size) - np.repeat(starts, lengths)
+    first_W = corpus.documents["token_start"].to_numpy()[rows]
+    roles, role_P = _roles(corpus, split, np.repeat(first_W, lengths) + position_P)
     return HeldOut(
         inputs=np.concatenate([inputs for _, inputs, _ in pieces]),
         targets=targets_P,
         bounds=bounds,
         document=document,
-        position=1 + np.arange(targets_P.size) - np.repeat(starts, lengths),
+        position=position_P,
         token_bytes=np.asarray(corpus.token_bytes)[targets_P].astype(np.int64),
         documents=corpus.documents.iloc[read][["id", "symbol", "sector", "year"]].reset_index(drop=True),
         window=window,
+        roles=roles,
+        role=role_P,
     )
+
+
+def _roles(corpus: TokenCorpus, split: str, place_P: np.ndarray) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Roles that the split's speakers have, and the role of the token at each place of the split's array."""
+    if corpus.speakers is None:
+        return (), None
+    spans = corpus.speakers.query("split == @split").sort_values("token_start")
+    if spans.empty:
+        return (), None
+    roles, code_S = np.unique(spans["role"].to_numpy(dtype=str), return_inverse=True)
+    span_P = np.searchsorted(spans["token_start"].to_numpy(), place_P, side="right") - 1
+    inside_P = (span_P >= 0) & (place_P < spans["token_end"].to_numpy()[span_P])
+    return tuple(roles.tolist()), np.where(inside_P, code_S[span_P], -1)

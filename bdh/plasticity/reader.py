@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -15,14 +15,16 @@ from bdh.nn.probe import listening
 from bdh.plasticity.activity import Activity
 from bdh.plasticity.held_out import HeldOut
 
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
+MOST_TOKENS = 16384
+WORK_AT_ONCE = {"cpu": 2.5e9, "cuda": 6.5e12}
+STATE_AT_ONCE = {"cpu": 2**29, "cuda": 2**33}
 
 
 class Reader:
     """Reads windows of `text` with `model` in evaluation mode, without gradients, in float32 unless `bfloat16`.
 
     `nats` (P, float64) holds the surprisal of every scored token that was read, NaN before. `activity` watches the
-    activations when it is given; arms that carry a document's own state show it to `on_state(windows, state)`.
+    activations when it is given.
     Random draws inside a model (stochastic spikes) depend on the number of the call alone, so that two readers that
     read the same windows in the same order agree.
     """
@@ -35,7 +37,6 @@ class Reader:
         device: torch.device | str = "cpu",
         bfloat16: bool = False,
         activity: Activity | None = None,
-        on_state: Callable[[list[int], State], None] | None = None,
     ) -> None:
         """Nothing is read yet; `model` is moved nowhere and must already be on `device`."""
         self.model = model.eval()
@@ -43,60 +44,72 @@ class Reader:
         self.device = torch.device(device)
         self.bfloat16 = bfloat16
         self.activity = activity
-        self.on_state = on_state or (lambda windows, state: None)
         self.nats = np.full(text.scored, np.nan)
         self.calls = 0
-        self._document_starts = text.document_starts()
 
-    def streams_at_once(self, tokens: int) -> int:
-        """How many streams of `tokens` tokens are read in one call."""
-        return max(1, TOKENS_AT_ONCE.get(self.device.type, 2048) // tokens)
+    def streams_at_once(self, tokens: int, *, stateful: bool = False) -> int:
+        """How many streams of `tokens` tokens are read in one call, by the work that they make.
+
+        2.5 GFLOP a call on a CPU (what stays near the caches), 6.5 TFLOP on a GPU, never more than 16384 tokens; with
+        `stateful` the states of the streams also stay below 512 MiB on a CPU and 8 GiB on a GPU.
+        """
+        kind = self.device.type if self.device.type in WORK_AT_ONCE else "cpu"
+        most = min(MOST_TOKENS, WORK_AT_ONCE[kind] / self.model.flops_per_token(self.text.window))
+        streams = int(most // tokens)
+        if stateful:
+            streams = min(streams, STATE_AT_ONCE[kind] // max(1, self.model.state_bytes()))
+        return max(1, streams)
 
     def read(
-        self,
-        windows: Sequence[int],
-        state: State | None = None,
-        *,
-        context: int = 0,
-        through: Sequence[int] | None = None,
+        self, windows: Sequence[int], state: State | None = None, into: Sequence[np.ndarray] | None = None
     ) -> State | None:
         """Read `windows` side by side, one stream each, and note the surprisal of their targets.
 
         Shorter windows are padded at the end, which a causal model cannot see; the state of a padded stream is
-        meaningless afterwards. `context` tokens of the same document are read before each window and not scored.
-        With `through` a stream goes on to the end of that window of the same document, all of it scored.
+        meaningless afterwards. `into` (one P array per stream) takes the surprisal in the place of `nats`.
         Returns the new state when one came in.
         """
-        bounds, starts = self.text.bounds, self._document_starts
-        begins = [max(int(starts[w]), int(bounds[w]) - context) for w in windows]
-        ends = [int(bounds[w + 1]) for w in (windows if through is None else through)]
+        bounds = self.text.bounds
+        begins = [int(bounds[window]) for window in windows]
+        ends = [int(bounds[window + 1]) for window in windows]
+        return self.read_spans(begins, ends, begins, state, into=into, windows=windows)
+
+    def read_spans(
+        self,
+        begins: Sequence[int],
+        ends: Sequence[int],
+        scored_from: Sequence[int],
+        state: State | None = None,
+        *,
+        into: Sequence[np.ndarray] | None = None,
+        windows: Sequence[int] = (),
+    ) -> State | None:
+        """Like `read`, of spans begin..end of the text's tokens, of which those from `scored_from` on are scored."""
         longest = max(end - begin for begin, end in zip(begins, ends, strict=True))
-        inputs_BT = np.zeros((len(windows), longest), dtype=np.int64)
+        inputs_BT = np.zeros((len(begins), longest), dtype=np.int64)
         targets_BT = np.zeros_like(inputs_BT)
-        scored_BT = np.zeros_like(inputs_BT, dtype=bool)
-        for row, (window, begin, end) in enumerate(zip(windows, begins, ends, strict=True)):
+        places_BT = np.array(begins)[:, None] + np.arange(longest)
+        scored_BT = (places_BT >= np.array(scored_from)[:, None]) & (places_BT < np.array(ends)[:, None])
+        for row, (begin, end) in enumerate(zip(begins, ends, strict=True)):
             inputs_BT[row, : end - begin] = self.text.inputs[begin:end]
             targets_BT[row, : end - begin] = self.text.targets[begin:end]
-            scored_BT[row, int(bounds[window]) - begin : end - begin] = True
-        nats_BT, state = self._surprisal(inputs_BT, targets_BT, scored_BT, windows, state)
-        for row, (window, end) in enumerate(zip(windows, ends, strict=True)):
-            self.nats[bounds[window] : end] = nats_BT[row][scored_BT[row]]
+        if self.activity is not None:
+            scored = torch.from_numpy(scored_BT).to(self.device)
+            self.activity.expect(windows, scored, places_BT[scored_BT])
+        nats_BT, state = self._surprisal(inputs_BT, targets_BT, state)
+        for row, places in enumerate(places_BT):
+            kept = scored_BT[row]
+            (self.nats if into is None else into[row])[places[kept]] = nats_BT[row][kept]
         return state
 
     def _surprisal(
         self,
         inputs_BT: np.ndarray,
         targets_BT: np.ndarray,
-        scored_BT: np.ndarray,
-        windows: Sequence[int],
         state: State | None,
     ) -> tuple[np.ndarray, State | None]:
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
-        watch = nullcontext()
-        if self.activity is not None:
-            places_BT = np.cumsum(scored_BT, axis=1) - 1 + self.text.bounds[list(windows)][:, None]
-            self.activity.expect(windows, torch.from_numpy(scored_BT).to(self.device), places_BT[scored_BT])
-            watch = listening(self.activity)  # type: ignore[assignment]
+        watch = nullcontext() if self.activity is None else listening(self.activity)
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(cuda), autocast, watch:
             torch.manual_seed(self.calls)

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bdh.metrics.intervals import percentiles
+from bdh.plasticity.bootstrap import ratio_interval, too_few
 from bdh.plasticity.held_out import HeldOut
+from bdh.plasticity.strata import KINDS, Strata, bootstrap_units, strata_of, whole_text
 
-FEW_DOCUMENTS = 8
-BLOCK = 1024
+LN2 = math.log(2.0)
 LARGEST_EXPONENT = 700.0
-NUMBERS = (
-    "nats_per_token", "bits_per_byte", "perplexity", "difference_to_static", "ci_low", "ci_high", "bootstrap_unit",
-    "bootstrap_units", "tokens", "bytes", "documents", "by_year", "by_sector", "by_position",
+SCORES = (
+    "nats_per_token", "bits_per_byte", "bits_low", "bits_high", "perplexity", "difference_to_static", "ci_low",
+    "ci_high", "bootstrap_unit", "bootstrap_units", "tokens", "bytes", "documents",
 )  # fmt: skip
+NUMBERS = (*SCORES, *KINDS)
 
 
 def cannot_run(reason: str) -> dict[str, Any]:
@@ -25,86 +26,89 @@ def cannot_run(reason: str) -> dict[str, Any]:
     return dict.fromkeys(NUMBERS) | {"reason": reason}
 
 
-def arm_report(nats: np.ndarray, static: np.ndarray, text: HeldOut, *, resamplings: int, seed: int = 0) -> dict:
-    """Everything that is said about one arm; see `totals` for the units.
+class Scores:
+    """Reports of arms over one text, all against the same static arm; strata are laid out once."""
 
-    difference_to_static is in bits per byte, below zero where the arm is better, with the 95 % interval of a paired
-    bootstrap over documents - or over blocks of 1024 tokens where fewer than 8 documents were read.
-    """
-    unit, unit_of_token = bootstrap_units(text)
-    low, high = paired_interval(nats, static, text, unit_of_token, resamplings=resamplings, seed=seed)
-    rows = text.token_document
+    def __init__(self, text: HeldOut, static: np.ndarray, resamplings: int, seed: int = 0) -> None:
+        """`static` (P): surprisal of every scored token in the static arm, in nats."""
+        self.static = static
+        self.resamplings, self.seed = resamplings, seed
+        self.whole = whole_text(text)
+        self.strata = {kind: strata_of(text, kind) for kind in KINDS}
+
+    def arm(self, nats: np.ndarray) -> dict[str, Any]:
+        """Everything that is said about one arm, in SCORES of the whole text and of every stratum.
+
+        bits_low, bits_high: 95 % bootstrap interval of the bits per byte. difference_to_static: in bits per byte, below
+        zero where the arm is better, with the 95 % interval of a paired bootstrap over documents - or over blocks of
+        1024 tokens where fewer than 8 documents were read. With fewer than 8 such units in a stratum its difference
+        and intervals are null and `reason` says so; an arm that predicts exactly like static differs by exactly 0.
+        """
+        report = self.total(nats)
+        for kind in KINDS:
+            strata = self.strata[kind]
+            rows = self._entries(strata, nats)
+            if kind == "by_position":
+                spans = [{"from": int(label), "to": 2 * int(label)} for label in strata.labels]
+                report[kind] = [
+                    span | row for span, label in zip(spans, strata.labels, strict=True) if (row := rows.get(label))
+                ]
+            else:
+                report[kind] = rows
+        return report
+
+    def total(self, nats: np.ndarray) -> dict[str, Any]:
+        """SCORES of the whole text."""
+        return self._entries(self.whole, nats)["all"]
+
+    def _entries(self, strata: Strata, nats: np.ndarray) -> dict[str, dict[str, Any]]:
+        nats_UK, static_UK = strata.sums(nats), strata.sums(self.static)
+        same = np.array_equal(nats, self.static)
+        return {
+            label: self._entry(strata, k, nats_UK[:, k], static_UK[:, k], same)
+            for k, label in enumerate(strata.labels)
+            if strata.documents_K[k]
+        }
+
+    def _entry(self, strata: Strata, k: int, nats_U: np.ndarray, static_U: np.ndarray, same: bool) -> dict[str, Any]:
+        there = strata.tokens_UK[:, k] > 0
+        tokens, bytes_U = int(strata.tokens_UK[:, k].sum()), strata.bytes_UK[there, k]
+        found = dict.fromkeys(SCORES) | score(float(nats_U.sum()), tokens, int(bytes_U.sum()))
+        found |= {"documents": int(strata.documents_K[k])}
+        found |= {"bootstrap_unit": strata.unit, "bootstrap_units": int(there.sum())}
+        reason = (
+            too_few(int(there.sum()), strata.unit) if found["bytes"] else "not measurable: the tokens have no bytes"
+        )
+        if reason is None:
+            found["bits_low"], found["bits_high"] = self._interval(nats_U[there], bytes_U)
+        if same and found["bytes"]:
+            return found | dict.fromkeys(("difference_to_static", "ci_low", "ci_high"), 0.0)
+        if reason is not None:
+            return found | {"reason": reason}
+        found["difference_to_static"] = float((nats_U - static_U).sum() / LN2 / found["bytes"])
+        found["ci_low"], found["ci_high"] = self._interval((nats_U - static_U)[there], bytes_U)
+        return found
+
+    def _interval(self, nats_U: np.ndarray, bytes_U: np.ndarray) -> tuple[float | None, float | None]:
+        return ratio_interval(nats_U / LN2, bytes_U, resamplings=self.resamplings, seed=self.seed)
+
+
+def score(nats: float, tokens: int, size: int) -> dict[str, Any]:
+    """Nats per token, bits per byte (total nats / ln 2 / UTF-8 bytes), perplexity; tokens and bytes beside them."""
     return {
-        **totals(nats, static, text, np.ones(text.scored, dtype=bool)),
-        "ci_low": low,
-        "ci_high": high,
-        "bootstrap_unit": unit,
-        "bootstrap_units": int(unit_of_token.max()) + 1,
-        "documents": len(text.documents),
-        "by_year": _strata(nats, static, text, text.documents["year"], rows),
-        "by_sector": _strata(nats, static, text, text.documents["sector"], rows),
-        "by_position": by_position(nats, static, text),
-    }
-
-
-def totals(nats: np.ndarray, static: np.ndarray, text: HeldOut, chosen: np.ndarray) -> dict[str, Any]:
-    """Nats per token, bits per byte (total nats / ln 2 / UTF-8 bytes), perplexity, difference in bits per byte."""
-    tokens, size = int(chosen.sum()), int(text.token_bytes[chosen].sum())
-    total = float(nats[chosen].sum())
-    per_byte = 1.0 / (math.log(2) * size) if size else None
-    return {
-        "nats_per_token": total / tokens,
-        "bits_per_byte": None if per_byte is None else total * per_byte,
-        "perplexity": math.exp(min(total / tokens, LARGEST_EXPONENT)),
-        "difference_to_static": None if per_byte is None else (total - float(static[chosen].sum())) * per_byte,
+        "nats_per_token": nats / tokens,
+        "bits_per_byte": nats / LN2 / size if size else None,
+        "perplexity": math.exp(min(nats / tokens, LARGEST_EXPONENT)),
         "tokens": tokens,
         "bytes": size,
     }
 
 
-def bootstrap_units(text: HeldOut, block: int = BLOCK) -> tuple[str, np.ndarray]:
-    """Name of the unit that is resampled and the unit of every scored token (P): documents, or blocks of tokens."""
-    if len(text.documents) >= FEW_DOCUMENTS:
-        return "document", text.token_document
-    blocks = (text.position - 1) // block
-    labels = text.token_document * (1 + int(blocks.max())) + blocks
-    return f"block of {block} tokens", np.unique(labels, return_inverse=True)[1]
-
-
-def paired_interval(
-    nats: np.ndarray, static: np.ndarray, text: HeldOut, unit: np.ndarray, *, resamplings: int, seed: int
-) -> tuple[float | None, float | None]:
-    """95 % interval of the difference in bits per byte, both arms resampled together; None with a single unit."""
-    extra = np.bincount(unit, weights=nats - static)
-    size = np.bincount(unit, weights=text.token_bytes)
-    if extra.size < 2:
-        return None, None
-    chosen = np.random.default_rng(seed).integers(0, extra.size, (resamplings, extra.size))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return percentiles(extra[chosen].sum(1) / size[chosen].sum(1) / math.log(2))
-
-
-def _strata(
-    nats: np.ndarray, static: np.ndarray, text: HeldOut, labels: pd.Series, rows: np.ndarray
-) -> dict[str, dict]:
-    found = {}
-    for label in sorted(labels.dropna().unique()):
-        members = (labels == label).fillna(False).to_numpy(dtype=bool)
-        name = str(int(label)) if isinstance(label, (int, float, np.number)) else str(label)
-        found[name] = totals(nats, static, text, members[rows]) | {"documents": int(members.sum())}
-    return found
-
-
-def by_position(nats: np.ndarray, static: np.ndarray, text: HeldOut) -> list[dict[str, Any]]:
-    """Totals in buckets of the position in the document that double in width: [1,2), [2,4), [4,8), ..."""
-    bucket = np.floor(np.log2(text.position)).astype(int)
-    found = []
-    for exponent in range(int(bucket.max()) + 1):
-        chosen = bucket == exponent
-        if chosen.any():
-            span = {"from": 2**exponent, "to": 2 ** (exponent + 1)}
-            found.append(span | totals(nats, static, text, chosen))
-    return found
+def totals(nats: np.ndarray, static: np.ndarray, text: HeldOut, chosen: np.ndarray) -> dict[str, Any]:
+    """`score` of the `chosen` tokens (P), and their plain difference to static in bits per byte."""
+    found = score(float(nats[chosen].sum()), int(chosen.sum()), int(text.token_bytes[chosen].sum()))
+    extra = float(nats[chosen].sum() - static[chosen].sum())
+    return found | {"difference_to_static": extra / LN2 / found["bytes"] if found["bytes"] else None}
 
 
 def document_table(nats_by_arm: dict[str, np.ndarray], text: HeldOut) -> pd.DataFrame:

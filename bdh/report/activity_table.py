@@ -64,9 +64,12 @@ def _memory(run: Run) -> float | None:
 def _share(value: Spread | None, reason: str) -> Cell:
     if value is None:
         return missing_cell(reason)
-    detail = "" if value.sd is None else f"± {formats.percent(value.sd)}, n {value.n}"
+    detail = "" if value.half is None else f"± {formats.percent(value.half)}, n {value.n}"
     return Cell(formats.percent(value.mean), value.mean, detail=detail)
 
 
 def _cost(value: Spread | None, shown: object, reason: str) -> Cell:
-    return missing_cell(reason) if value is None else Cell(shown(value.mean), value.mean)  # type: ignore[operator]
+    if value is None:
+        return missing_cell(reason)
+    detail = f"mean, n {value.n}" if value.sd else ""
+    return Cell(shown(value.mean), value.mean, detail=detail)  # type: ignore[operator]

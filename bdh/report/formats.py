@@ -62,17 +62,17 @@ def size_in_bytes(value: float | None) -> str:
 
 
 def deviation(value: Spread, digits: int = 3) -> str:
-    """`± 0.010, n 3`: standard deviation and number of seeds, empty for one seed."""
-    return "" if value.sd is None else f"± {fixed(value.sd, digits)}, n {value.n}"
+    """`± 0.010, n 3`: half the 95 % interval over seeds and their number, empty for one seed."""
+    return "" if value.half is None else f"± {fixed(value.half, digits)}, n {value.n}"
 
 
 def spread(value: Spread | None, digits: int = 3) -> str:
-    """`1.234`, over several seeds `1.234 ± 0.010 (n 3)` with the standard deviation."""
+    """`1.234`, over several seeds `1.234 ± 0.010 (n 3)` with half the 95 % interval of the mean."""
     if value is None:
         return ABSENT
-    if value.sd is None:
+    if value.half is None:
         return fixed(value.mean, digits)
-    return f"{fixed(value.mean, digits)} ± {fixed(value.sd, digits)} (n {value.n})"
+    return f"{fixed(value.mean, digits)} ± {fixed(value.half, digits)} (n {value.n})"
 
 
 def interval(low: float | None, high: float | None, digits: int = 3, sign: bool = True) -> str:

@@ -19,7 +19,7 @@ LABELS = {
 
 def label(inputs: Inputs) -> str:
     """What the scale of the runs allows to conclude."""
-    seeds = "One seed: the chance of training is not measured." if len(inputs.seeds) == 1 else ""
+    seeds = "One seed (n 1): nothing over seeds is measured." if len(inputs.seeds) == 1 else ""
     return f"{LABELS.get(inputs.scale, inputs.scale)} {seeds}".strip()
 
 
@@ -70,7 +70,7 @@ def _prediction(inputs: Inputs, corpus: str) -> str:
         return f"{start}; its lead over {second} is not tested."
     if not gap.excludes_zero:
         return f"{start}, but its lead over {second} is within chance ({formats.difference(gap)}, over {gap.over})."
-    caution = "" if gap.over == "seeds" else "; with one seed the chance of training is not in it"
+    caution = "" if gap.covers_seeds else "; with one seed the chance of training is not in it"
     return f"{start}; {second} follows at {formats.difference(gap)}, an interval over {gap.over}{caution}."
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from bdh.report.inputs import CorpusFacts, Inputs, Run
-from bdh.report.spread import Difference, Spread, over_seeds, paired_difference, seed_difference
+from bdh.report.pairs import Side, over_pairs
+from bdh.report.spread import Difference, Spread, over_seeds, seed_difference
 
 LN2 = math.log(2.0)
 BACKWARD_SHARE = 2.0
@@ -96,20 +97,32 @@ def arm_units(run: Run, arm: str = "static") -> pd.DataFrame | None:
 def compare_variants(inputs: Inputs, corpus: str, a: str, b: str) -> Difference | None:
     """Test bits per byte of variant `a` minus variant `b` on one corpus, with the best interval that can be had.
 
-    Two seeds or more each: Welch's interval over seeds. Otherwise: documents or blocks of
-    text resampled in pairs, of the first seed that both have.
+    Paired by seed, and by document (or block of text) where both runs of every seed have them; without a seed in
+    common, Welch's interval over seeds.
     """
     runs_a, runs_b = inputs.of(corpus, a), inputs.of(corpus, b)
     spread_a, spread_b = over(runs_a, test_bits), over(runs_b, test_bits)
     if spread_a is None or spread_b is None:
         return None
-    if spread_a.n > 1 and spread_b.n > 1:
-        return seed_difference(spread_a, spread_b)
-    for run_a, run_b in zip(runs_a, runs_b, strict=True):
-        paired = paired_difference(arm_units(run_a), arm_units(run_b))
-        if paired is not None and test_bits(run_a) is not None and test_bits(run_b) is not None:
-            return paired
-    return Difference(spread_a.mean - spread_b.mean, None, None, "nothing")
+    by_seed = {run.seed: run for run in runs_b}
+    pairs = [(_side(run), _side(by_seed[run.seed])) for run in runs_a if run.seed in by_seed]
+    whole = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
+    if whole:
+        return over_pairs(whole)
+    return seed_difference(spread_a, spread_b)
+
+
+def _side(run: Run, arm: str = "static") -> Side | None:
+    """One run's bits per byte in one arm, with its units of text; None without the number."""
+    bits = run.hebbian.number(f"arms/{arm}/bits_per_byte")
+    return None if bits is None else Side(bits, arm_units(run, arm))
+
+
+def compare_arms(runs: Sequence[Run], arm: str) -> Difference | None:
+    """Bits per byte of one arm minus the static arm over the seeds of one variant, in pairs as above."""
+    pairs = [(_side(run, arm), _side(run)) for run in runs]
+    whole = [(mine, static) for mine, static in pairs if mine is not None and static is not None]
+    return over_pairs(whole) if whole else None
 
 
 def ranking(inputs: Inputs, corpus: str) -> list[tuple[str, Spread]]:

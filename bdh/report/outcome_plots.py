@@ -9,6 +9,7 @@ from bdh.report import measures
 from bdh.report.figure import Curve, Panel
 from bdh.report.inputs import Inputs, Run
 from bdh.report.palette import slot_of
+from bdh.report.sweep_table import sweep_panel
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
         _positions(inputs, corpus, "static"),
         _positions(inputs, corpus, "carry"),
         _carry_gain(inputs, corpus),
+        sweep_panel(inputs, corpus),
         *(_curves(inputs, corpus, family) for family in (*FAMILIES, *_others(inputs.of(corpus)))),
     ]
 
@@ -72,8 +74,8 @@ def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
         size, bits = measures.over(runs, measures.parameters), measures.over(runs, measures.test_bits)
         if size is None or bits is None:
             continue
-        low = None if bits.sd is None else [bits.mean - bits.sd]
-        high = None if bits.sd is None else [bits.mean + bits.sd]
+        low = None if bits.half is None else [bits.mean - bits.half]
+        high = None if bits.half is None else [bits.mean + bits.half]
         slot = slot_of(inputs.variants, variant)
         points.append(Curve(variant, slot, [size.mean], [bits.mean], low, high, points_only=True))
     return Panel(
@@ -83,7 +85,9 @@ def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
         "test, bits per byte",
         points,
         log_x=True,
-        note="Bars: one standard deviation over seeds." if any(p.low is not None for p in points) else "One seed each.",
+        note="Bars: 95 % t interval of the mean over seeds."
+        if any(p.low is not None for p in points)
+        else "One seed each.",
     )
 
 

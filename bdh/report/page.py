@@ -7,6 +7,7 @@ from html import escape
 
 from bdh.report import headline
 from bdh.report.activity_table import activity_table
+from bdh.report.against_bdh import against_bdh_table
 from bdh.report.claims import claims_table
 from bdh.report.corpora_table import corpora_table
 from bdh.report.figure import Panel, render_panel
@@ -17,6 +18,7 @@ from bdh.report.quality_table import quality_table
 from bdh.report.script import SORT
 from bdh.report.strata_table import strata_tables
 from bdh.report.style import style_sheet
+from bdh.report.sweep_table import sweep_table
 from bdh.report.synapse_plots import synapse_panels
 from bdh.report.synapse_table import synapse_table
 from bdh.report.table import Table, render_table
@@ -25,10 +27,11 @@ from bdh.report.training_plots import training_panels
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 SECTIONS = (
     ("quality", "Prediction"),
+    ("pairs", "Beside bdh"),
     ("synapses", "Living synapses"),
     ("activity", "Activity and cost"),
     ("frontier", "Frontier metrics"),
-    ("strata", "By year and sector"),
+    ("strata", "By year, sector and speaker"),
     ("texts", "Corpora"),
     ("ledger", "Claims"),
     ("plots", "Plots"),
@@ -51,7 +54,8 @@ DEFINITIONS = (
      "times three, an upper bound where only a part of the model is trained."),
     ("TMI, SPS, SEC", "Modularity of the neuron graph, persistence of the synaptic state, coupling of surprise and "
      "activity; each beside draws of its null."),
-    ("interval", "95 %. Over documents or blocks of text: paired bootstrap. Over seeds: Welch's t."),
+    ("interval", "95 %. Over documents or blocks of text: paired bootstrap. Over seeds: Student's t, paired by seed, "
+     "and by document or block where they are the same."),
 )  # fmt: skip
 
 
@@ -92,7 +96,8 @@ def _bodies(inputs: Inputs) -> dict[str, str]:
     corpora = inputs.corpora
     return {
         "quality": _tables([quality_table(inputs, corpus) for corpus in corpora]),
-        "synapses": _tables([synapse_table(inputs, corpus) for corpus in corpora]),
+        "pairs": _tables([against_bdh_table(inputs, corpus) for corpus in corpora]),
+        "synapses": _tables([table for corpus in corpora for table in _synapses(inputs, corpus)]),
         "activity": _tables([activity_table(inputs, corpus) for corpus in corpora]),
         "frontier": _tables([table for corpus in corpora for table in frontier_tables(inputs, corpus)]),
         "strata": _tables([table for corpus in corpora for table in strata_tables(inputs, corpus)]),
@@ -103,6 +108,11 @@ def _bodies(inputs: Inputs) -> dict[str, str]:
         "gaps": "".join(f"<p>{escape(line)}</p>" for line in headline.missing(inputs)),
         "definitions": "<dl>" + "".join(f"<dt><b>{k}</b></dt><dd>{escape(v)}</dd>" for k, v in DEFINITIONS) + "</dl>",
     }
+
+
+def _synapses(inputs: Inputs, corpus: str) -> list[Table]:
+    swept = sweep_table(inputs, corpus)
+    return [synapse_table(inputs, corpus), *([swept] if swept else [])]
 
 
 def _tables(tables: Sequence[Table]) -> str:

@@ -30,7 +30,7 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
     lowest = order[0][0] if order else None
     gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
     tested = bool(gaps) and all(
-        gap is not None and gap.over == "seeds" and gap.low is not None and gap.low > 0 for gap in gaps.values()
+        gap is not None and gap.covers_seeds and gap.low is not None and gap.low > 0 for gap in gaps.values()
     )
     rows = [_row(inputs, corpus, variant, lowest if tested else None, gaps) for variant in inputs.variants]
     return Table(
@@ -69,7 +69,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
 
 
 def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: bool = False) -> Cell:
-    """A cell with the mean over seeds, standard deviation and n below it, sorted by the mean."""
+    """A cell with the mean over seeds, half its 95 % interval and n below it, sorted by the mean."""
     if value is None:
         return missing_cell(reason)
     return Cell(formats.fixed(value.mean, digits), value.mean, best=best, detail=formats.deviation(value, digits))
@@ -77,7 +77,12 @@ def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: b
 
 def _count(runs: list[Run], key: str, reason: str) -> Cell:
     value = measures.over(runs, measures.number_of("train", key))
-    return missing_cell(reason) if value is None else Cell(formats.whole(value.mean), value.mean)
+    return missing_cell(reason) if value is None else Cell(formats.whole(value.mean), value.mean, detail=_over(value))
+
+
+def _over(value: Spread) -> str:
+    """The number of seeds of a mean that differs between them."""
+    return f"mean, n {value.n}" if value.sd else ""
 
 
 def _work(runs: list[Run], reason: str) -> Cell:
@@ -140,12 +145,12 @@ def _shorter(inputs: Inputs, corpus: str) -> list[str]:
 def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:
     if lowest is None:
         return ["No variant has a test result yet."]
-    kinds = {gap.over for gap in gaps.values() if gap is not None and gap.low is not None}
+    kinds = {(gap.over, gap.covers_seeds) for gap in gaps.values() if gap is not None and gap.low is not None}
     notes = [
-        "Intervals of the last column: 95 %, Welch's t over seeds."
-        if kind == "seeds"
+        f"Intervals of the last column: 95 %, paired by {kind}."
+        if covered
         else f"Intervals of the last column: 95 %, {kind} resampled in pairs; the chance of training is not in them."
-        for kind in sorted(kinds)
+        for kind, covered in sorted(kinds)
     ]
     if tested:
         notes.append(f"★ {lowest}: lowest, and over seeds its interval against every other variant excludes 0.")
@@ -155,5 +160,5 @@ def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | Non
         notes.append("No variant is marked best: none is shown over seeds to be below all others.")
     notes.append("No other column is tested or ranked.")
     if len(inputs.seeds) > 1:
-        notes.append("Over seeds: mean ± standard deviation (n seeds).")
+        notes.append("Over seeds: mean ± half its 95 % t interval (n seeds).")
     return notes

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bdh.plasticity.bootstrap import ratio_interval
+
 RESAMPLINGS = 2000
-FEWEST_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,52 @@ class Spread:
     sd: float | None
     n: int
 
+    @property
+    def half(self) -> float | None:
+        """Half the width of Student's 95 % t interval of the mean over seeds, None for one seed."""
+        if self.sd is None:
+            return None
+        return t_quantile(self.n - 1) * self.sd / math.sqrt(self.n)
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference, its 95 % interval (None, None when it cannot be had) and what the interval is over."""
+    """A difference, its 95 % interval (None, None when it cannot be had) and what the interval is over.
+
+    p: two-sided, of no difference. seeds, units: how many seeds and units of text it is over (0: they are not in it).
+    """
 
     value: float
     low: float | None
     high: float | None
     over: str
+    p: float | None = None
+    seeds: int = 0
+    units: int = 0
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval exists and does not hold 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def covers_seeds(self) -> bool:
+        """Whether the interval exists and the chance of training is in it."""
+        return self.low is not None and self.seeds > 1
+
+
+def t_quantile(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
+
+
+def t_chance(t: float, freedom: float) -> float:
+    """Two-sided p of a t value."""
+    from scipy.special import stdtr
+
+    return float(2.0 * stdtr(freedom, -abs(t)))
 
 
 def over_seeds(values: Iterable[float | None]) -> Spread | None:
@@ -57,19 +90,18 @@ def seed_difference(a: Spread, b: Spread) -> Difference:
     value = a.mean - b.mean
     if a.sd is None or b.sd is None or a.sd + b.sd == 0.0:
         return Difference(value, None, None, "seeds")
-    from scipy.special import stdtrit
-
     part_a, part_b = a.sd**2 / a.n, b.sd**2 / b.n
     freedom = (part_a + part_b) ** 2 / (part_a**2 / (a.n - 1) + part_b**2 / (b.n - 1))
-    half = float(stdtrit(freedom, 0.975)) * math.sqrt(part_a + part_b)
-    return Difference(value, value - half, value + half, "seeds")
+    error = math.sqrt(part_a + part_b)
+    half = t_quantile(freedom) * error
+    return Difference(value, value - half, value + half, "seeds", t_chance(value / error, freedom), min(a.n, b.n))
 
 
 def paired_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference | None:
     """Bits per byte of `a` minus those of `b` with a 95 % interval from resampling units of text in pairs.
 
     a, b: columns kind, id, nats, bytes, one row per unit (document or block) in the order in which they were read. None
-    when either is absent or when they read different text; no interval below FEWEST_UNITS. Source: Efron (1979).
+    when either is absent or when they read different text; no interval with few units (`bdh.plasticity.bootstrap`).
     """
     same = ["kind", "id", "bytes"]
     if a is None or b is None or a[same].to_numpy().tolist() != b[same].to_numpy().tolist():
@@ -77,11 +109,11 @@ def paired_difference(a: pd.DataFrame | None, b: pd.DataFrame | None) -> Differe
     bits = ((a["nats"] - b["nats"]) / math.log(2)).to_numpy(dtype=np.float64)
     size = a["bytes"].to_numpy(dtype=np.float64)
     value = float(bits.sum() / size.sum())
-    if len(a) < FEWEST_UNITS:
-        return Difference(value, None, None, units_of(a))
-    draws = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=RESAMPLINGS)
-    low, high = np.quantile((draws @ bits) / (draws @ size), [0.025, 0.975])
-    return Difference(value, float(low), float(high), units_of(a))
+    low, high = ratio_interval(bits, size, resamplings=RESAMPLINGS)
+    rest = bits - value * size
+    error = math.sqrt(float(rest @ rest) * len(a) / max(1, len(a) - 1)) / float(size.sum())
+    p = t_chance(value / error, len(a) - 1) if low is not None and error > 0 else None
+    return Difference(value, low, high, units_of(a), p, units=len(a))
 
 
 def units_of(table: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bdh.report import measures
+from bdh.report.against_bdh import Standing, standings
 from bdh.report.claims import judge
 from bdh.report.frontier_table import METRICS
 from bdh.report.inputs import Inputs
@@ -32,12 +33,18 @@ COUNTS = {"parameters", "flops_per_token_forward", "tokens_seen"}
 
 
 def summarise(inputs: Inputs) -> dict[str, Any]:
-    """Numbers by corpus and variant (means over seeds, `_sd` beside them), the lowest run per corpus, the verdicts.
+    """Numbers by corpus and variant, the lowest run per corpus, the verdicts.
+
+    A mean over several seeds has its sample standard deviation `_sd`, its 95 % t interval `_low`, `_high` and its
+    number `_n` beside it; with one seed `over_seeds` says that nothing over seeds is measured. `minus_bdh` is paired by
+    seed and unit of text; its interval and `p_adjusted` (Holm) cover the chance of training only where `seeds` is above
+    1.
 
     Times are left out: they differ from machine to machine and are in results.csv.
     """
     return {
         "scale": inputs.scale,
+        "over_seeds": f"{len(inputs.seeds)} seeds" if len(inputs.seeds) > 1 else "not measured: one seed",
         "runs": {"expected": len(inputs.runs), "complete": sum(not run.missing for run in inputs.runs)},
         "corpora": {corpus: _corpus(inputs, corpus) for corpus in inputs.corpora},
         "claims": {f"claim_{claim.number:02d}": finding.verdict for claim, finding in judge(inputs)},
@@ -64,11 +71,12 @@ def _corpus(inputs: Inputs, corpus: str) -> dict[str, Any]:
     if judged:
         bits, run = min(judged, key=lambda pair: pair[0])
         found["lowest"] = {"variant": run.variant, "seed": run.seed, "key": run.key, "test_bits_per_byte": bits}
-    found["variants"] = {variant: _variant(inputs, corpus, variant) for variant in inputs.variants}
+    beside = standings(inputs, corpus)
+    found["variants"] = {v: _variant(inputs, corpus, v, beside.get(v)) for v in inputs.variants}
     return found
 
 
-def _variant(inputs: Inputs, corpus: str, variant: str) -> dict[str, Any]:
+def _variant(inputs: Inputs, corpus: str, variant: str, standing: Standing | None) -> dict[str, Any]:
     runs = inputs.of(corpus, variant)
     found: dict[str, Any] = {"seeds": sum(bool(run.train) for run in runs)}
     spreads = {name: measures.over(runs, measure) for name, measure in QUANTITIES.items()}
@@ -78,6 +86,13 @@ def _variant(inputs: Inputs, corpus: str, variant: str) -> dict[str, Any]:
     for name, spread in spreads.items():
         if spread is not None:
             found[name] = int(spread.mean) if name in COUNTS and spread.mean.is_integer() else spread.mean
-            if spread.sd is not None:
+            if spread.half is not None:
                 found[f"{name}_sd"] = spread.sd
+                found[f"{name}_low"], found[f"{name}_high"] = spread.mean - spread.half, spread.mean + spread.half
+                found[f"{name}_n"] = spread.n
+    if standing is not None and (gap := standing.gap) is not None and gap.low is not None:
+        found["minus_bdh"] = {
+            "bits_per_byte": gap.value, "low": gap.low, "high": gap.high, "p": gap.p, "p_adjusted": standing.adjusted,
+            "seeds": max(1, gap.seeds), "units_of_text": gap.units,
+        }  # fmt: skip
     return found

@@ -10,6 +10,7 @@ from bdh.report.table import Cell, Column, Row, Table
 from bdh.report.verdicts import Verdict, of_interval, of_seeds
 
 UNCHANGED = "unchanged, as it must be"
+ONE_SEED = "One seed (n 1): nothing over seeds is measured."
 CHANGED = "FAULT: it changed the output"
 
 
@@ -40,9 +41,15 @@ def arm_verdict(run: Run, arm: str) -> Verdict | None:
 
 
 def variant_verdict(runs: list[Run], arm: str) -> Verdict | None:
-    """One verdict on an arm over all seeds of a variant, None when no seed measured it."""
+    """One verdict on an arm over all seeds of a variant, None when no seed measured it.
+
+    Over several seeds by the paired interval over seeds and text, else what the single seeds say.
+    """
     found = [verdict for run in runs if (verdict := arm_verdict(run, arm)) is not None]
-    return of_seeds(found) if found else None
+    if not found:
+        return None
+    gap = measures.compare_arms(runs, arm) if len(found) > 1 and arm != "observe" else None
+    return of_interval(gap.low, gap.high) if gap is not None and gap.covers_seeds else of_seeds(found)
 
 
 def synapse_table(inputs: Inputs, corpus: str) -> Table:
@@ -79,12 +86,23 @@ def _arm_cell(runs: list[Run], arm: str) -> Cell:
     verdict = variant_verdict(runs, arm)
     value = measures.over(runs, lambda run: arm_difference(run, arm))
     if verdict is None or value is None:
-        return Cell(formats.ABSENT, None, _reason(runs, arm), detail="not run")
+        reason = _reason(runs, arm)
+        short = reason.startswith("not measurable")
+        return Cell(formats.ABSENT, None, reason, detail="not measurable" if short else "not run")
+    span = "" if arm == "observe" else _interval(runs, arm)
+    count = f"n {value.n}" if value.n > 1 else ""
+    detail = "\n".join(part for part in (span, count, verdict.word) if part)
+    return Cell(formats.signed(value.mean, 4), value.mean, _reason(runs, arm), verdict.tone, detail=detail)
+
+
+def _interval(runs: list[Run], arm: str) -> str:
+    """The interval over seeds and text; without one, from the lowest to the highest end of the single seeds."""
+    gap = measures.compare_arms(runs, arm) if len(runs) > 1 else None
+    if gap is not None and gap.covers_seeds:
+        return formats.interval(gap.low, gap.high)
     bounds = [arm_bounds(run, arm) for run in runs]
     lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
-    span = formats.interval(min(lows), max(highs)) if lows and highs and arm != "observe" else ""
-    detail = "\n".join(part for part in (formats.deviation(value, 4), span, verdict.word) if part)
-    return Cell(formats.signed(value.mean, 4), value.mean, _reason(runs, arm), verdict.tone, detail=detail)
+    return formats.interval(min(lows), max(highs)) if lows and highs else ""
 
 
 def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
@@ -98,7 +116,7 @@ def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
         notes.append("; ".join(questions))
     units = {unit for run in runs for arm in arms if (unit := run.hebbian.text(f"arms/{arm}/bootstrap_unit"))}
     if units:
-        each = " Over several seeds: from the lowest to the highest end." if len(inputs.seeds) > 1 else ""
+        each = " Several seeds: over seeds and text together." if len(inputs.seeds) > 1 else f" {ONE_SEED}"
         notes.append(f"95 % intervals: paired bootstrap by {' or by '.join(sorted(units))}.{each}")
     return notes + _not_run(inputs, corpus, arms)
 
@@ -111,7 +129,11 @@ def _not_run(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
             runs = inputs.of(corpus, variant)
             if variant_verdict(runs, arm) is None:
                 reasons.setdefault(_reason(runs, arm), []).append(f"{arm.replace('_', ' ')} of {variant}")
-    return [f"Not run: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return [f"{_heading(reason)}{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _heading(reason: str) -> str:
+    return "" if reason.startswith("not measurable") else "Not run: "
 
 
 def _question(runs: list[Run], arm: str) -> str:
