@@ -90,6 +90,7 @@ def read(
     d, c, r = tl.arange(0, DP), tl.arange(0, C), tl.arange(0, ROWS)
     read_DP = tl.zeros((ROWS, DP), tl.float32)
     read_C = tl.zeros((ROWS, C), tl.float32)
+    before = (c < waiting)[None, :]
     for first in range(0, total, ROWS):
         j = first + r
         real = j < total
@@ -104,10 +105,11 @@ def read(
         state_at = high + b * state_stride + row[:, None] * D + d[None, :]
         read_DP += q0 * tl.load(state_at, mask=in_row, other=0.0).to(tl.float32)
         read_DP += q1 * tl.load(state_at + D, mask=in_row, other=0.0).to(tl.float32)
-        in_row = real[:, None] & (c < waiting)[None, :]
+        # Whole runs of 16 places, so that loads stay wide; this token's own place may be written while they run.
+        in_row = real[:, None] & (c < (waiting + 15) // 16 * 16)[None, :]
         window_at = window_q + b * window_stride + row[:, None] * C + c[None, :]
-        read_C += q0 * tl.load(window_at, mask=in_row, other=0.0).to(tl.float32)
-        read_C += q1 * tl.load(window_at + C, mask=in_row, other=0.0).to(tl.float32)
+        waits_even, waits_odd = tl.load(window_at, mask=in_row, other=0.0), tl.load(window_at + C, mask=in_row, other=0.0)
+        read_C += tl.where(before, q0 * waits_even.to(tl.float32) + q1 * waits_odd.to(tl.float32), 0.0)
         write_at = window_q + b * window_stride + row * C + waiting
         tl.store(write_at, q_even, mask=real)
         tl.store(write_at + C, q_odd, mask=real)
