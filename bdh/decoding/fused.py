@@ -85,22 +85,35 @@ class FusedStep:
     @torch.no_grad()
     def __call__(self) -> None:
         """One token of every stream."""
-        weights, memory, settings = self.weights, self.memory, self.settings
-        D, B, DP = weights.sizes[1], len(memory.tokens), self.DP
-        kernels.begin[(B, triton.cdiv(self.PP, 1024))](
-            memory.tokens, memory.position, weights.embed, self.frequency, self.x, self.cos, self.sin, D, self.PP,
-            DP=DP, BLOCK=1024, enable_fp_fusion=False,
-        )  # fmt: skip
-        for layer in range(weights.layers):
+        self.begin()
+        for layer in range(self.weights.layers):
             self.encode(layer)
             self.read(layer)
             self.attend(layer)
             self.gate()
             self.mix()
-        torch.mm(self.x[:, :D], weights.lm_head, out=self.logits)
+        self.head()
+        self.choose()
+
+    def begin(self) -> None:
+        """Embedding and rotation of the tokens to read."""
+        weights, memory = self.weights, self.memory
+        B, D = len(memory.tokens), weights.sizes[1]
+        kernels.begin[(B, triton.cdiv(self.PP, 1024))](
+            memory.tokens, memory.position, weights.embed, self.frequency, self.x, self.cos, self.sin, D, self.PP,
+            DP=self.DP, BLOCK=1024, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def head(self) -> None:
+        """Logits, in float32."""
+        torch.mm(self.x[:, : self.weights.sizes[1]], self.weights.lm_head, out=self.logits)
+
+    def choose(self) -> None:
+        """The next tokens; the one just read is counted."""
+        memory, settings = self.memory, self.settings
         V = self.logits.shape[1]
         VP = max(16, triton.next_power_of_2(V))
-        kernel_sampling.choose[(B,)](
+        kernel_sampling.choose[(len(self.logits),)](
             self.logits, settings.temperature, settings.top_k, settings.seed, memory.position, memory.filled,
             memory.tokens, self.history, V, memory.window, VP=VP, num_warps=16 if VP > 8192 else 4,
         )  # fmt: skip
