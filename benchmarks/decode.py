@@ -73,7 +73,8 @@ def official(path: str, model: LanguageModel, settings: dict, device: torch.devi
     spec.loader.exec_module(module)
     peer = module.BDH(module.BDHConfig(vocab_size=model.vocab_size, **settings)).to(device).eval()
     missing, unexpected = peer.load_state_dict(model.state_dict(), strict=False)
-    assert not unexpected and set(missing) <= {"attn.freqs"}, (missing, unexpected)
+    assert not unexpected, unexpected
+    assert set(missing) <= {"attn.freqs"}, missing
     return peer
 
 
@@ -229,9 +230,7 @@ def main() -> None:
         rows += one_stream(model, options, text, settings, device, machine, details)
         rows += many_streams(model, options, text, device, machine, details)
     if options.out:
-        write_json(
-            Path(options.out), {"machine": machine, "settings": vars(options), "rows": rows, "details": details}
-        )
+        write_json(Path(options.out), {"machine": machine, "settings": vars(options), "rows": rows, "details": details})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ LENGTHS = (1, 9, 30)
 
 
 def model_of(variant="bdh", dtype=torch.float64, kind="usual", **settings) -> LanguageModel:
-    """A small model of odd sizes (60 neurons a head) with weights that matter; `silent` or `active` neurons on demand."""
+    """A small model of odd sizes (60 neurons a head) whose weights matter; all neurons silent or active on demand."""
     model = build(variant, vocab_size=V, seed=0, **(ODD | settings))
     generator = torch.Generator().manual_seed(1)
     base_D = torch.randn(model.encoder.shape[1], generator=generator)

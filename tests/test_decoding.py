@@ -1,4 +1,4 @@
-"""Decoding from the state equals the parallel form, token by token, whatever the window, the prompts and the neurons."""
+"""Decoding from the state equals the parallel form, token by token, for all windows, prompts and neurons."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from bdh.decoding import prefill as prefill_module
 from bdh.decoding.decoder import Decoder
-from bdh.decoding.planes import join_planes, split_planes
 from bdh.decoding.plain import PlainStep
+from bdh.decoding.planes import join_planes, split_planes
 from bdh.decoding.text import continue_text
 from bdh.decoding.weights import decodable
 from bdh.errors import RunError
@@ -40,7 +40,9 @@ def test_decoding_equals_the_parallel_form_at_other_shapes(settings):
 
 def shares_of_active(model):
     shares = []
-    with listening(lambda name, layer, x: shares.append((x != 0).double().mean().item()) if name == "x_sparse" else None):
+    with listening(
+        lambda name, layer, x: shares.append((x != 0).double().mean().item()) if name == "x_sparse" else None
+    ):
         model(texts(20))
     return shares
 
@@ -91,7 +93,12 @@ def test_bfloat16_products_stay_near_and_the_state_is_exact_for_them():
     assert errors["state"] < 0.02
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**126), max_value=2.0**126), min_size=1))
+@given(
+    st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**126), max_value=2.0**126),
+        min_size=1,
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_planes_give_every_number_back_and_the_upper_one_is_rounded(numbers):
     wide = torch.tensor(numbers, dtype=torch.float32)

@@ -31,8 +31,9 @@ def sound_interpreter(monkeypatch):
     import triton.language as tl
     from triton.runtime import interpreter
 
-    builder, plain_dot, plain_cast = interpreter.InterpreterBuilder, *(
-        getattr(interpreter.InterpreterBuilder, name) for name in ("create_dot", "cast_impl")
+    builder, plain_dot, plain_cast = (
+        interpreter.InterpreterBuilder,
+        *(getattr(interpreter.InterpreterBuilder, name) for name in ("create_dot", "cast_impl")),
     )
 
     def dot(self, a, b, d, *rest):
@@ -56,21 +57,28 @@ def decoders(model, streams, narrow, window=16):
     return (Decoder(model, streams, window, engine, narrow) for engine in ("fused", "plain"))
 
 
-@pytest.mark.parametrize("kind", ["usual", "silent", "active"])
-@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+@pytest.mark.parametrize(
+    ("variant", "kind"), [("bdh", "usual"), ("bdh", "silent"), ("bdh", "active"), ("eq8", "usual")]
+)
 def test_programs_equal_the_parallel_form(variant, kind):
     model = model_of(variant, torch.float32, kind)
     fused, _ = decoders(model, len(LENGTHS), torch.float32)
-    errors = worst_error(model.cpu(), fused, 35)
+    errors = worst_error(model.cpu(), fused, 18)
     assert max(errors.values()) < 2e-5, errors
 
 
-@pytest.mark.parametrize("narrow", NARROW, ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "settings", [{}, {"n_layer": 3, "n_head": 3, "n_embd": 36}, {"n_embd": 16, "mlp_internal_dim_multiplier": 24}]
+    ("settings", "narrow"),
+    [
+        ({}, torch.bfloat16),
+        ({"n_layer": 1, "n_head": 3, "n_embd": 36}, torch.float32),
+        ({"n_head": 1, "n_embd": 16, "mlp_internal_dim_multiplier": 12}, torch.float32),
+        ({"n_head": 1, "n_embd": 16, "mlp_internal_dim_multiplier": 12}, torch.bfloat16),
+    ],
+    ids=["usual-bfloat16", "three-heads", "three-tiles", "three-tiles-bfloat16"],
 )
 def test_programs_equal_their_torch_form(settings, narrow):
-    model, tokens = model_of(dtype=torch.float32, **settings), texts(30).to(DEVICE)
+    model, tokens = model_of(dtype=torch.float32, **settings), texts(26).to(DEVICE)
     found = []
     for decoder in decoders(model, len(tokens), narrow):
         decoder.start([text[:8].tolist() for text in tokens])
@@ -81,7 +89,7 @@ def test_programs_equal_their_torch_form(settings, narrow):
 
 
 def test_more_streams_than_one_tile_holds():
-    model, tokens = model_of(dtype=torch.float32), texts(20, 70).to(DEVICE)
+    model, tokens = model_of(dtype=torch.float32, n_layer=1), texts(18, 70).to(DEVICE)
     found = []
     for decoder in decoders(model, 70, torch.float32):
         decoder.start([text[: 1 + number % 5].tolist() for number, text in enumerate(tokens)])
@@ -132,7 +140,7 @@ def test_whole_texts_equal_those_of_the_torch_form():
     texts_of = []
     for decoder in decoders(model_of(dtype=torch.float32), 2, torch.float32):
         decoder.start([[1, 2, 3], [4]], temperature=0.8, top_k=7, seeds=[5, 6])
-        texts_of.append(torch.cat([decoder.run(n) for n in (5, 30)], dim=1))
+        texts_of.append(torch.cat([decoder.run(n) for n in (5, 13)], dim=1))
     assert torch.equal(*texts_of)
 
 

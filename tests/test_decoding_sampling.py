@@ -56,7 +56,11 @@ def test_temperature_zero_takes_the_likeliest_whatever_top_k():
 
 def test_numbers_are_exponential_and_unrelated_across_places_seeds_and_tokens():
     many = torch.arange(2000)
-    for found in (exponentials(many, many * 0, 50), exponentials(many * 0, many, 50), exponentials(many * 0, many << 32, 50)):
+    for found in (
+        exponentials(many, many * 0, 50),
+        exponentials(many * 0, many, 50),
+        exponentials(many * 0, many << 32, 50),
+    ):
         assert abs(found.mean().item() - 1) < 0.02
         assert abs(found.var().item() - 1) < 0.05
         assert len(found.flatten().unique()) > 0.99 * found.numel()

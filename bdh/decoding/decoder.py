@@ -58,7 +58,7 @@ class Decoder:
             "seed": torch.arange(streams, device=device),
         }
         self.plain = None if fused else PlainStep(self.weights, self.memory)
-        self.fused = self._fused() if fused else None
+        self.fused: Any = self._fused() if fused else None
         self.graph = self._captured() if fused and device.type == "cuda" else None
 
     def _fused(self) -> Any:

@@ -25,7 +25,7 @@ GROUPS = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """How every stream samples, on the device: temperature (B,) float32, top_k (B,) int32, 0 for all, seed (B,) int64."""
+    """How each stream samples, on the device: temperature (B,) float32, top_k (B,) int32 (0: all), seed (B,) int64."""
 
     temperature: Tensor
     top_k: Tensor

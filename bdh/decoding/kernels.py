@@ -4,8 +4,8 @@ Pairs of neurons (2p, 2p+1), which rotate together, are the unit of work: weight
 (H,2,DP,PP), and the state has their rows side by side. `encode` lists the pairs that are active, tile by tile; `read`
 fetches the rows of those pairs and of no others.
 
-Letters: B streams, H heads, P pairs, D embedding, C places of the window, S splits of a head's tiles, G groups of tiles;
-DP and PP are padded to a power of two and to whole tiles. Strides are in elements.
+Letters: B streams, H heads, P pairs, D embedding, C places of the window, S splits of a head's tiles, G groups of
+tiles; DP and PP are padded to a power of two and to whole tiles. Strides are in elements.
 """
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
@@ -80,7 +80,10 @@ def read(
     H, P, PP, D, TILES,
     DP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, PER: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Sums of q * (state row | window row) over the active pairs of PER tiles; q itself goes into the window."""
+    """Sums of q * (state row | window row) over the active pairs of PER tiles; q itself goes into the window.
+
+    The list entries of the next rows are fetched while these rows are on their way.
+    """
     b, h, s = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     tile = s * PER + tl.arange(0, PER)
     counts = tl.load(count + (b * H + h) * TILES + tile, mask=tile < TILES, other=0)
@@ -91,14 +94,18 @@ def read(
     read_DP = tl.zeros((ROWS, DP), tl.float32)
     read_C = tl.zeros((ROWS, C), tl.float32)
     before = (c < waiting)[None, :]
+    lists = (b * H + h) * PP + s * PER * TILE
+    at = lists + _places(r, starts, TILE)
+    real = r < total
+    pair = tl.load(pair_list + at, mask=real, other=0).to(tl.int64)
+    q_even, q_odd = tl.load(even_list + at, mask=real, other=0.0), tl.load(odd_list + at, mask=real, other=0.0)
     for first in range(0, total, ROWS):
-        j = first + r
-        real = j < total
-        reached = starts[None, :] <= j[:, None]
-        its_tile = s * PER + tl.sum(reached.to(tl.int32), 1) - 1
-        at = (b * H + h) * PP + its_tile * TILE + j - tl.max(tl.where(reached, starts[None, :], 0), 1)
-        pair = tl.load(pair_list + at, mask=real, other=0).to(tl.int64)
-        q_even, q_odd = tl.load(even_list + at, mask=real, other=0.0), tl.load(odd_list + at, mask=real, other=0.0)
+        later = first + ROWS + r
+        at = lists + _places(later, starts, TILE)
+        next_pair = tl.load(pair_list + at, mask=later < total, other=0).to(tl.int64)
+        next_even = tl.load(even_list + at, mask=later < total, other=0.0)
+        next_odd = tl.load(odd_list + at, mask=later < total, other=0.0)
+        real = first + r < total
         q0, q1 = q_even.to(tl.float32)[:, None], q_odd.to(tl.float32)[:, None]
         row = (h * P + pair) * 2
         in_row = real[:, None] & (d < D)[None, :]
@@ -108,14 +115,26 @@ def read(
         # Whole runs of 16 places, so that loads stay wide; this token's own place may be written while they run.
         in_row = real[:, None] & (c < (waiting + 15) // 16 * 16)[None, :]
         window_at = window_q + b * window_stride + row[:, None] * C + c[None, :]
-        waits_even, waits_odd = tl.load(window_at, mask=in_row, other=0.0), tl.load(window_at + C, mask=in_row, other=0.0)
+        waits_even, waits_odd = (
+            tl.load(window_at, mask=in_row, other=0.0),
+            tl.load(window_at + C, mask=in_row, other=0.0),
+        )
         read_C += tl.where(before, q0 * waits_even.to(tl.float32) + q1 * waits_odd.to(tl.float32), 0.0)
         write_at = window_q + b * window_stride + row * C + waiting
         tl.store(write_at, q_even, mask=real)
         tl.store(write_at + C, q_odd, mask=real)
+        pair, q_even, q_odd = next_pair, next_even, next_odd
     out = partial + ((b * H + h) * S + s) * (DP + C)
     tl.store(out + d, tl.sum(read_DP, 0))
     tl.store(out + DP + c, tl.sum(read_C, 0))
+
+
+@triton.jit
+def _places(j, starts, TILE: tl.constexpr):
+    """Where entry j of lists that begin at `starts`, one per tile, lies in tiles of TILE places."""
+    reached = starts[None, :] <= j[:, None]
+    its_tile = tl.sum(reached.to(tl.int32), 1) - 1
+    return its_tile * TILE + j - tl.max(tl.where(reached, starts[None, :], 0), 1)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from bdh.device import autocast
 from bdh.nn.linear_attention import attend_chunked
 from bdh.nn.rope import rotate, rotation
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 16384}
 LONGEST_CHUNK = 512
 
 
@@ -32,7 +32,7 @@ def prefill(weights: Weights, memory: Memory, prompts: Sequence[Sequence[int]]) 
     device = weights.encoder.device
     lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
     padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], dtype=torch.int64)
-    chunk = max(1, min(LONGEST_CHUNK, TOKENS_AT_ONCE // len(prompts)))
+    chunk = max(1, min(LONGEST_CHUNK, TOKENS_AT_ONCE[device.type] // len(prompts)))
     for start in range(0, longest, chunk):
         tokens_BT = padded[:, start : start + chunk].to(device)
         places_T = torch.arange(start, start + tokens_BT.shape[1], device=device)

@@ -36,9 +36,7 @@ def _keys(seed_B: Tensor, position_B: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def choose(
-    logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, seed_B: Tensor, position_B: Tensor
-) -> Tensor:
+def choose(logits_BV: Tensor, temperature_B: Tensor, top_k_B: Tensor, seed_B: Tensor, position_B: Tensor) -> Tensor:
     """Next tokens (B,) int64. Temperature 0: the likeliest, the first among equals. top_k: 0 keeps all tokens; tokens
     that tie with the last one kept are kept too."""
     logits_BV = logits_BV.float()

@@ -1,4 +1,4 @@
-"""Continue a text by the fastest way that the model and the machine have; same arguments as `bdh.generation.generate`."""
+"""Continue a text by the fastest way that the model and the machine have, called as `bdh.generation.generate`."""
 
 from __future__ import annotations
 
