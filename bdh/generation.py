@@ -1,4 +1,4 @@
-"""Continue a text token by token.
+"""Continue a text token by token, any variant; `bdh.decoding.text` has the faster path of the BDH family.
 
 A model whose state has constant size reads every token once and never again: memory does not grow with the text.
 A model with a limit (`max_positions`) keeps its cache until it is full; then the last half of what it can hold is
@@ -35,7 +35,7 @@ def generate(
     same again whenever a token has been yielded. Raises RunError for settings that cannot be met.
     """
     tokens = [int(token) for token in tokens]
-    _check(model, tokens, count, temperature, top_k)
+    check_request(model, tokens, count, temperature, top_k)
     return _continue(model, tokens, count, temperature, top_k, torch.Generator().manual_seed(seed))
 
 
@@ -46,7 +46,7 @@ def _continue(
     unread = tokens
     for _ in range(count):
         logits_V = reader.read(unread)
-        token = _choose(logits_V, temperature, top_k, dice)
+        token = choose_token(logits_V, temperature, top_k, dice)
         unread = [token]
         yield token
 
@@ -88,7 +88,8 @@ class _Reader:
         return logits_V if logits_V.dtype == torch.float64 else logits_V.float()
 
 
-def _choose(logits_V: Tensor, temperature: float, top_k: int | None, dice: torch.Generator) -> int:
+def choose_token(logits_V: Tensor, temperature: float, top_k: int | None, dice: torch.Generator) -> int:
+    """Draw from the softmax of `logits_V` / temperature among the top_k likeliest; the likeliest at temperature 0."""
     if temperature == 0.0:
         return int(logits_V.argmax())
     kept = torch.topk(logits_V, min(top_k or len(logits_V), len(logits_V)))
@@ -102,7 +103,8 @@ def _device(model: LanguageModel) -> torch.device:
     return torch.device("cpu")
 
 
-def _check(model: LanguageModel, tokens: list[int], count: int, temperature: float, top_k: int | None) -> None:
+def check_request(model: LanguageModel, tokens: list[int], count: int, temperature: float, top_k: int | None) -> None:
+    """Raise RunError for what `generate` cannot do."""
     if not tokens:
         raise RunError("generation needs a prompt of at least one token")
     outside = [token for token in tokens if not 0 <= token < model.vocab_size]

@@ -27,11 +27,14 @@ def generate(
 ) -> None:
     """Continue a text with a trained model, written out token by token; memory does not grow with the length."""
     folder = find_run(run, enter_root())
+    import torch
+
     from bdh.corpora.tokens import TokenCorpus
-    from bdh.generation import generate as continue_text
+    from bdh.decoding.text import continue_text
+    from bdh.device import choose_device
     from bdh.learning.checkpoints import load_run
 
-    model, config = load_run(folder)
+    model, config = load_run(folder, choose_device("auto", torch.get_num_threads()))
     corpus = TokenCorpus.open(TOKENS / config["corpus"])
     start = corpus.encode(prompt)
     if not start:
