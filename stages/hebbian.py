@@ -31,7 +31,9 @@ def main(variant: str, corpus: str, seed: int) -> None:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
         found = evaluation.evaluate(model, text, rules, device=device, bfloat16=settings.precision == "bfloat16")
         report = REPORTS / "hebbian" / f"{key}.json"
-        evaluation.write(found, report, {"variant": variant, "corpus": corpus, "seed": seed}, HEBBIAN / key)
+        identity = {"variant": variant, "corpus": corpus, "seed": seed}
+        identity["unigram_bits_per_byte"] = held_out.unigram_of(tokens, text)
+        evaluation.write(found, report, identity, HEBBIAN / key)
         tracker.log_metrics(headline(found.report))
         tracker.log_file(report)
 

@@ -18,6 +18,7 @@ from bdh.corpora.table import read_sectors
 from bdh.corpora.tokens import SPLITS, TokenCorpus
 from bdh.errors import CorpusError
 from bdh.params import SplitByDate
+from bdh.plasticity.held_out import cut, unigram_of
 from tests import corpus_cases
 
 POEM = "Ä ship, a ship — 日本! " * 40
@@ -208,6 +209,10 @@ def test_unigram_equals_a_slow_count(tmp_path, tokenizer) -> None:
     expected = nats / math.log(2) / corpus.token_bytes[targets].sum()
     assert corpus.stats["unigram_bits_per_byte"] == pytest.approx(expected, rel=1e-12)
     assert 0.5 < expected < 8.0
+    whole, some = (cut(corpus, "test", 16, most) for most in (10**9, 20))
+    assert unigram_of(corpus, whole) == pytest.approx(expected, rel=1e-12)
+    assert some.scored < whole.scored
+    assert unigram_of(corpus, some) != pytest.approx(expected, rel=1e-6)
 
 
 def test_characters_know_the_training_split_alone(tmp_path) -> None:

@@ -152,6 +152,14 @@ def test_variant_below_unigram_is_said_so(change):
     assert any("2 of 3 variants beat the unigram" in line and "not bdh." in line for line in headline.sentences(inputs))
 
 
+def test_unigram_is_that_of_the_tokens_that_were_judged(change):
+    def judged(report):
+        report["unigram_bits_per_byte"] = 1.9
+
+    table = quality_table(change(**{f"hebbian__bdh__{CORPUS}__0": judged}), CORPUS)
+    assert row(table, "unigram").cells[column("test", "bits per byte")].value == 1.9
+
+
 def test_synapse_table_judges_by_the_interval(change):
     def worse(report):
         report["arms"]["carry"] |= {"difference_to_static": 0.1, "ci_low": 0.05, "ci_high": 0.2}

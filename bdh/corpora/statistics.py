@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from bdh.corpora.splits import Splits
 from bdh.corpora.tokenizer import Tokenizer
 from bdh.corpora.tokens import DOCUMENTS
+from bdh.corpora.unigram import unigram_bits_per_byte
 
 BLOCK = 1 << 24
 
@@ -25,21 +26,6 @@ def counts_of(path: Path, tokenizer: Tokenizer) -> np.ndarray:
         while len(block := np.fromfile(file, dtype=tokenizer.dtype, count=BLOCK)):
             counts += np.bincount(block, minlength=tokenizer.vocab_size)
     return counts
-
-
-def unigram_bits_per_byte(
-    train_counts: np.ndarray, counts: np.ndarray, token_bytes: np.ndarray, end_of_text: int | None
-) -> float:
-    """Bits per byte of a text under the add-one unigram of the training split.
-
-    `counts` holds the scored targets: every token of a document but its first, no end of text.
-    p(token) = (count in train + 1) / (tokens in train + V).
-    """
-    nats = math.log(train_counts.sum() + len(train_counts)) - np.log(train_counts + 1.0)
-    scored = counts.astype(np.float64)
-    if end_of_text is not None:
-        scored[end_of_text] = 0.0
-    return float(scored @ nats / math.log(2.0) / (scored @ token_bytes))
 
 
 def scored_counts(path: Path, starts: Iterable[int], tokenizer: Tokenizer) -> np.ndarray:

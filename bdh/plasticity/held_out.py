@@ -14,6 +14,7 @@ import pandas as pd
 
 from bdh.corpora.batches import document_windows
 from bdh.corpora.tokens import TokenCorpus
+from bdh.corpora.unigram import unigram_bits_per_byte
 from bdh.errors import RunError
 
 
@@ -89,6 +90,14 @@ def cut(corpus: TokenCorpus, split: str, window: int, max_tokens: int) -> HeldOu
         roles=roles,
         role=role_P,
     )
+
+
+def unigram_of(corpus: TokenCorpus, text: HeldOut) -> float:
+    """Bits per byte of the scored tokens of `text` under the add-one unigram of the training split."""
+    train, scored = (
+        np.bincount(tokens, minlength=corpus.vocab_size) for tokens in (corpus.tokens("train"), text.targets)
+    )
+    return unigram_bits_per_byte(train, scored, np.asarray(corpus.token_bytes), corpus.end_of_text)
 
 
 def _roles(corpus: TokenCorpus, split: str, place_P: np.ndarray) -> tuple[tuple[str, ...], np.ndarray | None]:

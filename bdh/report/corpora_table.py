@@ -47,7 +47,7 @@ def _row(facts: CorpusFacts) -> Row:
     reason = "; ".join(facts.missing)
     stats = facts.stats
     counts = [_split(facts, split, reason) for split in SPLITS]
-    unigram = measures.unigram_bits(facts)
+    unigram = measures.unigram_bits(facts, ())
     vocabulary = stats.number("tokenizer/vocab_size")
     tokenizer = f"{stats.text('tokenizer/name') or formats.ABSENT}, {formats.whole(vocabulary)}"
     cells = [

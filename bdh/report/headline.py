@@ -75,7 +75,7 @@ def _prediction(inputs: Inputs, corpus: str) -> str:
 
 
 def _unigram(inputs: Inputs, corpus: str) -> str:
-    unigram = measures.unigram_bits(inputs.facts[corpus])
+    unigram = measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
     gains = {variant: unigram - bits.mean for variant, bits in measures.ranking(inputs, corpus) if unigram is not None}
     if not gains:
         return ""

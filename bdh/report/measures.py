@@ -66,9 +66,13 @@ def uniform_bits(facts: CorpusFacts, runs: Sequence[Run]) -> float | None:
     return math.log2(vocabulary) / size if vocabulary and size else None
 
 
-def unigram_bits(facts: CorpusFacts) -> float | None:
-    """Bits per byte of the test split under the add-one unigram of the training split."""
-    return facts.stats.number("unigram_bits_per_byte")
+def unigram_bits(facts: CorpusFacts, runs: Sequence[Run]) -> float | None:
+    """Bits per byte under the add-one unigram of the training split: of the tokens that models were judged on.
+
+    Before any of `runs` has read them, of the whole test split.
+    """
+    same = (bits for run in runs if (bits := run.hebbian.number("unigram_bits_per_byte")) is not None)
+    return next(same, facts.stats.number("unigram_bits_per_byte"))
 
 
 def floor_bits(facts: CorpusFacts) -> float | None:

@@ -46,7 +46,10 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
     runs = inputs.of(corpus, variant)
     reason = "; ".join(line for run in runs for line in run.missing)
     bits = measures.over(runs, measures.test_bits)
-    unigram, floor = measures.unigram_bits(inputs.facts[corpus]), measures.floor_bits(inputs.facts[corpus])
+    unigram, floor = (
+        measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus)),
+        measures.floor_bits(inputs.facts[corpus]),
+    )
     gain = None if bits is None or unigram is None else Spread(unigram - bits.mean, bits.sd, bits.n)
     above = None if bits is None or floor is None else Spread(bits.mean - floor, bits.sd, bits.n)
     cells = [
@@ -113,10 +116,14 @@ def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
     facts, runs = inputs.facts[corpus], inputs.of(corpus)
     known = (
         ("known floor", measures.floor_bits(facts), "entropy of the generator's own choices"),
-        ("unigram", measures.unigram_bits(facts), "add-one counts of the training split, on the test split"),
+        (
+            "unigram",
+            measures.unigram_bits(facts, runs),
+            "add-one counts of the training split, on the tokens that were judged",
+        ),
         ("uniform guess", measures.uniform_bits(facts, runs), "every token of the vocabulary equally likely"),
     )
-    unigram, floor = measures.unigram_bits(facts), measures.floor_bits(facts)
+    unigram, floor = measures.unigram_bits(facts, runs), measures.floor_bits(facts)
     rows = []
     for title, bits, note in known:
         if bits is None:
@@ -133,13 +140,13 @@ def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
 
 
 def _shorter(inputs: Inputs, corpus: str) -> list[str]:
-    """A caution when models read less of the test split than the unigram baseline and the floor are taken over."""
+    """A caution when models read less of the test split than the floor is taken over."""
     whole = inputs.facts[corpus].stats.number("splits/test/documents")
     read = {count for run in inputs.of(corpus) if (count := run.hebbian.number("arms/static/documents")) is not None}
-    if whole is None or not read or max(read) >= whole:
+    if whole is None or not read or max(read) >= whole or measures.floor_bits(inputs.facts[corpus]) is None:
         return []
     counts = f"{formats.whole(max(read))} of {formats.whole(whole)} documents"
-    return [f"Models read {counts} of the test split; unigram and floor are taken over all of it."]
+    return [f"Models read {counts} of the test split; the floor is taken over all of it."]
 
 
 def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:

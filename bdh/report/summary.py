@@ -62,7 +62,7 @@ def numbers_in(summary: dict[str, Any]) -> dict[str, float]:
 def _corpus(inputs: Inputs, corpus: str) -> dict[str, Any]:
     facts, runs = inputs.facts[corpus], inputs.of(corpus)
     baselines = {
-        "unigram_bits_per_byte": measures.unigram_bits(facts),
+        "unigram_bits_per_byte": measures.unigram_bits(facts, runs),
         "uniform_bits_per_byte": measures.uniform_bits(facts, runs),
         "floor_bits_per_byte": measures.floor_bits(facts),
     }
@@ -80,7 +80,7 @@ def _variant(inputs: Inputs, corpus: str, variant: str, standing: Standing | Non
     runs = inputs.of(corpus, variant)
     found: dict[str, Any] = {"seeds": sum(bool(run.train) for run in runs)}
     spreads = {name: measures.over(runs, measure) for name, measure in QUANTITIES.items()}
-    bits, unigram = spreads["test_bits_per_byte"], measures.unigram_bits(inputs.facts[corpus])
+    bits, unigram = spreads["test_bits_per_byte"], measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
     if bits is not None and unigram is not None:
         spreads["gain_over_unigram_bits_per_byte"] = Spread(unigram - bits.mean, bits.sd, bits.n)
     for name, spread in spreads.items():

@@ -49,7 +49,10 @@ def _levels(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> tuple[list[t
     """Baselines near enough to the lines to be drawn, and a sentence about those that are not."""
     values = [y for line in lines for y in line.y]
     facts = inputs.facts[corpus]
-    known = (("unigram (test)", measures.unigram_bits(facts)), ("known floor (test)", measures.floor_bits(facts)))
+    known = (
+        ("unigram (test)", measures.unigram_bits(facts, inputs.of(corpus))),
+        ("known floor (test)", measures.floor_bits(facts)),
+    )
     levels = [(name, level) for name, level in known if level is not None]
     if not values:
         return levels, ""
