@@ -1,31 +1,42 @@
 """TMI: is the neuron graph more modular than graphs of the same kind without structure?
 
 Why: modularity alone says little, since thresholded noise has a Q that runs from .8 to .04 with the number of edges.
-So Q is read beside nulls with the same number of edges: factors of independent normal numbers, the model's own
-factors with the encoder's columns dealt to other neurons (same spectra, same entries' distribution, no pairing), and
-an untrained twin.
+So Q is read beside nulls with the same number of edges: the model's own factors with the encoder's columns dealt to
+other neurons (same spectra), factors of independent normal numbers, the configuration model (same degrees), and
+untrained twins.
 
-What: G = |decoder @ encoder|, the `top_share` largest entries, weights a_ij + a_ji, loops left out, Newman's Q of the
-best of several Louvain runs. Reference protocol: one of a_ij, a_ji (below the diagonal wins), loops kept, one run.
+What: G = decoder @ encoder within each head (the blocks on the diagonal), signed: the `top_share` largest positive
+entries are the excitatory graph, those of -G the inhibitory one; no loops. The value is Newman's Q of the excitatory
+graph with weights a_ij + a_ji, best of several Louvain runs, mean over heads. Beside it, each with draws of the
+permuted encoder: the directed Q (Leicht & Newman 2008) and the Q of the inhibitory graph.
+Reference protocol: the largest entries of |G| among all neurons of all heads, one of a_ij, a_ji (below the diagonal
+wins), loops kept, one run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
-from bdh.metrics.communities import best_modularity
-from bdh.metrics.graph import Factors, factors_of, largest_entries, undirected, undirected_as_reference
-from bdh.metrics.rows import UNTRAINED, absent, metric_row, point
+from bdh.metrics.communities import Partition, best_partition, directed, undirected, undirected_as_reference
+from bdh.metrics.graph import Edges, Factors, Sign, head_blocks, largest_entries, rewired, whole_graph
+from bdh.metrics.intervals import against_null
+from bdh.metrics.rows import UNTRAINED, absent, mean_or_none, metric_row, point
 from bdh.models.base import GraphFactors
 
 GROUPS = 5
-CURVE = (1 / 16, 1 / 4)
+CURVE = (1 / 16, 1 / 4, 1.0, 4.0)
+FEWEST_NEURONS = 32
+FEWEST_EDGES = 64
 PERMUTED = "permuted encoder"
+GAUSSIAN = "product of Gaussian factors"
+REWIRED = "configuration model"
 NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
 
 
@@ -40,84 +51,143 @@ class Settings:
     seed: int = 0
 
 
-def compute(
-    model: GraphFactors | None, twins: list[GraphFactors], settings: Settings
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The TMI row of a model beside its untrained twins, and its curve of Q over the number of entries kept."""
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Settings) -> Found:
+    """The TMI row of a model beside its untrained twins, and its curve of Q over the number of entries kept.
+
+    Fewer than 32 neurons per head or 64 edges cannot be measured: null with a reason.
+    """
     if model is None:
         return absent(NO_GRAPH), []
-    graph, scope = factors_of(model, settings.seed)
-    others = [factors_of(twin, settings.seed)[0] for twin in twins]
-    permuted = [graph.permuted(_generator(settings, draw)) for draw in range(settings.null_draws)]
-    gaussian = [graph.gaussian(_generator(settings, draw)) for draw in range(settings.null_draws)]
-    entries = _count(graph, settings.top_share)
-    value = quality(graph, settings)
-    permuted_values = [quality(draw, settings) for draw in permuted]
-    untrained = [quality(other, settings) for other in others]
+    heads = head_blocks(model)
+    n, kept = heads[0].neurons, _count(heads[0], settings.top_share)
+    if n < FEWEST_NEURONS or kept < FEWEST_EDGES:
+        needs = f"at least {FEWEST_NEURONS} and {FEWEST_EDGES} are needed"
+        return absent(f"{n} neurons per head and {kept} edges among them, {needs}"), []
+    others = [head_blocks(twin) for twin in twins]
+    value, nulls, partitions = _excitatory(heads, settings)
+    values = [partition.modularity for partition in partitions]
     row = metric_row(
         value,
-        nulls={
-            PERMUTED: np.array(permuted_values),
-            "product of Gaussian factors": np.array([quality(draw, settings) for draw in gaussian]),
-        },
-        interval=_jackknife(graph, value, settings),
-        n=graph.neurons,
-        untrained=untrained,
-        reference=reference_quality(graph, settings),
-        reference_untrained=[reference_quality(other, settings) for other in others],
-        entries=entries,
+        nulls={name: draws.mean(1) for name, draws in nulls.items()},
+        interval=_jackknife(heads, value, settings),
+        n=sum(head.neurons for head in heads),
+        untrained=[_mean_quality(other, settings) for other in others],
+        reference=reference_quality(model, settings),
+        reference_untrained=[reference_quality(twin, settings) for twin in twins],
+        excess=value - float(nulls[PERMUTED].mean()),
+        entries=kept * len(heads),
         top_share=settings.top_share,
-        scope=scope,
         method=f"{settings.method}, best of {settings.restarts}",
-        heads=[_head_row(graph, permuted[0], head, settings) for head in range(int(graph.head.max()) + 1)],
+        stability=mean_or_none([p.stability for p in partitions if p.stability is not None]),
+        heads=[_head(head, own, nulls[PERMUTED][:, head], n) for head, own in enumerate(values)],
+        directed=_beside_permuted(heads, settings, "excitatory", directed),
+        inhibitory=_beside_permuted(heads, settings, "inhibitory", undirected),
     )
-    series = {"trained": (graph, value), PERMUTED: (permuted[0], permuted_values[0])}
-    series |= {UNTRAINED: (others[0], untrained[0])} if others else {}
-    return row, [one for name, (of, known) in series.items() for one in _curve(name, of, known, settings)]
+    series = {"trained": heads, PERMUTED: [_dealt(head, settings, 0, at) for at, head in enumerate(heads)]}
+    series |= {UNTRAINED: others[0]} if others else {}
+    return row, [one for name, blocks in series.items() for one in _curve(name, blocks, settings)]
 
 
-def quality(graph: Factors, settings: Settings, share: float | None = None) -> float:
-    """Q of the undirected graph of the largest entries, best of the restarts."""
-    entries = largest_entries(graph, _count(graph, share or settings.top_share))
-    symmetric = undirected(entries, graph.neurons)
-    return best_modularity(symmetric, settings.restarts, settings.seed, settings.method)
+def excitatory_edges(model: GraphFactors, settings: Settings) -> list[Edges]:
+    """The excitatory graph of every head."""
+    return [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in head_blocks(model)]
 
 
-def reference_quality(graph: Factors, settings: Settings) -> float:
-    """Q as the two-stage reference computes it, one run."""
-    entries = largest_entries(graph, _count(graph, settings.top_share))
-    return best_modularity(undirected_as_reference(entries, graph.neurons), 1, settings.seed, settings.method)
+def _excitatory(heads: list[Factors], settings: Settings) -> tuple[float, dict[str, np.ndarray], list[Partition]]:
+    """Q of the heads' mean, draws of every null by head (draws, heads), and the partitions of the heads."""
+    edges = [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in heads]
+    partitions = [_partition(undirected(one), settings) for one in edges]
+    draws: dict[str, list[list[float]]] = {PERMUTED: [], GAUSSIAN: [], REWIRED: []}
+    for draw in range(settings.null_draws):
+        draws[PERMUTED].append([quality(_dealt(head, settings, draw, at), settings) for at, head in enumerate(heads)])
+        generators = [_generator(settings, 1, draw, at) for at in range(len(heads))]
+        draws[GAUSSIAN].append([quality(h.gaussian(g), settings) for h, g in zip(heads, generators, strict=True)])
+        moved = [rewired(one, g) for one, g in zip(edges, generators, strict=True)]
+        draws[REWIRED].append([_partition(undirected(one), settings).modularity for one in moved])
+    value = float(np.mean([partition.modularity for partition in partitions]))
+    return value, {name: np.array(found) for name, found in draws.items()}, partitions
+
+
+def quality(
+    graph: Factors,
+    settings: Settings,
+    share: float | None = None,
+    sign: Sign = "excitatory",
+    adjacency: Callable[[Edges], Any] = undirected,
+) -> float:
+    """Q of the graph of the largest entries, best of the restarts."""
+    edges = largest_entries(graph, _count(graph, share or settings.top_share), sign)
+    return _partition(adjacency(edges), settings).modularity
+
+
+def reference_quality(model: GraphFactors, settings: Settings) -> float:
+    """Q as the two-stage reference computes it, one run over all neurons."""
+    graph = whole_graph(model)
+    edges = largest_entries(graph, _count(graph, settings.top_share), "magnitude", loops=True)
+    return best_partition(undirected_as_reference(edges), 1, settings.seed, settings.method).modularity
+
+
+def _partition(graph: Any, settings: Settings) -> Partition:
+    return best_partition(graph, settings.restarts, settings.seed, settings.method)
+
+
+def _mean_quality(heads: Sequence[Factors], settings: Settings, share: float | None = None) -> float:
+    return float(np.mean([quality(head, settings, share) for head in heads]))
 
 
 def _count(graph: Factors, share: float) -> int:
-    return max(1, min(round(share * graph.neurons**2), graph.neurons**2))
+    entries = graph.neurons**2
+    return max(1, min(round(share * entries), entries))
 
 
-def _generator(settings: Settings, draw: int) -> np.random.Generator:
-    return np.random.default_rng([settings.seed, draw])
+def _generator(settings: Settings, kind: int, draw: int, head: int) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, kind, draw, head])
 
 
-def _jackknife(graph: Factors, value: float, settings: Settings) -> tuple[float | None, float | None]:
-    """95 % interval of Q over neurons: a delete-one-group jackknife with five random groups of neurons."""
-    if graph.neurons < 4 * GROUPS:
-        return None, None
-    group = np.random.default_rng(settings.seed).permutation(graph.neurons) % GROUPS
+def _dealt(graph: Factors, settings: Settings, draw: int, head: int) -> Factors:
+    return graph.permuted(_generator(settings, 0, draw, head))
+
+
+def _head(head: int, value: float, draws: np.ndarray, neurons: int) -> dict[str, Any]:
+    found = against_null(value, draws)
+    return {"head": head, "value": value, "null_mean": found["mean"], "z": found["z"], "p": found["p"], "n": neurons}
+
+
+def _beside_permuted(
+    heads: list[Factors], settings: Settings, sign: Sign, adjacency: Callable[[Edges], Any]
+) -> dict[str, Any]:
+    """Another Q of the heads' mean beside draws of the permuted encoder."""
+
+    def mean(blocks: list[Factors]) -> float:
+        return float(np.mean([quality(block, settings, None, sign, adjacency) for block in blocks]))
+
+    draws = [
+        mean([_dealt(head, settings, draw, at) for at, head in enumerate(heads)]) for draw in range(settings.null_draws)
+    ]
+    value = mean(heads)
+    return {"value": value} | against_null(value, np.array(draws))
+
+
+def _jackknife(heads: list[Factors], value: float, settings: Settings) -> tuple[float | None, float | None]:
+    """95 % interval of Q over neurons: a delete-one-group jackknife with five random groups per head, t of 4."""
     one_run = dataclasses.replace(settings, restarts=1)
-    values = np.array([quality(graph.keep(np.flatnonzero(group != left)), one_run) for left in range(GROUPS)])
+    groups = [_generator(settings, 2, 0, at).permutation(head.neurons) % GROUPS for at, head in enumerate(heads)]
+    values = np.array(
+        [
+            _mean_quality([h.keep(np.flatnonzero(g != left)) for h, g in zip(heads, groups, strict=True)], one_run)
+            for left in range(GROUPS)
+        ]
+    )
     error = math.sqrt((GROUPS - 1) / GROUPS * float(((values - values.mean()) ** 2).sum()))
-    return value - 1.96 * error, value + 1.96 * error
+    half = float(student.ppf(0.975, GROUPS - 1)) * error
+    return value - half, value + half
 
 
-def _head_row(graph: Factors, permuted: Factors, head: int, settings: Settings) -> dict[str, Any]:
-    """Q of the block of one head, beside one draw of the permuted encoder."""
-    members = np.flatnonzero(graph.head == head)
-    own = quality(graph.keep(members), settings)
-    return {"head": head, "value": own, "null_mean": quality(permuted.keep(members), settings), "n": int(members.size)}
-
-
-def _curve(name: str, graph: Factors, known: float, settings: Settings) -> list[dict[str, Any]]:
-    """Q over the number of entries kept: fewer (one run each) up to the row's own number (`known`)."""
+def _curve(name: str, heads: list[Factors], settings: Settings) -> list[dict[str, Any]]:
+    """Q over the number of entries kept per head, one run each, from a sixteenth to four times the row's own number."""
     one_run = dataclasses.replace(settings, restarts=1)
-    shares = [settings.top_share * factor for factor in CURVE]
-    points = [point("tmi", _count(graph, share), quality(graph, one_run, share), name) for share in shares]
-    return [*points, point("tmi", _count(graph, settings.top_share), known, name)]
+    shares = [settings.top_share * factor for factor in CURVE if settings.top_share * factor < 0.5]
+    return [point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name) for share in shares]
