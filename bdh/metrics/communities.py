@@ -3,6 +3,8 @@
 An adjacency matrix (n,n) is sparse with non-negative weights, row feeds column. Undirected ones are symmetric and
 their diagonal counts a loop twice, so that row sums are degrees:
 Q = sum over communities of (inside / total - out-degrees * in-degrees / total^2), total the sum of all entries.
+Communities are sought in undirected graphs alone: for an asymmetric matrix scikit-network 0.33 weighs the links that
+leave a node only, its gains contradict each other and it may never stop.
 """
 
 from __future__ import annotations
@@ -60,10 +62,9 @@ def undirected_as_reference(edges: Edges) -> sparse.csr_matrix:
 
 
 def best_partition(graph: sparse.csr_matrix, restarts: int, seed: int, method: str) -> Partition:
-    """The partition of largest modularity over `restarts` runs of `method` (louvain, leiden), one community each
-    node alone for a graph without edges. An asymmetric matrix is partitioned by its directed modularity.
+    """The partition of largest modularity of a symmetric graph over `restarts` runs of `method` (louvain, leiden).
 
-    Raises ParamsError when leiden is not installed.
+    Every node is alone in a graph without edges. Raises ParamsError when leiden is not installed.
     """
     if graph.nnz == 0:
         return Partition(0.0, np.arange(graph.shape[0]), None)
@@ -91,27 +92,25 @@ def louvain(graph: sparse.csr_matrix, seed: int) -> np.ndarray:
     from sknetwork.clustering import Louvain
 
     found = Louvain(
-        modularity="dugue", tol_optimization=TOLERANCE, tol_aggregation=TOLERANCE, shuffle_nodes=True, random_state=seed
+        modularity="newman",
+        tol_optimization=TOLERANCE,
+        tol_aggregation=TOLERANCE,
+        shuffle_nodes=True,
+        random_state=seed,
     )
     return np.asarray(found.fit_predict(graph), dtype=np.int64)
 
 
 def leiden(graph: sparse.csr_matrix, seed: int) -> np.ndarray:
-    """Labels (n) by the Leiden method (Traag et al. 2019) of igraph and leidenalg, an optional extra under the GPL.
+    """Labels (n) by the Leiden method (Traag et al. 2019) of igraph, an optional extra under the GPL.
 
     Raises ParamsError when it is not installed.
     """
-    igraph, leidenalg = _leiden_packages()
-    symmetric = abs(graph - graph.T).max() == 0
-    edges = (sparse.triu(graph) if symmetric else graph).tocoo()
-    weights = np.where(symmetric & (edges.row == edges.col), edges.data / 2, edges.data)
-    pairs = np.stack([edges.row, edges.col], axis=1)
-    found = igraph.Graph(n=graph.shape[0], edges=pairs, directed=not symmetric)
-    if not symmetric:
-        parts = leidenalg.find_partition(
-            found, leidenalg.ModularityVertexPartition, weights=weights.tolist(), n_iterations=-1, seed=seed
-        )
-        return np.asarray(parts.membership)
+    igraph = _igraph()
+
+    upper = sparse.triu(graph).tocoo()
+    weights = np.where(upper.row == upper.col, upper.data / 2, upper.data)
+    found = igraph.Graph(n=graph.shape[0], edges=np.stack([upper.row, upper.col], axis=1))
     igraph.set_random_number_generator(random.Random(seed))
     try:
         parts = found.community_leiden(objective_function="modularity", weights=weights.tolist(), n_iterations=-1)
@@ -136,12 +135,11 @@ def _entropy(counts: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def _leiden_packages() -> tuple[Any, Any]:
+def _igraph() -> Any:
     try:
         import igraph
-        import leidenalg
     except ImportError:
         raise ParamsError(
             "params.yaml: frontier.communities: leiden needs igraph; pip install 'hatchery[leiden]' or set louvain"
         ) from None
-    return igraph, leidenalg
+    return igraph

@@ -123,7 +123,9 @@ def _lower_bound(graph: Factors, count: int, sign: Sign) -> float:
     entries = np.concatenate(parts)
     expected = count / graph.neurons**2 * entries.size
     rank = int(expected + SPARE * np.sqrt(expected) + SPARE)
-    return max(0.0, float(np.partition(entries, entries.size - rank)[entries.size - rank])) if rank < entries.size else 0.0
+    return (
+        max(0.0, float(np.partition(entries, entries.size - rank)[entries.size - rank])) if rank < entries.size else 0.0
+    )
 
 
 def _signed(entries: np.ndarray, sign: Sign) -> np.ndarray:

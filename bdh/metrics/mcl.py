@@ -59,7 +59,9 @@ def compute(own: Activations | None, twins: list[Activations], labels: Labelled 
     first, second = _halves(labels)
     kept = usable((first[1], second[1]))
     if kept.sum() < 2:
-        return absent(f"{int(kept.sum())} concepts occur in both halves of the documents often enough, 2 are needed"), []
+        return absent(
+            f"{int(kept.sum())} concepts occur in both halves of the documents often enough, 2 are needed"
+        ), []
     active = (own.values > 0).mean(1) >= ACTIVE
     if active.sum() < FEWEST_NEURONS:
         return absent(f"{int(active.sum())} active neurons, at least {FEWEST_NEURONS} are needed"), []
@@ -101,9 +103,7 @@ def _side(labels: Labelled, where: np.ndarray) -> Side:
     """Clusters are documents for a concept that is constant within every document, windows for any other."""
     concepts = labels.concepts[where]
     document, window = (np.unique(of[where], return_inverse=True)[1] for of in (labels.document, labels.window))
-    cluster = np.stack(
-        [document if whole else window for whole in labels.of_documents], axis=1
-    )
+    cluster = np.stack([document if whole else window for whole in labels.of_documents], axis=1)
     return where, Half(concepts, labels.frequency[where], cluster)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from bdh.corpora.tokens import TokenCorpus
 from bdh.plasticity.held_out import HeldOut
 
-
 MOST_TOKENS = 8192
 
 

@@ -62,7 +62,12 @@ Found = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def compute(
-    own: Updates | None, twins: list[Updates], shuffled: list[Updates], text: HeldOut, damping: float, settings: Settings
+    own: Updates | None,
+    twins: list[Updates],
+    shuffled: list[Updates],
+    text: HeldOut,
+    damping: float,
+    settings: Settings,
 ) -> Found:
     """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
 

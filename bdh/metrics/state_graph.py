@@ -106,13 +106,11 @@ def state_graphs(model: LanguageModel, streams: Streams, device: torch.device | 
     H, D, N = factors.encoder.shape
     decoder_HND = factors.decoder.detach().float().cpu().numpy().reshape(H, N, D)
     rho_BHDN = _by_neuron(state["rho"][:, -1], D).float().cpu().numpy()
-    return [
-        [Factors(decoder_HND[head % H], rho_DN) for head, rho_DN in enumerate(rho_HDN)] for rho_HDN in rho_BHDN
-    ]
+    return [[Factors(decoder_HND[head % H], rho_DN) for head, rho_DN in enumerate(rho_HDN)] for rho_HDN in rho_BHDN]
 
 
 def _by_neuron(rho: Tensor, dim: int) -> Tensor:
-    """rho of one layer as B,H,D,N, whichever of its last two axes is D; several kernels (K,D,N) count as one, summed."""
+    """rho of one layer as B,H,D,N, whichever of its last axes is D; kernels (K,D,N) are summed to one."""
     if rho.shape[-1] == dim:
         return rho.mT
     return rho.sum(1, keepdim=True)

@@ -56,9 +56,7 @@ def survey(
     return Survey(watch, nats, _reading(watch, nats), updates)
 
 
-def activations(
-    model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool
-) -> Activations | None:
+def activations(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Activations | None:
     """Read `text` in the same way and keep what single neurons did at every token; None without such taps."""
     neurons = Neurons(text, np.arange(text.scored))
     _read(model, text, device, bfloat16, Watch(text, listeners=[neurons]))

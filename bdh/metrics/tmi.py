@@ -8,7 +8,7 @@ untrained twins.
 What: G = decoder @ encoder within each head (the blocks on the diagonal), signed: the `top_share` largest positive
 entries are the excitatory graph, those of -G the inhibitory one; no loops. The value is Newman's Q of the excitatory
 graph with weights a_ij + a_ji, best of several Louvain runs, mean over heads. Beside it, each with draws of the
-permuted encoder: the directed Q (Leicht & Newman 2008) and the Q of the inhibitory graph.
+permuted encoder: the directed Q of the same communities (Leicht & Newman 2008), and the Q of the inhibitory graph.
 Reference protocol: the largest entries of |G| among all neurons of all heads, one of a_ij, a_ji (below the diagonal
 wins), loops kept, one run.
 """
@@ -17,14 +17,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
-from bdh.metrics.communities import Partition, best_partition, directed, undirected, undirected_as_reference
+from bdh.metrics.communities import (
+    best_partition,
+    directed,
+    modularity,
+    undirected,
+    undirected_as_reference,
+)
 from bdh.metrics.graph import Edges, Factors, Sign, head_blocks, largest_entries, rewired, whole_graph
 from bdh.metrics.intervals import against_null
 from bdh.metrics.rows import UNTRAINED, absent, mean_or_none, metric_row, point
@@ -67,28 +73,43 @@ def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Set
         needs = f"at least {FEWEST_NEURONS} and {FEWEST_EDGES} are needed"
         return absent(f"{n} neurons per head and {kept} edges among them, {needs}"), []
     others = [head_blocks(twin) for twin in twins]
-    value, nulls, partitions = _excitatory(heads, settings)
-    values = [partition.modularity for partition in partitions]
+    own = [communities(head, settings) for head in heads]
+    nulls = _draws(heads, settings)
+    values = [one.modularity for one in own]
+    value = float(np.mean(values))
     row = metric_row(
         value,
-        nulls={name: draws.mean(1) for name, draws in nulls.items()},
+        nulls={name: np.array([[one.modularity for one in d] for d in draws]).mean(1) for name, draws in nulls.items()},
         interval=_jackknife(heads, value, settings),
         n=sum(head.neurons for head in heads),
         untrained=[_mean_quality(other, settings) for other in others],
         reference=reference_quality(model, settings),
         reference_untrained=[reference_quality(twin, settings) for twin in twins],
-        excess=value - float(nulls[PERMUTED].mean()),
         entries=kept * len(heads),
         top_share=settings.top_share,
         method=f"{settings.method}, best of {settings.restarts}",
-        stability=mean_or_none([p.stability for p in partitions if p.stability is not None]),
-        heads=[_head(head, own, nulls[PERMUTED][:, head], n) for head, own in enumerate(values)],
-        directed=_beside_permuted(heads, settings, "excitatory", directed),
-        inhibitory=_beside_permuted(heads, settings, "inhibitory", undirected),
+        stability=_stability(own),
+        stability_null=_stability([one for draw in nulls[PERMUTED] for one in draw]),
+        heads=[
+            _head(at, one.modularity, [draw[at].modularity for draw in nulls[PERMUTED]], n)
+            for at, one in enumerate(own)
+        ],
+        directed=_beside([one.directed for one in own], [[one.directed for one in draw] for draw in nulls[PERMUTED]]),
+        inhibitory=_inhibitory(heads, settings),
     )
+    row["excess"] = value - row["null_mean"]
     series = {"trained": heads, PERMUTED: [_dealt(head, settings, 0, at) for at, head in enumerate(heads)]}
     series |= {UNTRAINED: others[0]} if others else {}
     return row, [one for name, blocks in series.items() for one in _curve(name, blocks, settings)]
+
+
+@dataclass(frozen=True)
+class Communities:
+    """Undirected and directed modularity of the best communities of a graph, and their stability."""
+
+    modularity: float
+    directed: float
+    stability: float | None
 
 
 def excitatory_edges(model: GraphFactors, settings: Settings) -> list[Edges]:
@@ -96,31 +117,34 @@ def excitatory_edges(model: GraphFactors, settings: Settings) -> list[Edges]:
     return [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in head_blocks(model)]
 
 
-def _excitatory(heads: list[Factors], settings: Settings) -> tuple[float, dict[str, np.ndarray], list[Partition]]:
-    """Q of the heads' mean, draws of every null by head (draws, heads), and the partitions of the heads."""
+def _draws(heads: list[Factors], settings: Settings) -> dict[str, list[list[Communities]]]:
+    """Draws of every null, head by head."""
     edges = [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in heads]
-    partitions = [_partition(undirected(one), settings) for one in edges]
-    draws: dict[str, list[list[float]]] = {PERMUTED: [], GAUSSIAN: [], REWIRED: []}
+    found: dict[str, list[list[Communities]]] = {PERMUTED: [], GAUSSIAN: [], REWIRED: []}
     for draw in range(settings.null_draws):
-        draws[PERMUTED].append([quality(_dealt(head, settings, draw, at), settings) for at, head in enumerate(heads)])
         generators = [_generator(settings, 1, draw, at) for at in range(len(heads))]
-        draws[GAUSSIAN].append([quality(h.gaussian(g), settings) for h, g in zip(heads, generators, strict=True)])
-        moved = [rewired(one, g) for one, g in zip(edges, generators, strict=True)]
-        draws[REWIRED].append([_partition(undirected(one), settings).modularity for one in moved])
-    value = float(np.mean([partition.modularity for partition in partitions]))
-    return value, {name: np.array(found) for name, found in draws.items()}, partitions
+        found[PERMUTED].append([communities(_dealt(h, settings, draw, at), settings) for at, h in enumerate(heads)])
+        found[GAUSSIAN].append([communities(h.gaussian(g), settings) for h, g in zip(heads, generators, strict=True)])
+        found[REWIRED].append([_of_edges(rewired(e, g), settings) for e, g in zip(edges, generators, strict=True)])
+    return found
 
 
-def quality(
-    graph: Factors,
-    settings: Settings,
-    share: float | None = None,
-    sign: Sign = "excitatory",
-    adjacency: Callable[[Edges], Any] = undirected,
-) -> float:
-    """Q of the graph of the largest entries, best of the restarts."""
-    edges = largest_entries(graph, _count(graph, share or settings.top_share), sign)
-    return _partition(adjacency(edges), settings).modularity
+def communities(
+    graph: Factors, settings: Settings, share: float | None = None, sign: Sign = "excitatory"
+) -> Communities:
+    """Communities of the graph of the largest entries, best of the restarts."""
+    return _of_edges(largest_entries(graph, _count(graph, share or settings.top_share), sign), settings)
+
+
+def quality(graph: Factors, settings: Settings) -> float:
+    """Q of the excitatory graph."""
+    return communities(graph, settings).modularity
+
+
+def _of_edges(edges: Edges, settings: Settings) -> Communities:
+    best = best_partition(undirected(edges), settings.restarts, settings.seed, settings.method)
+    one_way = modularity(directed(edges), best.labels) if edges.rows.size else 0.0
+    return Communities(best.modularity, one_way, best.stability)
 
 
 def reference_quality(model: GraphFactors, settings: Settings) -> float:
@@ -130,12 +154,10 @@ def reference_quality(model: GraphFactors, settings: Settings) -> float:
     return best_partition(undirected_as_reference(edges), 1, settings.seed, settings.method).modularity
 
 
-def _partition(graph: Any, settings: Settings) -> Partition:
-    return best_partition(graph, settings.restarts, settings.seed, settings.method)
-
-
-def _mean_quality(heads: Sequence[Factors], settings: Settings, share: float | None = None) -> float:
-    return float(np.mean([quality(head, settings, share) for head in heads]))
+def _mean_quality(
+    heads: Sequence[Factors], settings: Settings, share: float | None = None, sign: Sign = "excitatory"
+) -> float:
+    return float(np.mean([communities(head, settings, share, sign).modularity for head in heads]))
 
 
 def _count(graph: Factors, share: float) -> int:
@@ -151,24 +173,30 @@ def _dealt(graph: Factors, settings: Settings, draw: int, head: int) -> Factors:
     return graph.permuted(_generator(settings, 0, draw, head))
 
 
-def _head(head: int, value: float, draws: np.ndarray, neurons: int) -> dict[str, Any]:
-    found = against_null(value, draws)
+def _head(head: int, value: float, draws: list[float], neurons: int) -> dict[str, Any]:
+    found = against_null(value, np.array(draws))
     return {"head": head, "value": value, "null_mean": found["mean"], "z": found["z"], "p": found["p"], "n": neurons}
 
 
-def _beside_permuted(
-    heads: list[Factors], settings: Settings, sign: Sign, adjacency: Callable[[Edges], Any]
-) -> dict[str, Any]:
-    """Another Q of the heads' mean beside draws of the permuted encoder."""
+def _beside(values: list[float], draws: list[list[float]]) -> dict[str, Any]:
+    """Mean over heads beside that of draws of the permuted encoder."""
+    value = float(np.mean(values))
+    return {"value": value} | against_null(value, np.array(draws).mean(1))
 
-    def mean(blocks: list[Factors]) -> float:
-        return float(np.mean([quality(block, settings, None, sign, adjacency) for block in blocks]))
 
+def _inhibitory(heads: list[Factors], settings: Settings) -> dict[str, Any]:
+    """Q of the graph of the largest negative entries beside draws of the permuted encoder."""
     draws = [
-        mean([_dealt(head, settings, draw, at) for at, head in enumerate(heads)]) for draw in range(settings.null_draws)
+        [communities(_dealt(head, settings, draw, at), settings, None, "inhibitory").modularity]
+        for draw in range(settings.null_draws)
+        for at, head in enumerate(heads)
     ]
-    value = mean(heads)
-    return {"value": value} | against_null(value, np.array(draws))
+    by_draw = np.array(draws).reshape(settings.null_draws, len(heads)).tolist()
+    return _beside([communities(head, settings, None, "inhibitory").modularity for head in heads], by_draw)
+
+
+def _stability(found: Sequence[Communities]) -> float | None:
+    return mean_or_none([one.stability for one in found if one.stability is not None])
 
 
 def _jackknife(heads: list[Factors], value: float, settings: Settings) -> tuple[float | None, float | None]:
