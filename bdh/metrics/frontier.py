@@ -13,7 +13,7 @@ from bdh.metrics import degrees, mcl, sec, sps, state_graph, tmi
 from bdh.metrics.concepts import Labelled
 from bdh.metrics.passages import Passages
 from bdh.metrics.rows import absent, mean_or_none, point
-from bdh.metrics.survey import Survey, activations, survey
+from bdh.metrics.survey import Survey, activations, survey, updates_of
 from bdh.metrics.weights import weight_sparsity
 from bdh.models.base import GraphFactors, LanguageModel, build
 from bdh.plasticity.activity import CODE
@@ -165,7 +165,7 @@ def _sps(
     generator = np.random.default_rng(0)
     orders = [sps.block_order(text.scored, generator) for _ in range(SHUFFLES)]
     texts = [dataclasses.replace(text, inputs=text.inputs[order]) for order in orders]
-    shuffled = [survey(run.model, one, device, bfloat16).updates for one in texts]
+    shuffled = [updates_of(run.model, one, device, bfloat16) for one in texts]
     return sps.compute(
         own.updates,
         [other.updates for other in others if other.updates is not None],

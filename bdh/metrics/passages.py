@@ -9,7 +9,7 @@ import numpy as np
 from bdh.corpora.tokens import TokenCorpus
 from bdh.plasticity.held_out import HeldOut
 
-MOST_TOKENS = 8192
+MOST_TOKENS = 6144
 
 
 @dataclass(frozen=True)

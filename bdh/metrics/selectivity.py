@@ -1,8 +1,8 @@
 """Which neurons are more active where a concept is: matched rank-biserial correlations, tested on documents apart.
 
-M tokens, n neurons, C concepts, G clusters. Activations count as ranks within a half of the text. The tokens of a
-concept are compared with tokens outside it of the same frequency class: the rank-biserial correlation
-r = 2 AUROC - 1 within every class, weighted by the concept's tokens in it; 0 is chance, 1 perfect separation.
+M tokens, n neurons, C concepts, G clusters. The tokens of a concept are compared with the tokens outside it of the
+same frequency class: the rank-biserial correlation r = 2 AUROC - 1 within every class, weighted by the concept's tokens
+in it; 0 is chance, 1 perfect separation. With ranks taken within the class it is a difference of mean ranks.
 Standard errors are cluster-robust (sandwich), since neighbouring tokens are alike.
 """
 
@@ -33,10 +33,21 @@ class Half:
     cluster: np.ndarray
 
 
-def ridits(activations_Mn: np.ndarray) -> np.ndarray:
-    """Average ranks of every column, in half precision, divided by M: in (0,1), float32."""
-    half = np.clip(activations_Mn.T, -6e4, 6e4).astype(np.float16) + np.float16(0)
-    bits = half.view(np.int16)
+def ridits(activations_Mn: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    """Average ranks of every column within each frequency class (M), over the size of the class: in (0,1), float32.
+
+    Activations are compared in half precision.
+    """
+    found = np.empty(activations_Mn.shape, dtype=np.float32)
+    for one in np.unique(frequency):
+        where = np.flatnonzero(frequency == one)
+        found[where] = _average_ranks(activations_Mn[where].T).T / np.float32(where.size)
+    return found
+
+
+def _average_ranks(activations_nM: np.ndarray) -> np.ndarray:
+    """Ranks from 1 to M within every row, ties share their mean."""
+    bits = (np.clip(activations_nM, -6e4, 6e4).astype(np.float16) + np.float16(0)).view(np.int16)
     keys = np.where(bits >= 0, bits, np.int16(-32768) - bits - 1).astype(np.int16)
     order = np.argsort(keys, axis=1, kind="stable")
     ordered = np.take_along_axis(keys, order, 1)
@@ -48,8 +59,8 @@ def ridits(activations_Mn: np.ndarray) -> np.ndarray:
     ends[:, -1] = True
     last = np.minimum.accumulate(np.where(ends, place, place[-1])[:, ::-1], axis=1)[:, ::-1]
     ranks = np.empty(ordered.shape, dtype=np.float32)
-    np.put_along_axis(ranks, order, ((first + last + 1) / 2).astype(np.float32), 1)
-    return np.ascontiguousarray(ranks.T) / np.float32(ordered.shape[1])
+    np.put_along_axis(ranks, order, ((first + last) / 2 + 1).astype(np.float32), 1)
+    return ranks
 
 
 def usable(halves: tuple[Half, Half]) -> np.ndarray:

@@ -4,12 +4,14 @@ After reading a document the synaptic state rho of the last layer holds, per hea
 neuron. Through the decoder it becomes a graph among neurons, decoder @ rho (the paper's section 6.2 has the full
 matrix of which rho is the projection by the decoder): negative entries are dropped, the largest are kept as in TMI.
 
-Value: Newman's Q of that graph, mean over streams and heads. Nulls: neurons of rho permuted (same entries, no
-pairing), and the same documents with their tokens in random order, read again. Untrained twins beside it.
+Value: Newman's Q of that graph, one Louvain run each, mean over streams and heads. Nulls: neurons
+of rho permuted (same entries, no pairing), and the same documents with their tokens in random order, read again.
+Untrained twins beside it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +23,14 @@ from torch import Tensor
 from bdh.metrics import degrees
 from bdh.metrics.graph import Factors, largest_entries
 from bdh.metrics.rows import absent, metric_row
-from bdh.metrics.tmi import FEWEST_EDGES, FEWEST_NEURONS, PERMUTED, Settings, quality
+from bdh.metrics.tmi import FEWEST_EDGES, FEWEST_NEURONS, Settings, quality
 from bdh.models.base import LanguageModel
 from bdh.plasticity.held_out import HeldOut
 
-STREAMS = 4
+STREAMS = 3
 LONGEST = 512
 SHORTEST = 64
+PERMUTED = "permuted neurons"
 SHUFFLED = "tokens in random order, read again"
 NO_STATE = "this variant has no synaptic state with a vector per neuron"
 
@@ -44,7 +47,7 @@ class Streams:
 
 
 def streams_of(text: HeldOut) -> Streams | None:
-    """The first 512 inputs of up to four documents, all cut to the shortest; None below 2 streams of 64 tokens."""
+    """The first 512 inputs of up to three documents, all cut to the shortest; None below 2 streams of 64 tokens."""
     document = text.token_document
     starts = np.flatnonzero(np.diff(document, prepend=-1))
     lengths = np.diff(np.append(starts, document.size))
@@ -62,6 +65,7 @@ def compute(
     """The row of the state graph; a variant without such a state, or too little text, gives null with a reason."""
     if model.graph_factors() is None or "rho" not in model.initial_state(1):
         return absent(NO_STATE)
+    settings = dataclasses.replace(settings, restarts=1)
     streams = streams_of(text)
     if streams is None:
         return absent(f"fewer than 2 documents of {SHORTEST} tokens")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from bdh.metrics.mcl import Activations
 from bdh.metrics.sec import Reading
 from bdh.metrics.sps import Updates
-from bdh.metrics.watch import Neurons, Projections, Watch
+from bdh.metrics.watch import Neurons, Projections, Tokens, Watch
 from bdh.models.base import LanguageModel
 from bdh.plasticity.activity import CODE, Activity
 from bdh.plasticity.arms import read_static
@@ -59,15 +60,23 @@ def survey(
 def activations(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Activations | None:
     """Read `text` in the same way and keep what single neurons did at every token; None without such taps."""
     neurons = Neurons(text, np.arange(text.scored))
-    _read(model, text, device, bfloat16, Watch(text, listeners=[neurons]))
+    _read(model, text, device, bfloat16, Tokens([neurons]))
     values = neurons.activations()
     return None if values is None or neurons.tap is None else Activations(neurons.tap, values)
 
 
+def updates_of(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Updates | None:
+    """Read `text` in the same way and keep the projections of the updates alone; None without x_sparse."""
+    projections = Projections(text)
+    _read(model, text, device, bfloat16, Tokens([projections]))
+    series = projections.series()
+    return None if series is None else Updates(series)
+
+
 def _read(
-    model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool, activity: Activity
+    model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool, watch: Activity | Tokens
 ) -> np.ndarray:
-    reader = Reader(model, text, device=device, bfloat16=bfloat16, activity=activity)
+    reader = Reader(model, text, device=device, bfloat16=bfloat16, activity=cast("Activity", watch))
     read_static(reader, 1.0)
     return reader.nats
 

@@ -14,47 +14,66 @@ from bdh.plasticity.held_out import HeldOut
 
 PROJECTIONS = 8
 HIDDEN = ("xy_sparse", "y_sparse", "mlp_sparse", "mlp_act", CODE)
-PER_LAYER = 1024
-MOST_NEURONS = 2048
+PER_LAYER = MOST_NEURONS = 512
 
 
 class TokenListener(Protocol):
     """Takes in activations x_MHN of M scored tokens, whose places in the text are `places` (M)."""
 
+    def wants(self, name: str) -> bool:
+        """Whether the tap `name` is of interest."""
+
     def take(self, name: str, layer: int, x_MHN: Tensor, places: np.ndarray) -> None:
         """See the class."""
 
 
-class Watch(Activity):
-    """An `Activity` that also hands the activations of every scored token to listeners."""
+class Tokens:
+    """A listener of `bdh.nn.probe` that hands the activations of every scored token to `listeners`."""
 
-    def __init__(self, text: HeldOut, *, codes: int = 0, listeners: Sequence[TokenListener] = ()) -> None:
-        """Density per token is kept; `codes` as in `Activity`."""
-        super().__init__(text, per_token=True, codes=codes)
+    def __init__(self, listeners: Sequence[TokenListener]) -> None:
+        """Nothing is seen yet."""
         self.listeners = listeners
         self._places_BT = np.zeros((0, 0), dtype=np.int64)
         self._read: dict[tuple[str, int], int] = {}
 
     def expect(self, windows: Sequence[int], scored_BT: Tensor, places: np.ndarray) -> None:
-        """As in `Activity`."""
-        super().expect(windows, scored_BT, places)
+        """As `Activity.expect`."""
         self._places_BT = np.full(scored_BT.shape, -1, dtype=np.int64)
         self._places_BT[scored_BT.cpu().numpy()] = places
         self._read = {}
 
     def __call__(self, name: str, layer: int, tensor: Tensor) -> None:
-        """As in `Activity`."""
-        super().__call__(name, layer, tensor)
-        if name not in HIDDEN or not self.listeners:
+        """Take in one tapped tensor; a model may show the tokens of one call in several consecutive pieces."""
+        wanting = [listener for listener in self.listeners if listener.wants(name)]
+        if not wanting:
             return
         x_BTHN = tensor.transpose(1, 2) if tensor.dim() == 4 else tensor.unsqueeze(2)
         start = self._read.get((name, layer), 0)
         self._read[name, layer] = start + x_BTHN.shape[1]
         places_BT = self._places_BT[:, start : start + x_BTHN.shape[1]]
         scored = places_BT >= 0
-        x_MHN = x_BTHN[torch.from_numpy(scored).to(tensor.device)]
-        for listener in self.listeners:
+        x_MHN = x_BTHN.flatten(0, 1) if scored.all() else x_BTHN[torch.from_numpy(scored).to(tensor.device)]
+        for listener in wanting:
             listener.take(name, layer, x_MHN, places_BT[scored])
+
+
+class Watch(Activity):
+    """An `Activity` with the density of every token, that also hands tokens to listeners."""
+
+    def __init__(self, text: HeldOut, *, codes: int = 0, listeners: Sequence[TokenListener] = ()) -> None:
+        """`codes` as in `Activity`."""
+        super().__init__(text, per_token=True, codes=codes)
+        self._tokens = Tokens(listeners)
+
+    def expect(self, windows: Sequence[int], scored_BT: Tensor, places: np.ndarray) -> None:
+        """As in `Activity`."""
+        super().expect(windows, scored_BT, places)
+        self._tokens.expect(windows, scored_BT, places)
+
+    def __call__(self, name: str, layer: int, tensor: Tensor) -> None:
+        """As in `Activity`."""
+        super().__call__(name, layer, tensor)
+        self._tokens(name, layer, tensor)
 
 
 class Projections:
@@ -71,17 +90,20 @@ class Projections:
         self._weights: dict[int, Tensor] = {}
         self._seen = False
 
+    def wants(self, name: str) -> bool:
+        """See `TokenListener`."""
+        return name == CODE
+
     def take(self, name: str, layer: int, x_MHN: Tensor, places: np.ndarray) -> None:
         """See `TokenListener`."""
-        if name != CODE:
-            return
         self._seen = True
         if layer not in self._weights:
             generator = torch.Generator().manual_seed(1000 * self._seed + layer)
-            shape = (2, *x_MHN.shape[1:], PROJECTIONS)
+            shape = (*x_MHN.shape[1:], 2 * PROJECTIONS)
             self._weights[layer] = torch.randn(shape, generator=generator).to(x_MHN.device)
-        ab_2MHK = torch.einsum("mhn,phnk->pmhk", x_MHN.float(), self._weights[layer])
-        self._series_PK[places] += (ab_2MHK[0] * ab_2MHK[1]).sum(1).double().cpu().numpy()
+        ab_MHR = torch.einsum("mhn,hnr->mhr", x_MHN.float(), self._weights[layer])
+        update_MK = (ab_MHR[..., :PROJECTIONS] * ab_MHR[..., PROJECTIONS:]).sum(1)
+        self._series_PK[places] += update_MK.double().cpu().numpy()
 
     def series(self) -> np.ndarray | None:
         """The projections in the order of the text (K,P), None when `x_sparse` was not seen."""
@@ -89,7 +111,7 @@ class Projections:
 
 
 class Neurons:
-    """Activations of up to 1024 neurons per layer at chosen tokens, of the innermost code that the model taps.
+    """Activations of up to 512 neurons per layer at chosen tokens, of the innermost code that the model taps.
 
     The first of xy_sparse, y_sparse, mlp_sparse, mlp_act, x_sparse that is seen. places: M, the tokens wanted.
     """
@@ -104,10 +126,12 @@ class Neurons:
         self._layers: dict[int, np.ndarray] = {}
         self._chosen: dict[int, np.ndarray] = {}
 
+    def wants(self, name: str) -> bool:
+        """See `TokenListener`."""
+        return name in HIDDEN and (self.tap is None or HIDDEN.index(name) <= HIDDEN.index(self.tap))
+
     def take(self, name: str, layer: int, x_MHN: Tensor, places: np.ndarray) -> None:
         """See `TokenListener`."""
-        if self.tap is not None and HIDDEN.index(name) > HIDDEN.index(self.tap):
-            return
         if name != self.tap:
             self.tap, self._layers = name, {}
         neurons = x_MHN.shape[1] * x_MHN.shape[2]
@@ -122,7 +146,7 @@ class Neurons:
         self._layers[layer][rows[wanted]] = found.float().cpu().numpy()
 
     def activations(self) -> np.ndarray | None:
-        """Activations (neurons, M) of at most 2048 neurons, evenly many per layer; None when none was seen."""
+        """Activations (neurons, M) of at most 512 neurons, evenly many per layer; None when none was seen."""
         if not self._layers:
             return None
         each = -(-MOST_NEURONS // len(self._layers))
