@@ -45,17 +45,18 @@ def rates(repetitions: int) -> list[dict[str, object]]:
 
 
 def modularity_of_noise() -> list[dict[str, object]]:
-    """Products of Gaussian factors, 1024 neurons of width 128, over the share of entries kept."""
-    empty = Factors(np.zeros((1024, 128), np.float32), np.zeros((128, 1024), np.float32))
+    """Products of Gaussian factors, 2048 neurons of width 128, over the share of entries kept."""
+    empty = Factors(np.zeros((2048, 128), np.float32), np.zeros((128, 2048), np.float32))
     graph, other = (empty.gaussian(np.random.default_rng(seed)) for seed in (0, 1))
     rows = []
     for share in SHARES:
-        edges = largest_entries(graph, round(share * 1024**2), "magnitude", loops=True)
+        edges = largest_entries(graph, round(share * 2048**2), "magnitude", loops=True)
         theirs = best_partition(undirected_as_reference(edges), 1, 0, "louvain").modularity
         settings = tmi.Settings(share, 2, 2, "louvain")
         ours = [tmi.quality(one, settings) for one in (graph, other)]
         rows.append({"metric": "tmi", "setting": f"noise, {100 * share:g} % of the entries",
-                     "reference_protocol": theirs, "ours": ours[0] - ours[1], "ours_means": "Q less Q of other noise"})  # fmt: skip
+                     "reference_protocol": theirs, "ours": ours[0] - ours[1],
+                     "ours_means": "Q less Q of other noise"})  # fmt: skip
     return rows
 
 

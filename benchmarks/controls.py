@@ -107,6 +107,11 @@ def sec_of(seed: int, own: sec.Reading, held_out: HeldOut) -> dict:
     return sec.compute(own, twins, held_out, sec.Settings(SEC.draws, SEC.resamplings, seed))[0]
 
 
+def sec_coupled(seed: int, coupling: float) -> dict:
+    held_out = text(seed=seed)
+    return sec_of(seed, reading(seed, held_out, coupling), held_out)
+
+
 def repeated_words(seed: int, shuffled: bool = False) -> dict:
     """A word of eight tokens over and over among fresh tokens; surprisal and density fall as it becomes known.
 
@@ -232,11 +237,9 @@ CONTROLS = {
     ("sps", PLANTED, "fractional Gaussian noise, H 0.7"): lambda seed: sps_series(
         seed, lambda n, g: gaussian_noise(0.7, n, g)
     ),
-    ("sec", NULL, "what both owe to the token"): lambda seed: sec_of(seed, reading(seed, text(seed=seed)), text(seed=seed)),
+    ("sec", NULL, "what both owe to the token"): lambda seed: sec_coupled(seed, 0.0),
     ("sec", NULL, "repeated words, densities shuffled"): lambda seed: repeated_words(seed, shuffled=True),
-    ("sec", PLANTED, "coupling 0.3"): lambda seed: sec_of(
-        seed, reading(seed, text(seed=seed), 0.3), text(seed=seed)
-    ),
+    ("sec", PLANTED, "coupling 0.5"): lambda seed: sec_coupled(seed, 0.5),
     ("sec", PLANTED, "repeated words"): repeated_words,
     ("mcl", NULL, "neurons without concepts"): lambda seed: mcl_of(seed, 0.0),
     ("mcl", PLANTED, "a quarter of the neurons planted"): lambda seed: mcl_of(seed, 0.25),

@@ -21,9 +21,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, what it sorts by, a note on hovering, its tone, whether it is best, small print and links below.
+    """What a cell shows, what it sorts by, a note on hovering, its tone, whether it is best, what stands below.
 
-    links: pairs of words and address.
+    detail: small print. links: pairs of words and address.
     """
 
     text: str
