@@ -28,7 +28,7 @@ PATTERNS = {
     ),
     "stage direction": re.compile(r"\[[^\]\n]{1,300}\]|^(?:Enter|Exit|Exeunt|Re-enter)\b[^\n]*$", re.M),
 }
-SPEECH = re.compile(r"^(?P<name>[A-Z][A-Za-z'’ .]{0,40}?)[:.]\n", re.M)
+SPEECH = re.compile(r"(?:\A|(?<=\n\n))(?P<name>[A-Z][A-Za-z'’ ]{0,40}(?=:\n)|[A-Z][A-Z'’ ]{1,40}(?=\.\n))[:.]\n")
 CLASSES = {
     "noble": re.compile(r"\b(?:king|queen|duke|duchess|prince|princess|lord|lady|earl|sir|count(?:ess)?)\b", re.I),
     "commoner": re.compile(r"\b(?:citizens?|servants?|serving\w*|messenger|murderer|gaoler|nurse|clown|peter)\b", re.I),
@@ -86,9 +86,12 @@ def _role_of(name: str, roles: dict[str, str]) -> str | None:
 
 
 def play_speeches(text: str) -> Iterator[Span]:
-    """Names of speakers that stand alone on a line before a colon or stop, and speeches by the class of the speaker."""
+    """Names of speakers and speeches by the class of the speaker.
+
+    A name opens a paragraph and stands alone on its line, before a colon, or in capitals before a full stop.
+    """
     found = list(SPEECH.finditer(text))
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    for match, following in zip(found, [*found, None][1:], strict=True):
         yield Span("speaker name", match.start("name"), match.end("name"))
         end = len(text) if following is None else following.start()
         for name, pattern in CLASSES.items():

@@ -90,13 +90,14 @@ def fit(degrees: np.ndarray) -> dict[str, Any] | None:
             name: tuple(map(float, found.distribution_compare("power_law", name, normalized_ratio=True)))
             for name in ("exponential", "lognormal")
         }
+        error = float(found.power_law.standard_err)
     tail = int((positive >= found.xmin).sum())
-    numbers = (found.alpha, found.power_law.sigma, found.power_law.D, *ratios["exponential"], *ratios["lognormal"])
+    numbers = (found.alpha, error, found.power_law.D, *ratios["exponential"], *ratios["lognormal"])
     if tail < FEWEST or not all(math.isfinite(float(number)) for number in numbers):
         return None
     return {
         "alpha": float(found.alpha),
-        "sigma": float(found.power_law.sigma),
+        "sigma": error,
         "smallest": int(found.xmin),
         "distance": float(found.power_law.D),
         "tail": tail,

@@ -106,7 +106,8 @@ def state_graphs(model: LanguageModel, streams: Streams, device: torch.device | 
     factors = model.graph_factors()
     assert factors is not None
     with torch.no_grad():
-        state = model(torch.from_numpy(streams.tokens).to(device), state=model.initial_state(len(streams.tokens))).state
+        tokens_BT = torch.from_numpy(streams.tokens).to(device)
+        state = model.eval()(tokens_BT, state=model.initial_state(len(tokens_BT))).state
     H, D, N = factors.encoder.shape
     decoder_HND = factors.decoder.detach().float().cpu().numpy().reshape(H, N, D)
     rho_BHDN = _by_neuron(state["rho"][:, -1], D).float().cpu().numpy()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from bdh.report import frontier_claims, graph_claims, model_claims
 from bdh.report.finding import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, Finding
@@ -17,6 +16,11 @@ from bdh.report.table import Cell, Column, Row, Table, missing_cell
 from bdh.report.verdicts import NOT_DISTINCT
 
 TONES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_DISTINCT: "even"}
+SECTIONS = {
+    "frontier": ("Frontier metrics", "#frontier"),
+    "hebbian": ("Living synapses", "#synapses"),
+    "train": ("Prediction", "#quality"),
+}
 Rule = Callable[[Inputs], Finding]
 
 
@@ -119,7 +123,7 @@ COLUMNS = (
     Column("interval and null"),
     Column("verdict", "by rule"),
     Column("rule"),
-    Column("evidence", "", "Results that the verdict rests on."),
+    Column("evidence", "", "Results that the verdict rests on; claims.json names the files."),
 )
 
 
@@ -141,15 +145,12 @@ def evidence(claim: Claim, inputs: Inputs) -> list[str]:
 
 
 def _links(claim: Claim, finding: Finding, inputs: Inputs) -> Cell:
-    """Links from the page, which lies in reports/, to the files of the evidence; none where nothing was measured."""
-    if finding.verdict == NOT_MEASURED:
+    """How many files the verdict rests on and links to their sections of the page; none where nothing was measured."""
+    paths = evidence(claim, inputs)
+    if finding.verdict == NOT_MEASURED or not paths:
         return missing_cell()
-    paths = [PurePosixPath(path) for path in evidence(claim, inputs)]
-    return Cell(
-        "",
-        str(len(paths)),
-        links=[(f"{path.parent.name}/{path.stem}", f"{path.parent.name}/{path.name}") for path in paths],
-    )
+    stages = [stage for stage in claim.evidence if any(path.startswith(f"reports/{stage}/") for path in paths)]
+    return Cell(f"{len(paths)} files ", str(len(paths)), links=[SECTIONS[stage] for stage in stages])
 
 
 def claims_table(inputs: Inputs) -> Table:
