@@ -109,6 +109,8 @@ def test_sec_reference_protocol_is_pearson_over_windows():
 
 def test_sec_is_null_with_a_reason():
     assert "no density" in compute(None, [], TEXT, SETTINGS)[0]["reason"]
+    dense = dataclasses.replace(reading_of(0), density=np.ones((2, TEXT.scored)))
+    assert "nothing varies" in compute(dense, [], TEXT, SETTINGS)[0]["reason"]
     short = held_out(lengths=(9, 9), window=4)
     row, _ = compute(reading_of(0, text=short), [], short, SETTINGS)
     assert row["value"] is None
