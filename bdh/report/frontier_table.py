@@ -24,7 +24,7 @@ GRAPHS = {
     "degrees/out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",
 }
 TABLES = METRICS | GRAPHS
-RULE = "Above or below its null: p < 0.05 against every null, on one side, and the interval leaves out the twins' mean."
+RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
     Column("value", "", "Our protocol, trained weights."),
     Column("95 % interval", "", "Of the value."),
