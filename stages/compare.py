@@ -11,8 +11,9 @@ from bdh.files import REPORTS, replacing, write_json
 
 @reported
 def main() -> None:
-    """Read the results of every run that params.yaml names; write summary.json, results.csv and index.html."""
+    """Read the results of every run that params.yaml names; write summary.json, results.csv, claims and index.html."""
     from bdh.report.inputs import load_inputs
+    from bdh.report.ledger import write_ledger
     from bdh.report.page import render_page
     from bdh.report.results import result_rows, write_results
     from bdh.report.summary import summarise
@@ -26,11 +27,13 @@ def main() -> None:
         "variants": settings.variants,
         "seeds": settings.seeds,
     }
-    with tracking.tracked("compare", "all", params=axes, tags={"scale": settings.scale}):
+    with tracking.tracked("compare", "all", params=axes, tags={"scale": settings.scale}) as tracker:
         write_json(REPORTS / "summary.json", summary)
         write_results(REPORTS / "results.csv", result_rows(inputs))
         with replacing(page) as temporary:
             temporary.write_text(render_page(inputs), encoding="utf-8")
+        for path in write_ledger(REPORTS, inputs):
+            tracker.log_file(path)
         tracking.update_champions(summary)
 
 

@@ -10,7 +10,7 @@ from bdh.device import choose_device, fix_seed
 from bdh.errors import reported
 from bdh.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
 from bdh.learning.checkpoints import load_run
-from bdh.metrics import curves, frontier
+from bdh.metrics import concepts, curves, frontier, passages
 from bdh.plasticity import coactivation, held_out
 from bdh.processes import stoppable
 
@@ -25,12 +25,13 @@ def main(variant: str, corpus: str, seed: int) -> None:
     state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")
     run = frontier.Trained(model, config, read_json(REPORTS / "hebbian" / f"{key}.json"), state)
     tokens, size = TokenCorpus.open(TOKENS / corpus), settings.frontier_scale()
-    text = held_out.cut(tokens, "test", window, size.max_tokens)
+    text, spread = held_out.cut(tokens, "test", window, size.max_tokens), passages.spread(tokens, "test", window)
+    texts = frontier.Texts(text, spread, None if spread is None else concepts.label(tokens, "test", spread))
     tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
     named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
     with stoppable(), tracking.tracked("frontier", key, params=named, tags=tags) as tracker:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
-        found, points = frontier.measure(run, text, options, device, bfloat16=settings.precision == "bfloat16")
+        found, points = frontier.measure(run, texts, options, device, bfloat16=settings.precision == "bfloat16")
         report = REPORTS / "frontier" / f"{key}.json"
         write_json(report, {"variant": variant, "corpus": corpus, "seed": seed} | found)
         curves.save(REPORTS / "curves" / f"{key}.csv", points)

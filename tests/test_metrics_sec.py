@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from bdh.metrics.sec import Pairs, Reading, Settings, compute, correlation, reference_protocol
 from bdh.metrics.survey import survey
+from benchmarks.controls import repeated_words
 from tests.held_out_text import held_out, small_bdh
 
 SETTINGS = Settings(draws=200, resamplings=200)
@@ -108,7 +109,16 @@ def test_sec_reference_protocol_is_pearson_over_windows():
 
 def test_sec_is_null_with_a_reason():
     assert "no density" in compute(None, [], TEXT, SETTINGS)[0]["reason"]
+    dense = dataclasses.replace(reading_of(0), density=np.ones((2, TEXT.scored)))
+    assert "nothing varies" in compute(dense, [], TEXT, SETTINGS)[0]["reason"]
     short = held_out(lengths=(9, 9), window=4)
     row, _ = compute(reading_of(0, text=short), [], short, SETTINGS)
     assert row["value"] is None
     assert "fewer than 64" in row["reason"]
+
+
+def test_sec_positive_control_density_that_falls_as_a_repeated_word_becomes_known_is_found():
+    row = repeated_words(0)
+    assert row["verdict"] == "above its null"
+    assert row["value"] > 0.3
+    assert repeated_words(0, shuffled=True)["verdict"] == "not distinguishable from its null"

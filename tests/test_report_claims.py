@@ -1,5 +1,6 @@
 """The claims ledger: numbers planted on either side of every rule give the verdict that the rule states."""
 
+import csv
 import json
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from bdh.report.claims import CLAIMS, claims_table, judge
 from bdh.report.finding import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, TOO_SMALL
 from bdh.report.inputs import load_inputs
+from bdh.report.ledger import ledger_rows, write_ledger
+from bdh.report.table import render_table
 from bdh.report.verdicts import NOT_DISTINCT
 from tests.report_fixtures import Axes, write_everything
 
@@ -87,6 +90,65 @@ def test_claim_5_needs_both_densities(verdict):
     assert verdict(5, set_density(0.02, 0.50)) == NOT_SUPPORTED
     assert verdict(5, set_density(0.10, 0.30)) == NOT_SUPPORTED
     assert verdict(5, set_density(0.10, None)) == NOT_MEASURED
+
+
+def test_claim_6_compares_both_dampings_with_the_untrained_twin(verdict):
+    def persistence(own, twin):
+        def edit(report, seed):
+            names = ("0.95", "0.99")
+            report["sps"]["reference_protocol_by_damping"] = dict(zip(names, own, strict=True))
+            report["sps"]["reference_protocol_by_damping_untrained"] = dict(zip(names, twin, strict=True))
+
+        return {("frontier", v): edit for v in ("bdh", "bdh_structured")}
+
+    assert verdict(6) == NOT_MEASURED
+    assert verdict(6, persistence((0.53, 0.66), (0.9, 0.9))) == SUPPORTED
+    assert verdict(6, persistence((0.53, 0.66), (0.52, 0.67))) == NOT_DISTINCT
+    assert verdict(6, persistence((0.99, 0.99), (0.99, 0.99))) == NOT_SUPPORTED
+    mixed = persistence((0.53, 0.66), (0.9, 0.9)) | {
+        ("frontier", "bdh"): persistence((0.99, 0.66), (0.9, 0.9))["frontier", "bdh"]
+    }
+    assert verdict(6, mixed) == NOT_SUPPORTED
+
+
+def test_claim_11_needs_three_lengths_of_training(verdict):
+    def trained(steps, value):
+        return {
+            ("train", steps[0]): lambda report, seed: report.update(steps_done=steps[1]),
+            ("frontier", steps[0]): lambda report, seed: report["tmi"].update(reference_protocol=value),
+        }
+
+    axes = Axes(variants=("bdh", "bdh_a", "bdh_b"), corpora=(CORPUS,))
+    rising = trained(("bdh", 2000), 0.2) | trained(("bdh_a", 5100), 0.5) | trained(("bdh_b", 8000), 0.7)
+    assert verdict(11, rising, axes) == SUPPORTED
+    assert verdict(11, rising | trained(("bdh_b", 8000), 0.5), axes) == NOT_SUPPORTED
+    assert verdict(11, rising | trained(("bdh_b", 6500), 0.7), axes) == NOT_MEASURED
+
+
+def test_ledger_is_written_as_json_and_csv_with_its_evidence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = Axes(corpora=(CORPUS,))
+    write_everything(tmp_path, axes)
+    inputs = load_inputs(axes)
+    found = json.loads(write_ledger(tmp_path, inputs)[0].read_text())
+    assert [row["number"] for row in found["rows"]] == list(range(1, 17))
+    assert found["scale"] == "laptop"
+    by_number = {row["number"]: row for row in found["rows"]}
+    assert by_number[1]["evidence"] == [f"reports/frontier/{v}-{CORPUS}-0.json" for v in ("bdh", "bdh_structured")]
+    assert all((tmp_path / path).exists() for row in found["rows"] for path in row["evidence"])
+    with (tmp_path / "claims.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["verdict"] for row in table] == [row["verdict"] for row in ledger_rows(inputs)]
+    assert table[0]["evidence"].split() == by_number[1]["evidence"]
+
+
+def test_ledger_on_the_page_links_to_the_sections_that_it_rests_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = Axes(corpora=(CORPUS,))
+    write_everything(tmp_path, axes)
+    page = render_table(claims_table(load_inputs(axes)))
+    assert '2 files <a href="#frontier">' in page
+    assert page.count("<a href=") > 6
 
 
 def test_claim_7_needs_several_seeds(verdict):

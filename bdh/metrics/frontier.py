@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bdh.metrics import sec, sps, tmi
-from bdh.metrics.rows import mean_or_none, point
-from bdh.metrics.survey import Survey, survey
+from bdh.metrics import degrees, mcl, sec, sps, state_graph, tmi
+from bdh.metrics.concepts import Labelled
+from bdh.metrics.passages import Passages
+from bdh.metrics.rows import absent, mean_or_none, point
+from bdh.metrics.survey import Survey, activations, survey, updates_of
 from bdh.metrics.weights import weight_sparsity
-from bdh.models.base import LanguageModel, build
+from bdh.models.base import GraphFactors, LanguageModel, build
 from bdh.plasticity.activity import CODE
 from bdh.plasticity.coactivation import Coactivation
 from bdh.plasticity.held_out import HeldOut
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from bdh.params import Frontier
 
 TWIN_SEED = 1_000_003
+SHUFFLES = 4
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,38 @@ class Trained:
     coactivation: Coactivation | None
 
 
-def measure(
-    run: Trained, text: HeldOut, settings: Frontier, device: torch.device | str, *, bfloat16: bool = False
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What reports/frontier/<key>.json holds, and the rows of reports/curves/<key>.csv (metric, x, y, series).
+@dataclass(frozen=True)
+class Texts:
+    """What is read. text: starts as the text of stage B did, cut into windows alike; it may end earlier.
 
-    `text` starts as the text of stage B did and is cut into windows alike; it may end earlier.
+    passages: windows from all documents, for concepts, None where no document fills one; labels: their concepts.
     """
+
+    text: HeldOut
+    passages: Passages | None = None
+    labels: Labelled | None = None
+
+
+def measure(
+    run: Trained, texts: Texts, settings: Frontier, device: torch.device | str, *, bfloat16: bool = False
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What reports/frontier/<key>.json holds, and the rows of reports/curves/<key>.csv (metric, x, y, series)."""
+    text = texts.text
     state = state_over(text, run.coactivation)
     seeds = twin_seeds(run.config["seed"], settings.twins)
     twins = [untrained_twin(run.config, seed).to(device) for seed in seeds]
-    own = survey(run.model, text, device, bfloat16)
+    own = survey(run.model, text, device, bfloat16, like=state)
     others = [survey(twin, text, device, bfloat16, like=state) for twin in twins]
-    static = run.stage_b["arms"]["static"]
     metrics, curves = {}, position_curves(run.stage_b)
     for name, (row, points) in {
-        "tmi": _tmi(run.model, twins, settings),
-        "sps": _sps(state, others, settings),
+        "tmi": tmi.compute(run.model.graph_factors(), _graphs(twins), _graph_settings(settings)),
+        "sps": _sps(run, own, others, text, settings, device, bfloat16),
         "sec": _sec(own, others, text, settings),
+        "mcl": _mcl(run.model, twins, texts, device, bfloat16),
     }.items():
         metrics[name] = row
         curves += points
+    static = run.stage_b["arms"]["static"]
     report = {
         "nats_per_token": static["nats_per_token"],
         "bits_per_byte": static["bits_per_byte"],
@@ -64,6 +78,8 @@ def measure(
         **activity_report(own),
         "weight_sparsity": weight_sparsity(run.model),
         **metrics,
+        "degrees": _degrees(run.model, twins, settings),
+        "state_graph": state_graph.compute(run.model, twins, text, device, _graph_settings(settings)),
         "untrained": _untrained(twins, others, seeds, text),
     }
     return report, curves
@@ -119,15 +135,56 @@ def position_curves(stage_b: dict[str, Any]) -> list[dict[str, Any]]:
 Found = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
-def _tmi(model: LanguageModel, twins: list[LanguageModel], settings: Frontier) -> Found:
-    graphs = [graph for twin in twins if (graph := twin.graph_factors()) is not None]
-    chosen = tmi.Settings(settings.top_share, settings.restarts, settings.graph_nulls, settings.communities)
-    return tmi.compute(model.graph_factors(), graphs, chosen)
+def _graph_settings(settings: Frontier) -> tmi.Settings:
+    return tmi.Settings(settings.top_share, settings.restarts, settings.graph_nulls, settings.communities)
 
 
-def _sps(state: Coactivation | None, others: list[Survey], settings: Frontier) -> Found:
-    twins = [other.coactivation for other in others if other.coactivation is not None]
-    return sps.compute(state, twins, sps.Settings(settings.null_draws, settings.bootstrap))
+def _graphs(twins: list[LanguageModel]) -> list[GraphFactors]:
+    return [graph for twin in twins if (graph := twin.graph_factors()) is not None]
+
+
+def _degrees(model: LanguageModel, twins: list[LanguageModel], settings: Frontier) -> dict[str, Any]:
+    own = model.graph_factors()
+    if own is None:
+        return degrees.compute(None, [])
+    chosen = _graph_settings(settings)
+    return degrees.compute(tmi.excitatory_edges(own, chosen), [tmi.excitatory_edges(g, chosen) for g in _graphs(twins)])
+
+
+def _sps(
+    run: Trained,
+    own: Survey,
+    others: list[Survey],
+    text: HeldOut,
+    settings: Frontier,
+    device: torch.device | str,
+    bfloat16: bool,
+) -> Found:
+    if own.updates is None or text.scored < sps.FEWEST:
+        return sps.compute(own.updates, [], [], text, 1.0, sps.Settings(settings.null_draws))
+    generator = np.random.default_rng(0)
+    orders = [sps.block_order(text.scored, generator) for _ in range(SHUFFLES)]
+    texts = [dataclasses.replace(text, inputs=text.inputs[order]) for order in orders]
+    shuffled = [updates_of(run.model, one, device, bfloat16) for one in texts]
+    return sps.compute(
+        own.updates,
+        [other.updates for other in others if other.updates is not None],
+        [one for one in shuffled if one is not None],
+        text,
+        1.0 if run.coactivation is None else run.coactivation.damping,
+        sps.Settings(settings.null_draws),
+    )
+
+
+def _mcl(
+    model: LanguageModel, twins: list[LanguageModel], texts: Texts, device: torch.device | str, bfloat16: bool
+) -> Found:
+    if texts.passages is None:
+        return absent("no document of the test split fills a window"), []
+    if texts.labels is None:
+        return mcl.compute(activations(model, texts.passages.text, device, bfloat16), [], None)
+    found = [activations(one, texts.passages.text, device, bfloat16) for one in (model, *twins)]
+    return mcl.compute(found[0], [one for one in found[1:] if one is not None], texts.labels)
 
 
 def _sec(own: Survey, others: list[Survey], text: HeldOut, settings: Frontier) -> Found:
@@ -159,7 +216,7 @@ def _untrained(twins: list[LanguageModel], surveys: list[Survey], seeds: list[in
 def headline(report: dict[str, Any]) -> dict[str, float]:
     """The numbers of a frontier report that stand beside the run in the tracker, those that exist."""
     found = {name: report[name] for name in ("bits_per_byte", "perplexity", "dead_neurons_share")}
-    for metric in ("tmi", "sps", "sec"):
+    for metric in ("tmi", "sps", "sec", "mcl", "state_graph"):
         for number in ("value", "null_mean", "z", "p", "untrained_mean", "reference_protocol"):
             found[f"{metric}/{number}"] = report[metric][number]
     found |= {f"density/{tap}": entry["mean"] for tap, entry in report["density"].items()}

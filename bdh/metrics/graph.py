@@ -3,92 +3,152 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy import sparse
 
 from bdh.models.base import GraphFactors
 
-BLOCK = 512
-LARGEST_GRAPH = 2048
+Sign = Literal["excitatory", "inhibitory", "magnitude"]
+BLOCK_BYTES = 64 * 2**20
+SAMPLE = 2**18
+SPARE = 6.0
+WHOLE = 2**22
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The graph |decoder @ encoder| of n neurons, neuron j feeds neuron i. decoder: n,D. encoder: D,n. head: n."""
+    """The graph decoder @ encoder of n neurons: entry i,j is how strongly neuron j feeds neuron i.
+
+    decoder: n,D. encoder: D,n.
+    """
 
     decoder: np.ndarray
     encoder: np.ndarray
-    head: np.ndarray
 
     @property
     def neurons(self) -> int:
         """Number of neurons n."""
-        return int(self.head.size)
+        return int(self.decoder.shape[0])
 
     def keep(self, neurons: np.ndarray) -> Factors:
         """The graph among some of the neurons."""
-        return Factors(self.decoder[neurons], self.encoder[:, neurons], self.head[neurons])
+        return Factors(self.decoder[neurons], self.encoder[:, neurons])
 
     def permuted(self, generator: np.random.Generator) -> Factors:
         """The graph with the encoder's columns dealt out to other neurons: both factors keep their spectra."""
-        return Factors(self.decoder, self.encoder[:, generator.permutation(self.neurons)], self.head)
+        return Factors(self.decoder, self.encoder[:, generator.permutation(self.neurons)])
 
     def gaussian(self, generator: np.random.Generator) -> Factors:
         """A graph of the same shape whose factors are independent standard normal numbers."""
         decoder = generator.standard_normal(self.decoder.shape, dtype=np.float32)
-        return Factors(decoder, generator.standard_normal(self.encoder.shape, dtype=np.float32), self.head)
+        return Factors(decoder, generator.standard_normal(self.encoder.shape, dtype=np.float32))
 
 
-def factors_of(model_factors: GraphFactors, seed: int = 0) -> tuple[Factors, str]:
-    """The model's graph and its scope: `all neurons`, or a uniform sample of 2048 of them where it has more.
+@dataclass(frozen=True)
+class Edges:
+    """Directed weighted edges column j -> row i with positive weights. rows, columns, weights: m. neurons: n."""
 
-    Neurons are ordered h*N + n, as the rows of the decoder.
+    rows: np.ndarray
+    columns: np.ndarray
+    weights: np.ndarray
+    neurons: int
+
+
+def whole_graph(model: GraphFactors) -> Factors:
+    """The graph among all neurons of all heads, ordered h*N + n as the rows of the decoder."""
+    H, D, N = model.encoder.shape
+    encoder = model.encoder.detach().float().cpu().permute(1, 0, 2).reshape(D, H * N).numpy()
+    return Factors(model.decoder.detach().float().cpu().numpy(), encoder)
+
+
+def head_blocks(model: GraphFactors) -> list[Factors]:
+    """The graph among the neurons of each head by itself, the blocks on the diagonal of the whole graph."""
+    H, _, N = model.encoder.shape
+    graph = whole_graph(model)
+    return [graph.keep(np.arange(head * N, (head + 1) * N)) for head in range(H)]
+
+
+def largest_entries(graph: Factors, count: int, sign: Sign, loops: bool = False) -> Edges:
+    """The `count` largest positive entries of decoder @ encoder, of its negative, or of its magnitude.
+
+    Exact: rows are multiplied in blocks of 64 MiB; what lies above a lower bound of the threshold, taken from a sample
+    of entries, is collected, and the largest of those are kept. A bound that proves too high is lowered and the pass
+    repeated. Memory is that of about 2 * `count` entries and one block. Fewer edges when fewer entries are positive;
+    without `loops` the diagonal is left out. The order is that of rows, then columns.
     """
-    H, D, N = model_factors.encoder.shape
-    encoder = model_factors.encoder.detach().float().cpu().permute(1, 0, 2).reshape(D, H * N).numpy()
-    whole = Factors(model_factors.decoder.detach().float().cpu().numpy(), encoder, np.repeat(np.arange(H), N))
-    if whole.neurons <= LARGEST_GRAPH:
-        return whole, "all neurons"
-    chosen = np.sort(np.random.default_rng(seed).choice(whole.neurons, LARGEST_GRAPH, replace=False))
-    return whole.keep(chosen), f"uniform sample of {LARGEST_GRAPH} of {whole.neurons} neurons"
+    bound = 0.0 if graph.neurons**2 <= WHOLE else _lower_bound(graph, count, sign)
+    while True:
+        values, places = _collect(graph, count, sign, loops, bound)
+        if values.size >= count or bound <= 0.0:
+            break
+        bound = bound / 2 if bound > 1e-30 else 0.0
+    if values.size > count:
+        values, places = _largest(values, places, count)
+    return Edges(places // graph.neurons, places % graph.neurons, values, graph.neurons)
 
 
-def largest_entries(factors: Factors, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and values of the `count` largest entries of |decoder @ encoder|, rows in blocks of 512."""
-    values, places = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
-    n = factors.neurons
-    for start in range(0, n, BLOCK):
-        block = np.abs(factors.decoder[start : start + BLOCK] @ factors.encoder).reshape(-1)
-        threshold = values.min() if values.size == count else 0.0
-        inside = np.flatnonzero(block > threshold)
-        values = np.concatenate([values, block[inside]])
-        places = np.concatenate([places, start * n + inside])
-        if values.size > count:
-            kept = np.sort(np.argpartition(values, values.size - count)[values.size - count :])
-            values, places = values[kept], places[kept]
-    return places // n, places % n, values
+def _collect(graph: Factors, count: int, sign: Sign, loops: bool, bound: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values and flat places of the entries above `bound`, cut back to the `count` largest whenever twice as many."""
+    n, found_values, found_places, held = graph.neurons, [], [], 0
+    step = max(1, BLOCK_BYTES // (4 * n))
+    for start in range(0, n, step):
+        block = _signed(graph.decoder[start : start + step] @ graph.encoder, sign)
+        if not loops:
+            rows = np.arange(len(block))
+            block[rows, start + rows] = 0.0
+        flat = block.reshape(-1)
+        inside = np.flatnonzero(flat > bound)
+        found_values.append(flat[inside])
+        found_places.append(start * n + inside)
+        held += inside.size
+        if held > 2 * count:
+            values, places = _largest(np.concatenate(found_values), np.concatenate(found_places), count)
+            found_values, found_places, held = [values], [places], count
+            bound = max(bound, float(np.nextafter(values.min(), np.float32(0.0))))
+    return np.concatenate(found_values), np.concatenate(found_places)
 
 
-def undirected(entries: tuple[np.ndarray, np.ndarray, np.ndarray], neurons: int) -> sparse.csr_matrix:
-    """Symmetric weights a_ij + a_ji without loops (n,n)."""
-    rows, columns, values = entries
-    off = rows != columns
-    directed = sparse.csr_matrix((values[off].astype(np.float64), (rows[off], columns[off])), (neurons, neurons))
-    return sparse.csr_matrix(directed + directed.T)
+def _largest(values: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    kept = np.sort(np.argpartition(values, values.size - count)[values.size - count :])
+    return values[kept], places[kept]
 
 
-def undirected_as_reference(entries: tuple[np.ndarray, np.ndarray, np.ndarray], neurons: int) -> sparse.csr_matrix:
-    """Symmetric weights as the reference makes them: of a_ij and a_ji the one below the diagonal, loops kept.
+def _lower_bound(graph: Factors, count: int, sign: Sign) -> float:
+    """A number that the `count`-th largest entry very likely exceeds, from 2^18 entries drawn with replacement."""
+    generator, parts = np.random.default_rng(0), []
+    for _ in range(SAMPLE // 2**14):
+        rows, columns = generator.integers(0, graph.neurons, (2, 2**14))
+        parts.append(_signed(np.einsum("sd,ds->s", graph.decoder[rows], graph.encoder[:, columns]), sign))
+    entries = np.concatenate(parts)
+    expected = count / graph.neurons**2 * entries.size
+    rank = int(expected + SPARE * np.sqrt(expected) + SPARE)
+    return (
+        max(0.0, float(np.partition(entries, entries.size - rank)[entries.size - rank])) if rank < entries.size else 0.0
+    )
 
-    A graph library that reads a non-symmetric matrix as an undirected graph keeps one of the two entries; a loop
-    counts twice in the degree.
+
+def _signed(entries: np.ndarray, sign: Sign) -> np.ndarray:
+    return entries if sign == "excitatory" else -entries if sign == "inhibitory" else np.abs(entries)
+
+
+def rewired(edges: Edges, generator: np.random.Generator, rounds: int = 4) -> Edges:
+    """A draw of the configuration model: the same in- and out-degrees, no loops, no edge twice.
+
+    In every round all edges are paired at random and each pair swaps its targets where neither new edge is a loop,
+    exists already, or is made twice in the round. A weight stays with the source of its edge.
     """
-    rows, columns, values = entries
-    directed = sparse.csr_matrix((values.astype(np.float64), (rows, columns)), (neurons, neurons))
-    lower, upper = sparse.tril(directed, -1).tocsr(), sparse.triu(directed, 1).T.tocsr()
-    alone = upper - upper.multiply(lower > 0)
-    one = lower + alone
-    graph = sparse.csr_matrix(one + one.T + 2 * sparse.diags(directed.diagonal()))
-    graph.eliminate_zeros()
-    return graph
+    n, rows = edges.neurons, edges.rows.copy()
+    half = rows.size // 2
+    for _ in range(rounds):
+        order = generator.permutation(rows.size)
+        first, second = order[:half], order[half : 2 * half]
+        made = np.concatenate([rows[second] * n + edges.columns[first], rows[first] * n + edges.columns[second]])
+        taken = np.sort(rows * n + edges.columns)
+        exists = taken[np.minimum(np.searchsorted(taken, made), taken.size - 1)] == made
+        _, inverse, counts = np.unique(made, return_inverse=True, return_counts=True)
+        wrong = exists | (counts[inverse] > 1) | (made // n == made % n)
+        swap = ~(wrong[:half] | wrong[half:])
+        a, b = first[swap], second[swap]
+        rows[a], rows[b] = rows[b], rows[a]
+    return Edges(rows, edges.columns, edges.weights, n)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-FEW_DRAWS = 20
 LEVEL = 0.05
+FEW_DRAWS = 40
 
 
 def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
     """Where `value` stands among draws of its null: mean, sd, z, two-sided p, number and how p was taken.
 
-    From 20 draws on p is the rank p-value 2 * min(share above, share below), counting the value itself; with fewer it
-    is the chance that one more draw of a normal null lies this far out (Student t, predictive), and with fewer than
-    two draws there is none.
+    From 40 draws on p is the rank p-value 2 * min(share above, share below), counting the value itself (with fewer it
+    could never be below 0.05); with fewer it is the chance that one more draw of a normal null lies this far out
+    (Student t, predictive), and with fewer than two draws there is none.
     """
     draws = np.asarray(draws, dtype=np.float64)
     count = int(draws.size)

@@ -20,16 +20,19 @@ def metric_row(
     untrained: list[float],
     reference: float | None,
     reference_untrained: list[float],
+    tests: dict[str, dict[str, Any]] | None = None,
     **details: Any,
 ) -> dict[str, Any]:
     """One row of the frontier table.
 
     `nulls`: draws by name; the first is the one that the row's own null_mean, null_sd, z and p stand for.
+    `tests`: nulls whose p comes without draws, in the form of `against_null`.
     `untrained`: the same value on twins with fresh weights. The verdict is `above its null` or `below its null` only
-    if p < 0.05 against every null and against the twins, all on the same side; a single twin has no spread, there the
-    interval must leave it out.
+    if p < 0.05 against every null and against the twins, all on the same side; where the twins have no
+    spread (a single one, or all the same) the interval must leave their mean out.
     """
     compared = {name: against_null(value, draws) for name, draws in nulls.items()} if value is not None else {}
+    compared |= tests or {}
     twins = against_null(value, np.array(untrained)) if value is not None and untrained else None
     name = next(iter(compared), None)
     first = compared[name] if name is not None else {}
@@ -65,9 +68,9 @@ def verdict(
     """`not measurable`, `above its null`, `below its null` or `not distinguishable from its null`."""
     if value is None:
         return "not measurable"
-    sides = {_side(entry) for entry in compared.values()}
-    if twins is not None and twins["draws"] > 1:
-        sides.add(_side(twins))
+    sides = {_side(value, entry) for entry in compared.values()}
+    if twins is not None and twins["sd"]:
+        sides.add(_side(value, twins))
     elif twins is not None:
         low, high = interval
         apart = low is not None and high is not None and not low <= twins["mean"] <= high
@@ -77,9 +80,9 @@ def verdict(
     return "below its null" if sides == {-1} else "not distinguishable from its null"
 
 
-def _side(entry: dict[str, Any]) -> int:
+def _side(value: float, entry: dict[str, Any]) -> int:
     """1 above, -1 below, 0 where p is not under 0.05 or cannot be had."""
-    return int(np.sign(entry["z"])) if entry["p"] is not None and entry["p"] < LEVEL and entry["z"] is not None else 0
+    return int(np.sign(value - entry["mean"])) if entry["p"] is not None and entry["p"] < LEVEL else 0
 
 
 def absent(reason: str) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def compute(
         return absent(f"fewer than {FEWEST} tokens with a surprisal"), []
     pairs = Pairs(text)
     mean_density = reading.density.mean(0)
+    if np.ptp(mean_density[pairs.places]) == 0:
+        return absent("the density is the same at every token, nothing varies"), []
     shifts = pairs.shifts(settings)
     rest = pairs.partial(mean_density, reading.nats)
     raw = pairs.ranks(mean_density, reading.nats)

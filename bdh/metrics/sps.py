@@ -1,188 +1,190 @@
 """SPS: does the synaptic state persist beyond what damping alone gives?
 
-Why: the reference protocol calls almost anything persistent. The coactivation state is a damped sum of non-negative
-updates, so its snapshots stay alike (H near 1) even when the text is memoryless noise. So the value here is taken
-from the innovations c_s c_s^T themselves, before any damping, less their mean over time; their order is the only
-thing that persistence can show in, and the null deals them out in random order.
+Why: the reference protocol calls almost anything persistent, because the coactivation state is a damped sum of
+non-negative updates (`bdh.metrics.sps_reference`). So the value is taken from the updates x_t x_t^T of single tokens
+themselves, before any damping, less their mean: persistence can show in their order alone.
 
-What: with K the kernel of innovations (inner products of c_s c_s^T, exact from the c vectors) centred in both
-directions, the autocorrelation at lag k is mean_t K[t,t+k] / mean_t K[t,t]; the value is its average over lags 1 to
-n/4 with weights 1/k. Updates by less than half a window are left out. Interval: circular moving blocks of start
-times t.
-Reference protocol: cosine of snapshots at lag k averaged over time, k = 1 .. n/4, slope of its log on log k,
-H = 1 + slope/2 clipped to 0..1.
+What: eight random projections of the updates over all scored tokens in order, at least 1024, less their means per
+class of place in the window (classes that double in width). The value is their Hurst exponent by detrended
+fluctuation analysis, 1/2 without memory. Nulls: the projections in blocks of 16 tokens in random order, and the text
+itself in such blocks, read again by the model. Untrained twins beside it.
+Further: whether the autocorrelation of the updates fades like an exponential or a power law (AIC), and the half-life
+of the damped projections beside that of damping alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.signal import lfilter
 
-from bdh.metrics.intervals import moving_blocks, percentiles
+from bdh.metrics import dfa
+from bdh.metrics.decay import autocorrelation, compare_laws
+from bdh.metrics.decay import half_life as measured_half_life
+from bdh.metrics.intervals import percentiles
 from bdh.metrics.rows import UNTRAINED, absent, mean_or_none, metric_row, point
-from bdh.plasticity.coactivation import Coactivation, cosine, inner_products, pearson, sums
+from bdh.metrics.sps_reference import by_damping, damping_alone, reference_protocol
+from bdh.plasticity.coactivation import Coactivation
+from bdh.plasticity.held_out import HeldOut
 from bdh.plasticity.state import half_life
 
-FEWEST = 12
-NOTHING = 1e-12
+FEWEST = 1024
+BLOCK = 16
+LAGS = 64
+STATE_DRAWS = 20
 NO_CODES = "this variant taps no x_sparse, there is no coactivation state"
+BLOCKS = f"updates in blocks of {BLOCK} tokens in random order"
+SHUFFLED = f"text in blocks of {BLOCK} tokens in random order, read again"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """draws: random orders in the null; resamplings: of blocks for the interval; seed of both."""
+    """draws: random orders in the null; seed of them."""
 
     draws: int
-    resamplings: int
     seed: int = 0
 
 
-def compute(
-    state: Coactivation | None, twins: list[Coactivation], settings: Settings
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The SPS row of a coactivation state beside those of untrained twins over the same windows, and its lag curves.
+@dataclass(frozen=True)
+class Updates:
+    """What one model's synapses took in over the text.
 
-    Fewer than 12 updates, or innovations that never vary, cannot be measured: null with a reason.
+    projections: K,P of every token's update. state: the coactivation state by windows, None where it was not made.
     """
-    if state is None:
+
+    projections: np.ndarray
+    state: Coactivation | None = None
+
+
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def compute(
+    own: Updates | None,
+    twins: list[Updates],
+    shuffled: list[Updates],
+    text: HeldOut,
+    damping: float,
+    settings: Settings,
+) -> Found:
+    """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
+
+    damping: per token, of the state that the half-life is about. Fewer than 1024 tokens, or updates that never vary,
+    cannot be measured: null with a reason.
+    """
+    if own is None:
         return absent(NO_CODES), []
-    whole = whole_windows(state)
-    if whole.size < FEWEST:
-        return absent(f"{whole.size} updates of the state by whole windows, at least {FEWEST} are needed"), []
-    plain = innovations(state, whole)
-    kernel = centred(plain)
-    if kernel.trace() <= NOTHING * plain.trace():
-        return absent("the codes of all windows are the same, nothing varies"), []
-    twin_kernels = [centred(innovations(twin, whole)) for twin in twins]
-    lags = np.arange(1, len(kernel) // 4 + 1)
-    protocol, alone = reference_protocol(state), damping_alone(state)
-    twin_protocols = [reference_protocol(twin) for twin in twins]
+    if text.scored < FEWEST:
+        return absent(f"{text.scored} tokens, at least {FEWEST} are needed"), []
+    updates_KP = centred(own.projections, text)
+    if not np.ptp(updates_KP, axis=1).all():
+        return absent("the code of every token is the same, nothing varies"), []
+    value, interval = dfa.hurst(updates_KP)
+    nulls = {BLOCKS: np.array([dfa.hurst(draw)[0] for draw in _dealt(updates_KP, settings.draws, settings.seed)])}
+    if shuffled:
+        nulls[SHUFFLED] = np.array(_exponents(shuffled, text))
+    protocol, twin_protocols = _protocol(own), [_protocol(twin) for twin in twins]
     row = metric_row(
-        persistence(kernel, lags),
-        nulls={"windows in random order": _shuffled(kernel, lags, settings)},
-        interval=_interval(kernel, lags, settings),
-        n=len(kernel),
-        untrained=[persistence(twin, lags) for twin in twin_kernels],
+        value,
+        nulls=nulls,
+        interval=interval,
+        n=text.scored,
+        untrained=_exponents(twins, text),
         reference=protocol["hurst"],
         reference_untrained=[twin["hurst"] for twin in twin_protocols if twin["hurst"] is not None],
-        reference_protocol_damping_alone=alone["hurst"],
-        reference_protocol_pearson=protocol["hurst_pearson"],
-        reference_protocol_pearson_untrained=mean_or_none(
-            [twin["hurst_pearson"] for twin in twin_protocols if twin["hurst_pearson"] is not None]
-        ),
-        snapshots=int(state.snapshots().size),
-        half_life_tokens=half_life(state.damping),
-        half_life_updates_tokens=_half_life_of_updates(state),
+        **_reference_details(own, twins, twin_protocols),
+        decay=_decay(updates_KP),
+        half_life=_half_lives(updates_KP, damping, settings),
     )
-    curves = [point("sps", 0, 1.0, "innovations"), *_points("innovations", lags, autocorrelation(kernel, lags))]
-    curves += _points("snapshots (cosine)", protocol["lags"], protocol["similarity"])
-    curves += _points("snapshots, damping alone", alone["lags"], alone["similarity"])
-    if twins:
-        curves += _points(f"innovations, {UNTRAINED}", lags, autocorrelation(twin_kernels[0], lags))
-        curves += _points(f"snapshots, {UNTRAINED}", twin_protocols[0]["lags"], twin_protocols[0]["similarity"])
-    return row, curves
+    return row, _curves(own, twins, text, damping)
 
 
-def whole_windows(state: Coactivation) -> np.ndarray:
-    """Updates by at least half a window; the ends of documents are left out, their codes are means of few tokens."""
-    lengths = np.diff(state.tokens, prepend=0)
-    return np.flatnonzero(2 * lengths >= lengths.max(initial=0))
+def centred(projections_KP: np.ndarray, text: HeldOut) -> np.ndarray:
+    """Projections less their means per class of place in the window."""
+    place = np.floor(np.log2(1 + (text.position - 1) % text.window)).astype(np.int64)
+    count = np.maximum(np.bincount(place), 1)
+    means = np.stack([np.bincount(place, weights=series) / count for series in projections_KP])
+    return projections_KP - means[:, place]
 
 
-def innovations(state: Coactivation, updates: np.ndarray) -> np.ndarray:
-    """Inner products of the innovations c c^T of some updates, summed over layers and heads."""
-    return dataclasses.replace(state, codes=state.codes[updates]).kernel()
+def block_order(length: int, generator: np.random.Generator) -> np.ndarray:
+    """Indices (length) that put blocks of 16 consecutive places, from a random first cut on, in random order."""
+    cuts = np.arange(int(generator.integers(1, BLOCK + 1)), length, BLOCK)
+    blocks = np.split(np.arange(length), cuts)
+    return np.concatenate([blocks[at] for at in generator.permutation(len(blocks))])
 
 
-def centred(kernel_UU: np.ndarray) -> np.ndarray:
-    """Inner products of innovations less their mean over time (U,U), from those of the innovations."""
-    rows = kernel_UU.mean(0)
-    return kernel_UU - rows[None, :] - rows[:, None] + rows.mean()
+def _dealt(updates_KP: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [updates_KP[:, block_order(updates_KP.shape[1], generator)] for _ in range(draws)]
 
 
-def autocorrelation(kernel_UU: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """mean_t K[t,t+k] / mean_t K[t,t] at every lag k of `lags`."""
-    return np.array([np.diagonal(kernel_UU, lag).mean() for lag in lags]) / np.diagonal(kernel_UU).mean()
+def _exponents(readings: list[Updates], text: HeldOut) -> list[float]:
+    return [dfa.hurst(centred(reading.projections, text))[0] for reading in readings]
 
 
-def persistence(kernel_UU: np.ndarray, lags: np.ndarray) -> float:
-    """Autocorrelation averaged over lags with weights 1/k; about -1/U where order means nothing."""
-    return float(np.average(autocorrelation(kernel_UU, lags), weights=1.0 / lags))
+def _protocol(updates: Updates) -> dict[str, Any]:
+    empty = {"hurst": None, "hurst_pearson": None, "lags": np.zeros(0), "similarity": np.zeros(0)}
+    return empty if updates.state is None else reference_protocol(updates.state)
 
 
-def reference_protocol(state: Coactivation) -> dict[str, Any]:
-    """The reference's H from the cosine of snapshots, the same from their Pearson correlation, and the curve."""
-    snapshots = state.snapshots()
-    if snapshots.size < 8:
-        return {"hurst": None, "hurst_pearson": None, "lags": np.zeros(0), "similarity": np.zeros(0)}
-    products = inner_products(state, snapshots)
-    lags = np.arange(1, snapshots.size // 4 + 1)
-    similar = _at_lags(cosine(products), lags)
-    correlated = _at_lags(pearson(products, sums(state, snapshots), state.entries), lags)
+def _reference_details(own: Updates, twins: list[Updates], twin_protocols: list[dict[str, Any]]) -> dict[str, Any]:
+    """The reference protocol in its other forms: Pearson's correlation, damping alone, other dampings."""
+    pearson = [twin["hurst_pearson"] for twin in twin_protocols if twin["hurst_pearson"] is not None]
+    states = [twin.state for twin in twins if twin.state is not None]
     return {
-        "hurst": hurst(lags, similar),
-        "hurst_pearson": hurst(lags, correlated),
-        "lags": lags,
-        "similarity": similar,
+        "reference_protocol_pearson": _protocol(own)["hurst_pearson"],
+        "reference_protocol_pearson_untrained": mean_or_none(pearson),
+        "reference_protocol_damping_alone": None if own.state is None else damping_alone(own.state)["hurst"],
+        "reference_protocol_by_damping": {} if own.state is None else by_damping(own.state),
+        "reference_protocol_by_damping_untrained": by_damping(states[0]) if states else {},
+        "updates": 0 if own.state is None else len(own.state.codes),
     }
 
 
-def damping_alone(state: Coactivation) -> dict[str, Any]:
-    """What the reference's H would be if snapshots forgot as damping says and updates brought nothing: damping^k.
-
-    One update happens per window, so k counts the updates between snapshots.
-    """
-    snapshots = state.snapshots()
-    if snapshots.size < 8:
-        return {"hurst": None, "lags": np.zeros(0), "similarity": np.zeros(0)}
-    lags = np.arange(1, snapshots.size // 4 + 1)
-    apart = float(np.diff(snapshots).mean())
-    similar = state.damping ** (apart * lags)
-    return {"hurst": hurst(lags, similar), "lags": lags, "similarity": similar}
+def _decay(updates_KP: np.ndarray) -> dict[str, Any]:
+    lags = np.arange(1, LAGS + 1)
+    K, P = updates_KP.shape
+    return compare_laws(lags, autocorrelation(updates_KP, lags), 1 / np.sqrt(K * P))
 
 
-def hurst(lags: np.ndarray, similarity: np.ndarray) -> float | None:
-    """H = 1 + slope/2 of log similarity on log lag, clipped to 0..1; None with fewer than two positive similarities."""
-    usable = similarity > 0
-    if usable.sum() < 2:
-        return None
-    slope = np.polyfit(np.log(lags[usable]), np.log(similarity[usable]), 1)[0]
-    return float(np.clip(1 + slope / 2, 0.0, 1.0))
+def _half_lives(updates_KP: np.ndarray, damping: float, settings: Settings) -> dict[str, Any]:
+    """Half-life in tokens of the damped projections, beside damping alone and updates in random order (95 %)."""
+    alone = half_life(damping)
+    if alone is None:
+        return {"tokens": None, "damping_alone": None, "null_low": None, "null_high": None}
+    lags = np.arange(1, min(int(12 * alone), updates_KP.shape[1] // 4) + 1)
+    draws = [_fading(draw, damping, lags) for draw in _dealt(updates_KP, STATE_DRAWS, settings.seed + 1)]
+    low, high = percentiles(np.array([np.nan if draw is None else draw for draw in draws]))
+    return {"tokens": _fading(updates_KP, damping, lags), "damping_alone": alone, "null_low": low, "null_high": high}
 
 
-def _at_lags(similarity_SS: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    return np.array([np.diagonal(similarity_SS, lag).mean() for lag in lags])
+def _fading(updates_KP: np.ndarray, damping: float, lags: np.ndarray) -> float | None:
+    return measured_half_life(lags, autocorrelation(damped(updates_KP, damping), lags))
 
 
-def _shuffled(kernel_UU: np.ndarray, lags: np.ndarray, settings: Settings) -> np.ndarray:
-    generator = np.random.default_rng(settings.seed)
-    orders = [generator.permutation(len(kernel_UU)) for _ in range(settings.draws)]
-    return np.array([persistence(kernel_UU[np.ix_(order, order)], lags) for order in orders])
+def damped(updates_KP: np.ndarray, damping: float) -> np.ndarray:
+    """The state s_t = damping s_{t-1} + update_t of every projection (K,P)."""
+    return np.asarray(lfilter([1.0], [1.0, -damping], updates_KP, axis=1))
 
 
-def _interval(kernel_UU: np.ndarray, lags: np.ndarray, settings: Settings) -> tuple[float | None, float | None]:
-    """95 % interval of the persistence: start times t are resampled in circular blocks of about sqrt(U)."""
-    U = len(kernel_UU)
-    weights = (1.0 / lags) / (1.0 / lags).sum()
-    sums_U, counts_U = np.zeros(U), np.zeros(U)
-    for lag, weight in zip(lags, weights, strict=True):
-        sums_U[: U - lag] += weight * np.diagonal(kernel_UU, lag) * (U / (U - lag))
-        counts_U[: U - lag] += weight
-    generator = np.random.default_rng(settings.seed)
-    power_U = np.diagonal(kernel_UU)
-    block = math.ceil(math.sqrt(U))
-    draws = [moving_blocks(U, block, generator) for _ in range(settings.resamplings)]
-    return percentiles(np.array([sums_U[chosen].sum() / power_U[chosen].sum() for chosen in draws]))
-
-
-def _half_life_of_updates(state: Coactivation) -> float | None:
-    """Half-life in tokens of the state as it is updated: one damping per window, not per token."""
-    updates = half_life(state.damping)
-    return None if updates is None else updates * float(np.diff(state.tokens, prepend=0).mean())
+def _curves(own: Updates, twins: list[Updates], text: HeldOut, damping: float) -> list[dict[str, Any]]:
+    updates_KP = centred(own.projections, text)
+    lags = np.arange(1, LAGS + 1)
+    far = np.unique(np.geomspace(1, text.scored // 8, 30).astype(int))
+    curves = _points("innovations", lags, autocorrelation(updates_KP, lags))
+    curves += _points("state", far, autocorrelation(damped(updates_KP, damping), far))
+    curves += _points("state, damping alone", far, damping**far)
+    protocol = _protocol(own)
+    curves += _points("snapshots (cosine)", protocol["lags"], protocol["similarity"])
+    if twins:
+        twin = centred(twins[0].projections, text)
+        curves += _points(f"innovations, {UNTRAINED}", lags, autocorrelation(twin, lags))
+        protocol = _protocol(twins[0])
+        curves += _points(f"snapshots, {UNTRAINED}", protocol["lags"], protocol["similarity"])
+    return curves
 
 
 def _points(name: str, lags: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
+from bdh.metrics.mcl import Activations
 from bdh.metrics.sec import Reading
+from bdh.metrics.sps import Updates
+from bdh.metrics.watch import Neurons, Projections, Tokens, Watch
 from bdh.models.base import LanguageModel
 from bdh.plasticity.activity import CODE, Activity
 from bdh.plasticity.arms import read_static
@@ -24,13 +28,13 @@ class Survey:
     """What one reading of a text showed.
 
     activity: density and neurons that never fired. nats: surprisal (P). reading: what SEC needs, None without sparse
-    taps. coactivation: None unless it was asked for and x_sparse is tapped.
+    taps. updates: what SPS needs, None unless x_sparse is tapped; its state is made where one was asked for.
     """
 
     activity: Activity
     nats: np.ndarray
     reading: Reading | None
-    coactivation: Coactivation | None
+    updates: Updates | None
 
 
 def survey(
@@ -44,12 +48,37 @@ def survey(
 
     With `like` also make the coactivation state under its rule and over its windows, which lead the text's.
     """
-    activity = Activity(text, per_token=True, codes=0 if like is None else len(like.codes))
-    reader = Reader(model, text, device=device, bfloat16=bfloat16, activity=activity)
-    read_static(reader, 1.0)
-    codes = activity.codes()
+    projections = Projections(text)
+    watch = Watch(text, codes=0 if like is None else len(like.codes), listeners=[projections])
+    nats = _read(model, text, device, bfloat16, watch)
+    codes, series = watch.codes(), projections.series()
     state = None if like is None or codes is None else dataclasses.replace(like, codes=codes)
-    return Survey(activity, reader.nats, _reading(activity, reader.nats), state)
+    updates = None if series is None else Updates(series, state)
+    return Survey(watch, nats, _reading(watch, nats), updates)
+
+
+def activations(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Activations | None:
+    """Read `text` in the same way and keep what single neurons did at every token; None without such taps."""
+    neurons = Neurons(text, np.arange(text.scored))
+    _read(model, text, device, bfloat16, Tokens([neurons]))
+    values = neurons.activations()
+    return None if values is None or neurons.tap is None else Activations(neurons.tap, values)
+
+
+def updates_of(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Updates | None:
+    """Read `text` in the same way and keep the projections of the updates alone; None without x_sparse."""
+    projections = Projections(text)
+    _read(model, text, device, bfloat16, Tokens([projections]))
+    series = projections.series()
+    return None if series is None else Updates(series)
+
+
+def _read(
+    model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool, watch: Activity | Tokens
+) -> np.ndarray:
+    reader = Reader(model, text, device=device, bfloat16=bfloat16, activity=cast("Activity", watch))
+    read_static(reader, 1.0)
+    return reader.nats
 
 
 def _reading(activity: Activity, nats: np.ndarray) -> Reading | None:

@@ -9,29 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bdh.report import frontier_claims, model_claims
+from bdh.report import frontier_claims, graph_claims, model_claims
 from bdh.report.finding import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, Finding
 from bdh.report.inputs import Inputs
-from bdh.report.table import Cell, Column, Row, Table
+from bdh.report.table import Cell, Column, Row, Table, missing_cell
 from bdh.report.verdicts import NOT_DISTINCT
 
 TONES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_DISTINCT: "even"}
+SECTIONS = {
+    "frontier": ("Frontier metrics", "#frontier"),
+    "hebbian": ("Living synapses", "#synapses"),
+    "train": ("Prediction", "#quality"),
+}
 Rule = Callable[[Inputs], Finding]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A numbered statement, where it is made, and the rule that judges it, or what a measurement would need."""
+    """A numbered statement, where it is made, and the rule that judges it, or what a measurement would need.
+
+    evidence: stages whose results the rule reads; about: how the names of the variants that it reads start.
+    """
 
     number: int
     statement: str
     made_in: str
     rule: Rule | str
+    evidence: tuple[str, ...] = ("frontier",)
+    about: tuple[str, ...] = ("bdh",)
 
 
 TWO_STAGE = "two-stage protocol"
 RECURRENT = "recurrent references"
-LENGTHS = "Needs TMI after 2,000, 5,000 and 8,000 steps of one training."
 CLAIMS = (
     Claim(1, "TMI: Q 0.5 to 0.8 trained, 0 to 0.2 untrained", TWO_STAGE, frontier_claims.tmi_range),
     Claim(2, "SPS: H 0.6 to 0.8 trained, 0.5 untrained", TWO_STAGE, frontier_claims.sps_range),
@@ -41,6 +50,7 @@ CLAIMS = (
         "Perplexity 50 to 150 per token after training on transcripts",
         TWO_STAGE,
         frontier_claims.transcript_perplexity,
+        ("hebbian",),
     ),
     Claim(
         5,
@@ -48,17 +58,64 @@ CLAIMS = (
         "BDH paper; two-stage protocol",
         frontier_claims.density,
     ),
-    Claim(6, "Damping 0.95 gives H 0.52, 0.99 gives 0.68", TWO_STAGE, "Needs SPS at both dampings."),
+    Claim(6, "Damping 0.95 gives H 0.52, 0.99 gives 0.68", TWO_STAGE, graph_claims.damping_sets_persistence),
     Claim(7, "The L2,1 penalty raises TMI", TWO_STAGE, frontier_claims.penalty_raises_tmi),
-    Claim(8, "The model adapts at inference through its synaptic state", TWO_STAGE, model_claims.adapts),
-    Claim(9, "GELU units are never exactly zero", "BDH-SLIM", model_claims.gelu),
-    Claim(10, "State memory is constant in text length, a KV cache grows", "BDH paper", model_claims.constant_state),
-    Claim(11, "TMI low after 2,000 steps, about 0.5 after 5,000, about 0.7 after 8,000", TWO_STAGE, LENGTHS),
-    Claim(12, "Hybrid learning beats backprop and Hebbian learning alone", "BDH-SLIM", model_claims.hybrid),
-    Claim(13, "BDH matches a GPT of equal parameters", "BDH paper", model_claims.matches_gpt),
+    Claim(8, "The model adapts at inference through its synaptic state", TWO_STAGE, model_claims.adapts, ("hebbian",)),
+    Claim(
+        9,
+        "GELU units are never exactly zero",
+        "BDH-SLIM",
+        model_claims.gelu,
+        ("frontier", "train"),
+        ("transformer", "slim"),
+    ),
+    Claim(
+        10,
+        "State memory is constant in text length, a KV cache grows",
+        "BDH paper",
+        model_claims.constant_state,
+        ("hebbian",),
+        ("bdh", "transformer"),
+    ),
+    Claim(
+        11,
+        "TMI low after 2,000 steps, about 0.5 after 5,000, about 0.7 after 8,000",
+        TWO_STAGE,
+        graph_claims.training_length,
+        ("train", "frontier"),
+    ),
+    Claim(
+        12,
+        "Hybrid learning beats backprop and Hebbian learning alone",
+        "BDH-SLIM",
+        model_claims.hybrid,
+        ("hebbian",),
+        ("slim",),
+    ),
+    Claim(
+        13,
+        "BDH matches a GPT of equal parameters",
+        "BDH paper",
+        model_claims.matches_gpt,
+        ("hebbian", "train"),
+        ("bdh", "transformer"),
+    ),
     Claim(14, "Near-linear speed-up over 8 GPUs", RECURRENT, "Needs one training timed on 1 and on 8 GPUs."),
-    Claim(15, "Each mechanism of neuro earns its place", RECURRENT, model_claims.neuro_mechanisms),
-    Claim(16, "Memory half-life 13.5, 69, 693 tokens at damping 0.95, 0.99, 0.999", TWO_STAGE, model_claims.half_life),
+    Claim(
+        15,
+        "Each mechanism of neuro earns its place",
+        RECURRENT,
+        model_claims.neuro_mechanisms,
+        ("hebbian",),
+        ("neuro",),
+    ),
+    Claim(
+        16,
+        "Memory half-life 13.5, 69, 693 tokens at damping 0.95, 0.99, 0.999",
+        TWO_STAGE,
+        model_claims.half_life,
+        ("hebbian",),
+    ),
 )
 COLUMNS = (
     Column("made in"),
@@ -66,6 +123,7 @@ COLUMNS = (
     Column("interval and null"),
     Column("verdict", "by rule"),
     Column("rule"),
+    Column("evidence", "", "Results that the verdict rests on; claims.json names the files."),
 )
 
 
@@ -76,6 +134,23 @@ def judge(inputs: Inputs) -> list[tuple[Claim, Finding]]:
 
 def _finding(rule: Rule | str, inputs: Inputs) -> Finding:
     return Finding(NOT_MEASURED, rule=rule) if isinstance(rule, str) else rule(inputs)
+
+
+def evidence(claim: Claim, inputs: Inputs) -> list[str]:
+    """Files of results that the rule of a claim reads, those that are there."""
+    records = [
+        getattr(run, stage) for run in inputs.runs if run.variant.startswith(claim.about) for stage in claim.evidence
+    ]
+    return [record.path.as_posix() for record in records if record]
+
+
+def _links(claim: Claim, finding: Finding, inputs: Inputs) -> Cell:
+    """How many files the verdict rests on and links to their sections of the page; none where nothing was measured."""
+    paths = evidence(claim, inputs)
+    if finding.verdict == NOT_MEASURED or not paths:
+        return missing_cell()
+    stages = [stage for stage in claim.evidence if any(path.startswith(f"reports/{stage}/") for path in paths)]
+    return Cell(f"{len(paths)} files ", str(len(paths)), links=[SECTIONS[stage] for stage in stages])
 
 
 def claims_table(inputs: Inputs) -> Table:
@@ -89,6 +164,7 @@ def claims_table(inputs: Inputs) -> Table:
                 Cell(finding.uncertainty, finding.uncertainty),
                 Cell(finding.verdict, finding.verdict, "", TONES.get(finding.verdict, "none")),
                 Cell(finding.rule, finding.rule),
+                _links(claim, finding, inputs),
             ],
         )
         for claim, finding in judge(inputs)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from bdh.report import formats, measures
 from bdh.report.inputs import Inputs, Run
+from bdh.report.mcl_baseline import baseline_notes
 from bdh.report.palette import slot_of
 from bdh.report.quality_table import spread_cell
 from bdh.report.table import Cell, Column, Row, Table, missing_cell, verdict_cell
@@ -17,7 +18,13 @@ METRICS = {
     "sec": "coupling of surprise and activity",
     "mcl": "neurons selective for one concept",
 }
-RULE = "Above or below its null: p < 0.05 against every null, on one side, and the interval leaves out the twins' mean."
+GRAPHS = {
+    "state_graph": "modularity of the graph of synapses that a text leaves behind",
+    "degrees/in": "in-degrees of the neuron graph against an exponential tail, likelihood ratio",
+    "degrees/out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",
+}
+TABLES = METRICS | GRAPHS
+RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
     Column("value", "", "Our protocol, trained weights."),
     Column("95 % interval", "", "Of the value."),
@@ -35,9 +42,9 @@ COLUMNS = (
 
 
 def metrics_of(runs: list[Run]) -> list[str]:
-    """Frontier metrics that some run names, in the order of METRICS, then others."""
-    found = {name for run in runs for name in METRICS if run.frontier.children(name)}
-    return [name for name in METRICS if name in found]
+    """Frontier metrics that some run names, in the order of TABLES."""
+    found = {name for run in runs for name in TABLES if run.frontier.children(name)}
+    return [name for name in TABLES if name in found]
 
 
 def frontier_tables(inputs: Inputs, corpus: str) -> list[Table]:
@@ -57,10 +64,12 @@ def _table(inputs: Inputs, corpus: str, metric: str) -> Table:
     notes = [f"Read a value only as its distance from the nulls: it is far from 0 without any signal. {RULE}"]
     if len(inputs.seeds) > 1:
         notes.append("Over several seeds: means; the widest interval, the largest p.")
+    notes += baseline_notes(inputs, corpus) if metric == "mcl" else []
     notes += [f"Not for {', '.join(names)}: {reason}." for reason, names in absent.items()]
     return Table(
-        f"{corpus}-{metric}",
-        f"{corpus}: {metric.upper()}, {METRICS[metric]}, beside its nulls",
+        f"{corpus}-{metric.replace('/', '-')}",
+        f"{corpus}: {metric.upper() if metric in METRICS else metric.replace('_', ' ').replace('/', ', ')},"
+        f" {TABLES[metric]}, beside its nulls",
         COLUMNS,
         rows,
         notes=notes,

@@ -21,7 +21,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, what it sorts by, a note on hovering, its tone, whether it is best, and small print below."""
+    """What a cell shows, what it sorts by, a note on hovering, its tone, whether it is best, what stands below.
+
+    detail: small print. links: pairs of words and address.
+    """
 
     text: str
     value: float | str | None = None
@@ -29,6 +32,7 @@ class Cell:
     tone: str = "none"
     best: bool = False
     detail: str = ""
+    links: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def _cell(cell: Cell) -> str:
     value = "" if cell.value is None else f' data-value="{escape(str(cell.value), quote=True)}"'
     mark = '<span class="mark" title="lowest, tested">★</span> ' if cell.best else ""
     detail = f'<span class="detail">{escape(cell.detail)}</span>' if cell.detail else ""
-    return f"<td{kind}{value}{_title(cell.note)}>{mark}{escape(cell.text)}{detail}</td>"
+    links = " ".join(f'<a href="{escape(address, quote=True)}">{escape(words)}</a>' for words, address in cell.links)
+    return f"<td{kind}{value}{_title(cell.note)}>{mark}{escape(cell.text)}{detail}{links}</td>"
 
 
 def _title(note: str) -> str:
