@@ -59,11 +59,11 @@ def encode_kernel(
     base = row0.to(tl.int64) * HN
     at = r[:, None] * HN + c[None, :]
     turn = (row0 % T) * (N // 2) + r[:, None] * (N // 2) + c[None, :]
+    n0 = tl.program_id(1) * (TILES * BN)
+    column0 = tl.program_id(2) * N + n0
     total = 0.0
     for tile in range(TILES):
-        pair = (tl.program_id(1) * TILES + tile) * BN
-        n = pair % (N // 2)
-        column = (pair // (N // 2)) * N + n
+        n, column = n0 + tile * BN, column0 + tile * BN
         e = e_ptr + column + d[:, None] * HN + c[None, :]
         x1 = tl.maximum(dot(v, tl.load(e), tl.zeros((BM, BN), tl.float32)), 0.0)
         x2 = tl.maximum(dot(v, tl.load(e + N // 2), tl.zeros((BM, BN), tl.float32)), 0.0)
@@ -86,7 +86,8 @@ def encode_kernel(
         if SUMS:
             total += tl.sum(x1) + tl.sum(x2)
     if SUMS:
-        tl.store(sums_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), total)
+        program = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
+        tl.store(sums_ptr + program, total)
 
 
 @triton.jit
@@ -94,10 +95,9 @@ def rotate_kernel(
     x_ptr, cos_ptr, sin_ptr, q_ptr, T, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):
     """q = rope(|x|) for BM tokens and BN pairs; see `fused_forms.rotate`."""
-    row0, pair = tl.program_id(0) * BM, tl.program_id(1) * BN
+    row0, n = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c = tl.arange(0, BM), tl.arange(0, BN)
-    n = pair % (N // 2)
-    at = row0.to(tl.int64) * HN + (pair // (N // 2)) * N + n + r[:, None] * HN + c[None, :]
+    at = row0.to(tl.int64) * HN + tl.program_id(2) * N + n + r[:, None] * HN + c[None, :]
     x1 = tl.abs(tl.load(x_ptr + at).to(tl.float32))
     x2 = tl.abs(tl.load(x_ptr + at + N // 2).to(tl.float32))
     turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]

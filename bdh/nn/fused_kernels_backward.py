@@ -89,8 +89,7 @@ def activity_kernel(
     STATE: tl.constexpr, L1: tl.constexpr, CARRY: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
     """The gradient before the relu of the encoder for BM tokens and BN pairs; see `fused_forms.activity`."""
-    row0, pair = tl.program_id(0) * BM, tl.program_id(1) * BN
-    h, n = pair // (N // 2), pair % (N // 2)
+    row0, n, h = tl.program_id(0) * BM, tl.program_id(1) * BN, tl.program_id(2)
     column = h * N + n
     segment = row0 // C
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)

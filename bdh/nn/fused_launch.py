@@ -21,8 +21,8 @@ def encode(
     """See `fused_forms.encode`."""
     b = tuning.of("encode")
     M, N = _rows(b["M"], shape), fit(narrower(b["N"], shape.D), shape.N // 2)
-    tiles = fit(b["tiles"], shape.HN // 2 // N)
-    grid = (shape.R // M, shape.HN // 2 // N // tiles)
+    tiles = fit(b["tiles"], shape.N // 2 // N)
+    grid = (shape.R // M, shape.N // 2 // N // tiles, shape.H)
     partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=v.device)
     forward.encode_kernel[grid](
         v, E, *turns, v if before is None else before, q if x is None else x, q, partial, shape.T,
@@ -36,7 +36,7 @@ def rotate(x: Tensor, turns: Turns, q: Tensor, shape: Shape, tuning: Tuning) -> 
     """See `fused_forms.rotate`."""
     b = tuning.of("rotate")
     M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
-    grid = (shape.R // M, shape.HN // 2 // N)
+    grid = (shape.R // M, shape.N // 2 // N, shape.H)
     forward.rotate_kernel[grid](x, *turns, q, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, **_how(b))
 
 
@@ -114,7 +114,7 @@ def activity(
     b = tuning.of("activity")
     M, N, K = fit(_rows(b["M"], shape), shape.C), fit(b["N"], shape.N // 2), fit(b["K"], shape.C)
     x, carry, first = (q, q, True) if carried is None else carried
-    backward.activity_kernel[(shape.R // M, shape.HN // 2 // N)](
+    backward.activity_kernel[(shape.R // M, shape.N // 2 // N, shape.H)](
         p, q, dx, *turns, p if l1 is None else l1, *((q, q, q, q) if states is None else states), x, carry,
         shape.R, shape.T, C=shape.C, D=shape.D, H=shape.H, N=shape.N, HN=shape.HN,
         BM=M, BN=N, BK=K, BD=fit(b["K"], shape.D),
@@ -151,4 +151,5 @@ def _rows(wanted: int, shape: Shape) -> int:
 
 
 def _how(blocks: dict[str, int]) -> dict[str, int]:
-    return {"num_warps": blocks["warps"], "num_stages": blocks["stages"]}
+    how = {"num_warps": blocks["warps"], "num_stages": blocks["stages"]}
+    return how | {"maxnreg": blocks["registers"]} if "registers" in blocks else how

@@ -1,0 +1,268 @@
+"""The fused layers in their plain-torch form equal the plain model: values, gradients, dropout, penalty, streams."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+
+import bdh.models.bdh as bdh_module
+import bdh.models.eq8 as eq8_module
+from bdh.errors import ParamsError
+from bdh.models.base import build
+from bdh.nn import fused_forms, fused_path
+from bdh.nn.fused_dropout import Mask, multipliers
+from bdh.nn.fused_readout import ChunkedLoss
+from bdh.nn.fused_settings import Tuning
+from bdh.nn.fused_shape import pair_columns, pair_rows, shape_of, unpair_columns, unpair_rows
+from bdh.nn.fused_stack import FusedStack
+from bdh.nn.probe import listening
+
+V = 37
+SHAPE = {"n_layer": 3, "n_embd": 12, "n_head": 3, "mlp_internal_dim_multiplier": 6, "dropout": 0.0}
+TUNINGS = {
+    "all kept": Tuning(),
+    "nothing kept, two groups": Tuning(rows=64, keep_bytes=0),
+    "something kept": Tuning(keep_bytes=200_000),
+    "fused decoding": Tuning(decode="fused"),
+    "segments": Tuning(long_from=2, segment=16),
+    "segments, nothing kept, a group per stream": Tuning(long_from=2, segment=16, rows=1, keep_bytes_long=0),
+    "loss in chunks": Tuning(loss_vocabulary=2, loss_rows=7),
+}
+
+
+def model_of(variant="bdh", dtype=torch.float64, tuning=None, **settings):
+    model = build(variant, vocab_size=V, seed=1, **(SHAPE | settings)).to(dtype).train()
+    model.kernel, model.tuning = "fused", tuning or Tuning()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6)
+    return model
+
+
+def batch_of(B, T, seed=0):
+    return torch.randint(V, (2, B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def trained(model, kernel, batch, l1=0.3):
+    """Loss, L1 and gradients by name."""
+    model.kernel, model.measure_l1 = kernel, l1 > 0
+    model.zero_grad()
+    output = model(*batch)
+    (output.loss + (l1 * output.l1 if l1 > 0 else 0)).backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return found | {"loss": output.loss.detach()} | ({"l1": output.l1.detach()} if l1 > 0 else {})
+
+
+def close(found, expected, tolerance):
+    assert found.keys() == expected.keys()
+    for name, right in expected.items():
+        difference = (found[name] - right).norm() / right.norm()
+        assert difference <= tolerance, f"{name}: relative error {difference:.1e}"
+
+
+@pytest.mark.parametrize(("B", "T"), [(3, 17), (2, 45)])
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+def test_values_and_gradients_equal_the_plain_model(variant, tuning, B, T):
+    model, batch = model_of(variant, tuning=TUNINGS[tuning]), batch_of(B, T)
+    close(trained(model, "fused", batch), trained(model, "plain", batch), 1e-12)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_gradients_pass_gradcheck(carried):
+    torch.manual_seed(0)
+    model = model_of(n_layer=2, n_embd=4, n_head=2, mlp_internal_dim_multiplier=2, tuning=Tuning(long_from=2, segment=16))
+    model.measure_l1, model.config = True, model.config
+    plan = fused_path.plan_of(model, torch.zeros(2, 18, dtype=torch.int64), carried)
+    rows = torch.randn(2, 32, 4, dtype=torch.float64)
+    rows[:, 18:] = 0
+    inputs = [rows.flatten(0, 1), *(torch.randn_like(p) for p in (model.encoder, model.encoder_v, model.decoder))]
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+
+    def function(u, *weights):
+        real = u * (rows.flatten(0, 1) != 0)
+        after, l1 = FusedStack.apply(real, *weights, plan)
+        return after.view(2, 32, 4)[:, :18], l1
+
+    assert gradcheck(function, inputs, eps=1e-6, atol=1e-6, fast_mode=True)
+
+
+@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+@pytest.mark.parametrize("tuning", ["all kept", "nothing kept, two groups", "segments"])
+def test_dropout_with_the_same_masks_equals_the_plain_model(variant, tuning, monkeypatch):
+    share, (B, T) = 0.4, (3, 21)
+    model, batch = model_of(variant, tuning=TUNINGS[tuning], dropout=share), batch_of(B, T)
+    H, D, N = model.encoder.shape
+    torch.manual_seed(5)
+    mask = Mask(share, int(torch.randint(2**31 - 1, ())))
+    shape = shape_of(B, T, D, H, N, model.tuning)
+    layers = iter(range(model.config.n_layer))
+
+    def same(x_HBTN, dropped, training):
+        assert (dropped, training) == (share, True)
+        m = multipliers(mask.of_layer(next(layers)), shape.R, shape.HN, x_HBTN)
+        return x_HBTN * unpair_columns(m, H).unflatten(1, (B, shape.T))[:, :, :T]
+
+    for module in (bdh_module, eq8_module):
+        monkeypatch.setattr(module, "dropout", same)
+    torch.manual_seed(5)
+    found = trained(model, "fused", batch)
+    close(found, trained(model, "plain", batch), 1e-12)
+    model.train(False)
+    assert abs(trained(model, "fused", batch)["loss"] - found["loss"]) > 1e-3, "dropout must matter"
+
+
+def test_masks_have_their_share_and_are_independent_of_each_other():
+    like, masks = torch.empty(0), [Mask(0.3, 1).of_layer(0), Mask(0.3, 1).of_layer(1), Mask(0.3, 2).of_layer(0)]
+    kept = [multipliers(mask, 400, 300, like) for mask in masks]
+    for m in kept:
+        assert abs(float((m == 0).float().mean()) - 0.3) < 0.006
+        assert abs(float(m.mean()) - 1) < 0.01
+    centred = [(m != 0).double() - 0.7 for m in kept]
+    lags = [(centred[0][:-1], centred[0][1:]), (centred[0][:, :-1], centred[0][:, 1:])]
+    for one, other in [(centred[0], centred[1]), (centred[0], centred[2]), *lags]:
+        assert abs(float((one * other).mean()) / 0.21) < 0.015
+    rows = torch.corrcoef(centred[0])
+    assert float((rows - torch.eye(400)).abs().max()) < 0.35
+    assert torch.equal(multipliers(masks[0].of_rows(100), 50, 300, like), kept[0][100:150])
+    assert (multipliers(Mask(0.0, 1), 4, 4, like) == 1).all()
+
+
+def test_dropout_does_not_depend_on_the_groups_that_streams_pass_in():
+    batch, found = batch_of(4, 20), []
+    for rows in (1, 64, 4096):
+        torch.manual_seed(3)
+        found.append(trained(model_of(tuning=Tuning(rows=rows), dropout=0.5), "fused", batch))
+    close(found[1], found[0], 1e-12)
+    close(found[2], found[0], 1e-12)
+
+
+@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+def test_streams_do_not_see_each_other(variant):
+    model = model_of(variant, tuning=Tuning(long_from=2, segment=16))
+    (tokens, targets), other = batch_of(2, 40), batch_of(2, 40, seed=1)[0]
+    mixed = torch.stack((tokens[0], other[1]))
+    losses, gradients = [], []
+    for inputs in (tokens, mixed):
+        model.zero_grad()
+        output = model(inputs)
+        loss = F.cross_entropy(output.logits[0], targets[0])
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append(model.encoder.grad.clone())
+    assert losses[0] == losses[1]
+    assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
+
+
+def test_later_tokens_do_not_change_earlier_ones():
+    model = model_of(tuning=Tuning(long_from=2, segment=16))
+    tokens = batch_of(2, 40)[0]
+    changed = tokens.clone()
+    changed[:, 29] = (changed[:, 29] + 1) % V
+    one, other = model(tokens).logits, model(changed).logits
+    assert torch.equal(one[:, :29], other[:, :29])
+    assert (one[:, 29:] != other[:, 29:]).any(-1).all()
+
+
+@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+def test_bfloat16_gradients_are_as_close_to_float64_as_those_of_the_plain_path(variant):
+    settings = {"n_embd": 32, "n_head": 2, "mlp_internal_dim_multiplier": 16}
+    batch, exact = batch_of(3, 45), model_of(variant, **settings)
+    expected, errors = trained(exact, "plain", batch, l1=0.0), {}
+    for kernel in ("plain", "fused"):
+        model = model_of(variant, dtype=torch.float32, **settings)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = trained(model, kernel, batch, l1=0.0)
+        errors[kernel] = {name: float((found[name] - right).norm() / right.norm()) for name, right in expected.items()}
+    for name in ("encoder", "encoder_v", "decoder", "embed.weight"):
+        assert errors["fused"][name] < 1.15 * errors["plain"][name], f"{name}: {errors}"
+
+
+def test_orders_of_neurons_are_undone_exactly():
+    encoder, decoder = torch.randn(3, 5, 8), torch.randn(24, 5)
+    paired = pair_columns(encoder)
+    assert torch.equal(unpair_columns(paired, 3), encoder)
+    assert torch.equal(unpair_rows(pair_rows(decoder, 3), 3), decoder)
+    assert torch.equal(paired[:, 8 + 1], encoder[1, :, 2])
+    assert torch.equal(paired[:, 8 + 4 + 1], encoder[1, :, 3])
+    assert torch.equal(pair_rows(decoder, 3)[8 + 4 + 1], decoder[8 + 3])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])
+def test_chunked_loss_equals_cross_entropy(dtype, tolerance):
+    torch.manual_seed(0)
+    wide = torch.promote_types(dtype, torch.float32)
+    x, head = torch.randn(23, 8, dtype=wide, requires_grad=True), torch.randn(8, 70, dtype=wide, requires_grad=True)
+    targets = torch.randint(70, (23,))
+    loss = ChunkedLoss.apply(x, head, targets, dtype, 5, fused_forms)
+    found = [loss, *torch.autograd.grad(3 * loss, (x, head))]
+    expected = F.cross_entropy((x.to(dtype) @ head.to(dtype)).to(wide), targets)
+    right = [expected, *torch.autograd.grad(3 * expected, (x, head))]
+    for one, other in zip(found, right, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+def test_memory_kept_follows_the_budget_and_changes_nothing():
+    batch, found = batch_of(2, 33), []
+    for budget in (0, 150_000, 10**9):
+        model = model_of(tuning=Tuning(keep_bytes=budget))
+        kept = fused_path.plan_of(model, batch[0], False).kept()
+        found.append((sum(len(names) for names in kept), trained(model, "fused", batch)))
+    assert found[0][0] == 0 < found[1][0] < found[2][0] == 3 * 3
+    for _, one in found[1:]:
+        close(one, found[0][1], 1e-12)
+
+
+def test_backward_twice_is_refused_clearly():
+    loss = model_of()(*batch_of(2, 17)).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="forward pass again"):
+        loss.backward()
+
+
+def test_path_is_chosen_and_said(caplog, monkeypatch):
+    fused_path._say.cache_clear()
+    caplog.set_level(logging.INFO)
+    batch = batch_of(2, 17)
+    model = model_of()
+    model.kernel = "auto"
+    assert torch.is_tensor(model(*batch).loss)
+    assert "plain path: the kernels are for GPUs and this is cpu" in caplog.text
+    model.kernel = "fused"
+    model(*batch)
+    model(*batch)
+    assert caplog.text.count("fused path (plain-torch forms)") == 1
+    calls = []
+    monkeypatch.setattr(FusedStack, "apply", lambda *_: calls.append(1))
+    with torch.no_grad():
+        model(*batch)
+    with listening(lambda *_: None):
+        model(*batch)
+    model(*batch, state=model.initial_state(2))
+    model.kernel = "plain"
+    model(*batch)
+    assert not calls
+
+
+def test_sizes_that_no_tile_fits_are_named(monkeypatch):
+    monkeypatch.setattr(fused_path, "_kernels", lambda device: True)
+    monkeypatch.setattr(fused_path.importlib.util, "find_spec", lambda name: True)
+    assert "n_embd 12" in fused_path.reason_against(model_of())
+    assert "4 neurons" in fused_path.reason_against(model_of(n_embd=16, n_head=4, mlp_internal_dim_multiplier=1))
+    assert fused_path.reason_against(model_of(n_embd=16, n_head=1, mlp_internal_dim_multiplier=2)) is None
+    with pytest.raises(ParamsError, match=r"train\.kernel: fused cannot run here: n_embd 12"):
+        model_of()(*batch_of(1, 5))
+
+
+def test_compiled_model_takes_the_fused_path():
+    model, batch = model_of(), batch_of(2, 17)
+    expected = trained(model, "fused", batch)
+    compiled = torch.compile(model, backend="eager")
+    model.zero_grad()
+    output = compiled(*batch)
+    (output.loss + 0.3 * output.l1).backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    close(found | {"loss": output.loss.detach(), "l1": output.l1.detach()}, expected, 1e-12)
+    torch.compiler.reset()
