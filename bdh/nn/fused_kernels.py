@@ -49,51 +49,50 @@ def kept(row_keys, column_keys, THRESHOLD: tl.constexpr):
 @triton.jit
 def encode_kernel(
     v_ptr, e_ptr, cos_ptr, sin_ptr, before_ptr, x_ptr, q_ptr, sums_ptr, T,
-    D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     BEFORE: tl.constexpr, SIGNED: tl.constexpr, STORE_X: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """x = relu(v E) and q = rope(x) for BM tokens and TILES * BN pairs; see `fused_forms.encode`."""
-    row0 = tl.program_id(0) * BM
-    r, d, c = tl.arange(0, BM), tl.arange(0, D), tl.arange(0, BN)
-    v = tl.load(v_ptr + row0.to(tl.int64) * D + r[:, None] * D + d[None, :])
-    base = row0.to(tl.int64) * HN
-    at = r[:, None] * HN + c[None, :]
-    turn = (row0 % T) * (N // 2) + r[:, None] * (N // 2) + c[None, :]
-    n0 = tl.program_id(1) * (TILES * BN)
-    column0 = tl.program_id(2) * N + n0
-    total = 0.0
-    for tile in range(TILES):
-        n, column = n0 + tile * BN, column0 + tile * BN
-        e = e_ptr + column + d[:, None] * HN + c[None, :]
-        x1 = tl.maximum(dot(v, tl.load(e), tl.zeros((BM, BN), tl.float32)), 0.0)
-        x2 = tl.maximum(dot(v, tl.load(e + N // 2), tl.zeros((BM, BN), tl.float32)), 0.0)
-        s1, s2 = x1, x2
-        if BEFORE:
-            b = before_ptr + base + column + at
-            s1 += tl.abs(tl.load(b).to(tl.float32))
-            s2 += tl.abs(tl.load(b + N // 2).to(tl.float32))
-        if SIGNED:
-            s1, s2 = tl.where(x1 > 0.0, -s1, s1), tl.where(x2 > 0.0, -s2, s2)
-        signed1, signed2 = s1.to(x_ptr.dtype.element_ty), s2.to(x_ptr.dtype.element_ty)
-        x1, x2 = tl.abs(signed1.to(tl.float32)), tl.abs(signed2.to(tl.float32))
-        if STORE_X:
-            tl.store(x_ptr + base + column + at, signed1)
-            tl.store(x_ptr + base + column + N // 2 + at, signed2)
-        cos, sin = tl.load(cos_ptr + n + turn).to(tl.float32), tl.load(sin_ptr + n + turn).to(tl.float32)
-        q = q_ptr + base + column + at
-        tl.store(q, (x1 * cos - x2 * sin).to(q_ptr.dtype.element_ty))
-        tl.store(q + N // 2, (x2 * cos + x1 * sin).to(q_ptr.dtype.element_ty))
-        if SUMS:
-            total += tl.sum(x1) + tl.sum(x2)
+    """x = relu(v E) and q = rope(x) for BM tokens and BN pairs; see `fused_forms.encode`."""
+    row0, n = tl.program_id(0) * BM, tl.program_id(1) * BN
+    column = tl.program_id(2) * N + n
+    r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    v = v_ptr + row0.to(tl.int64) * D + r[:, None] * D + k[None, :]
+    e = e_ptr + column + k[:, None] * HN + c[None, :]
+    x1 = tl.zeros((BM, BN), tl.float32)
+    x2 = tl.zeros((BM, BN), tl.float32)
+    for _ in range(0, D, BK):
+        rows = tl.load(v)
+        x1 = dot(rows, tl.load(e), x1)
+        x2 = dot(rows, tl.load(e + N // 2), x2)
+        v += BK
+        e += BK * HN
+    x1, x2 = tl.maximum(x1, 0.0), tl.maximum(x2, 0.0)
+    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    s1, s2 = x1, x2
+    if BEFORE:
+        s1 += tl.abs(tl.load(before_ptr + at).to(tl.float32))
+        s2 += tl.abs(tl.load(before_ptr + at + N // 2).to(tl.float32))
+    if SIGNED:
+        s1, s2 = tl.where(x1 > 0.0, -s1, s1), tl.where(x2 > 0.0, -s2, s2)
+    signed1, signed2 = s1.to(x_ptr.dtype.element_ty), s2.to(x_ptr.dtype.element_ty)
+    x1, x2 = tl.abs(signed1.to(tl.float32)), tl.abs(signed2.to(tl.float32))
+    if STORE_X:
+        tl.store(x_ptr + at, signed1)
+        tl.store(x_ptr + at + N // 2, signed2)
+    turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]
+    cos, sin = tl.load(cos_ptr + turn).to(tl.float32), tl.load(sin_ptr + turn).to(tl.float32)
+    tl.store(q_ptr + at, (x1 * cos - x2 * sin).to(q_ptr.dtype.element_ty))
+    tl.store(q_ptr + at + N // 2, (x2 * cos + x1 * sin).to(q_ptr.dtype.element_ty))
     if SUMS:
         program = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
-        tl.store(sums_ptr + program, total)
+        tl.store(sums_ptr + program, tl.sum(x1) + tl.sum(x2))
 
 
 @triton.jit
 def rotate_kernel(
-    x_ptr, cos_ptr, sin_ptr, q_ptr, T, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
-):
+    x_ptr, cos_ptr, sin_ptr, q_ptr, sums_ptr, T,
+    N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
     """q = rope(|x|) for BM tokens and BN pairs; see `fused_forms.rotate`."""
     row0, n = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c = tl.arange(0, BM), tl.arange(0, BN)
@@ -104,6 +103,9 @@ def rotate_kernel(
     cos, sin = tl.load(cos_ptr + turn).to(tl.float32), tl.load(sin_ptr + turn).to(tl.float32)
     tl.store(q_ptr + at, (x1 * cos - x2 * sin).to(q_ptr.dtype.element_ty))
     tl.store(q_ptr + at + N // 2, (x2 * cos + x1 * sin).to(q_ptr.dtype.element_ty))
+    if SUMS:
+        program = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
+        tl.store(sums_ptr + program, tl.sum(x1) + tl.sum(x2))
 
 
 @triton.jit
@@ -133,26 +135,26 @@ def scores_kernel(
 @triton.jit(do_not_specialize=["seed", "first_row"])
 def gate_kernel(
     x_ptr, a_ptr, v_ptr, g_ptr, R, seed, first_row, scale,
-    D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """g = |x| relu(a V) m for BM tokens and TILES * BN neurons of one head; see `fused_forms.gate`."""
-    row0, column0 = tl.program_id(0) * BM, tl.program_id(1) * (BN * TILES)
-    h = column0 // N
-    r, d, c = tl.arange(0, BM), tl.arange(0, D), tl.arange(0, BN)
-    a = tl.load(a_ptr + (h.to(tl.int64) * R + row0) * D + r[:, None] * D + d[None, :])
-    row_keys = keys(first_row + row0 + r, 0x9E3779B1, seed)
-    base = row0.to(tl.int64) * HN
-    for tile in range(TILES):
-        column = column0 + tile * BN
-        v = tl.load(v_ptr + column + d[:, None] * HN + c[None, :])
-        y = tl.maximum(dot(a, v, tl.zeros((BM, BN), tl.float32)), 0.0)
-        at = base + column + r[:, None] * HN + c[None, :]
-        g = y * tl.abs(tl.load(x_ptr + at).to(tl.float32))
-        if THRESHOLD > 0:
-            alive = kept(row_keys, keys(column + c, 0x85EBCA77, seed), THRESHOLD)
-            g = tl.where(alive, g * scale, 0.0)
-        tl.store(g_ptr + at, g.to(g_ptr.dtype.element_ty))
+    """g = |x| relu(a V) m for BM tokens and BN neurons; see `fused_forms.gate`."""
+    row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
+    h = column // N
+    r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    a = a_ptr + (h.to(tl.int64) * R + row0) * D + r[:, None] * D + k[None, :]
+    v = v_ptr + column + k[:, None] * HN + c[None, :]
+    y = tl.zeros((BM, BN), tl.float32)
+    for _ in range(0, D, BK):
+        y = dot(tl.load(a), tl.load(v), y)
+        a += BK
+        v += BK * HN
+    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    g = tl.maximum(y, 0.0) * tl.abs(tl.load(x_ptr + at).to(tl.float32))
+    if THRESHOLD > 0:
+        alive = kept(keys(first_row + row0 + r, 0x9E3779B1, seed), keys(column + c, 0x85EBCA77, seed), THRESHOLD)
+        g = tl.where(alive, g * scale, 0.0)
+    tl.store(g_ptr + at, g.to(g_ptr.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["seed", "first_row"])

@@ -82,44 +82,23 @@ def pairs_kernel(
 
 
 @triton.jit
-def activity_kernel(
-    p_ptr, q_ptr, dx_ptr, cos_ptr, sin_ptr, l1_ptr, da_ptr, v_ptr, rho_ptr, drho_ptr, x_ptr, carry_ptr, R, T,
-    C: tl.constexpr, D: tl.constexpr, H: tl.constexpr, N: tl.constexpr, HN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-    STATE: tl.constexpr, L1: tl.constexpr, CARRY: tl.constexpr, FIRST: tl.constexpr,
+def turn_back_kernel(
+    dq_ptr, dx_ptr, cos_ptr, sin_ptr, l1_ptr, x_ptr, carry_ptr, row_start, column_start, T,
+    N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    L1: tl.constexpr, CARRY: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """The gradient before the relu of the encoder for BM tokens and BN pairs; see `fused_forms.activity`."""
-    row0, n, h = tl.program_id(0) * BM, tl.program_id(1) * BN, tl.program_id(2)
-    column = h * N + n
-    segment = row0 // C
-    r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
-    p = p_ptr + (segment.to(tl.int64) * H + h) * C * C + (row0 % C) * C + r[:, None] * C + k[None, :]
-    q = q_ptr + segment.to(tl.int64) * C * HN + column + k[:, None] * HN + c[None, :]
-    d1 = tl.zeros((BM, BN), tl.float32)
-    d2 = tl.zeros((BM, BN), tl.float32)
-    for _ in range(0, C, BK):
-        weights = tl.load(p)
-        d1 = dot(weights, tl.load(q), d1)
-        d2 = dot(weights, tl.load(q + N // 2), d2)
-        p += BK
-        q += BK * HN
-    if STATE:
-        e = tl.arange(0, BD)
-        da = da_ptr + (h.to(tl.int64) * R + row0) * D + r[:, None] * D + e[None, :]
-        v = v_ptr + row0.to(tl.int64) * D + r[:, None] * D + e[None, :]
-        at_state = (segment.to(tl.int64) * HN + column) * D + c[None, :] * D + e[:, None]
-        for _ in range(0, D, BD):
-            read, written = tl.load(da), tl.load(v)
-            d1 = dot(read, tl.load(rho_ptr + at_state), d1)
-            d2 = dot(read, tl.load(rho_ptr + at_state + (N // 2) * D), d2)
-            d1 = dot(written, tl.load(drho_ptr + at_state), d1)
-            d2 = dot(written, tl.load(drho_ptr + at_state + (N // 2) * D), d2)
-            da += BD
-            v += BD
-            at_state += BD
+    """dx <- [x>0] (rope^-1(dq) + dx + l1) for BM tokens and BN pairs of a head; see `fused_forms.activity`.
+
+    dq holds one head (rows, N) from `row_start` on; the other tensors hold all (R,HN).
+    """
+    row, n = tl.program_id(0) * BM, tl.program_id(1) * BN
+    row0 = row_start + row
+    r, c = tl.arange(0, BM), tl.arange(0, BN)
+    own = row.to(tl.int64) * N + n + r[:, None] * N + c[None, :]
+    d1, d2 = tl.load(dq_ptr + own).to(tl.float32), tl.load(dq_ptr + own + N // 2).to(tl.float32)
     turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]
     cos, sin = tl.load(cos_ptr + turn).to(tl.float32), tl.load(sin_ptr + turn).to(tl.float32)
-    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    at = row0.to(tl.int64) * HN + column_start + n + r[:, None] * HN + c[None, :]
     direct1, direct2 = tl.load(dx_ptr + at).to(tl.float32), tl.load(dx_ptr + at + N // 2).to(tl.float32)
     t1 = d1 * cos + d2 * sin + direct1
     t2 = d2 * cos - d1 * sin + direct2

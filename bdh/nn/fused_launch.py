@@ -18,15 +18,18 @@ def encode(
     v: Tensor, E: Tensor, turns: Turns, before: Tensor | None, signed: bool, x: Tensor | None, q: Tensor, sums: bool,
     shape: Shape, tuning: Tuning,
 ) -> Tensor | None:  # fmt: skip
-    """See `fused_forms.encode`."""
+    """See `fused_forms.encode`; without `before` a library product with a relu at its end, then `rotate`."""
+    if before is None and not signed and x is not None and v.is_cuda:
+        nothing = torch.zeros(shape.HN, dtype=v.dtype, device=v.device)
+        torch._addmm_activation(nothing, v, E, out=x)
+        return _rotate(x, turns, q, sums, shape, tuning)
     b = tuning.of("encode")
-    M, N = _rows(b["M"], shape), fit(narrower(b["N"], shape.D), shape.N // 2)
-    tiles = fit(b["tiles"], shape.N // 2 // N)
-    grid = (shape.R // M, shape.N // 2 // N // tiles, shape.H)
+    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N // 2), fit(b["K"], shape.D)
+    grid = (shape.R // M, shape.N // 2 // N, shape.H)
     partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=v.device)
     forward.encode_kernel[grid](
         v, E, *turns, v if before is None else before, q if x is None else x, q, partial, shape.T,
-        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, TILES=tiles,
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
         BEFORE=before is not None, SIGNED=signed, STORE_X=x is not None, SUMS=sums, **_how(b),
     )  # fmt: skip
     return partial.sum() if sums else None
@@ -34,10 +37,18 @@ def encode(
 
 def rotate(x: Tensor, turns: Turns, q: Tensor, shape: Shape, tuning: Tuning) -> None:
     """See `fused_forms.rotate`."""
+    _rotate(x, turns, q, False, shape, tuning)
+
+
+def _rotate(x: Tensor, turns: Turns, q: Tensor, sums: bool, shape: Shape, tuning: Tuning) -> Tensor | None:
     b = tuning.of("rotate")
     M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
     grid = (shape.R // M, shape.N // 2 // N, shape.H)
-    forward.rotate_kernel[grid](x, *turns, q, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, **_how(b))
+    partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=x.device)
+    forward.rotate_kernel[grid](
+        x, *turns, q, partial, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, SUMS=sums, **_how(b)
+    )
+    return partial.sum() if sums else None
 
 
 def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
@@ -59,11 +70,10 @@ def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
 def gate(x: Tensor, a: Tensor, V: Tensor, mask: Mask, g: Tensor, shape: Shape, tuning: Tuning) -> None:
     """See `fused_forms.gate`."""
     b = tuning.of("gate")
-    M, N = _rows(b["M"], shape), fit(narrower(b["N"], shape.D), shape.N)
-    tiles = fit(b["tiles"], shape.N // N)
-    forward.gate_kernel[(shape.R // M, shape.HN // N // tiles)](
+    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
+    forward.gate_kernel[(shape.R // M, shape.HN // N)](
         x, a, V, g, shape.R, mask.seed, mask.first_row, mask.scale,
-        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, TILES=tiles, THRESHOLD=mask.threshold, **_how(b),
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, THRESHOLD=mask.threshold, **_how(b),
     )  # fmt: skip
 
 
@@ -110,16 +120,28 @@ def activity(
     states: tuple[Tensor, Tensor, Tensor, Tensor] | None, carried: tuple[Tensor, Tensor, bool] | None,
     shape: Shape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """See `fused_forms.activity`."""
+    """See `fused_forms.activity`; products of one head and a few segments at a time, so that dq stays in the cache."""
     b = tuning.of("activity")
-    M, N, K = fit(_rows(b["M"], shape), shape.C), fit(b["N"], shape.N // 2), fit(b["K"], shape.C)
+    M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
+    together = fit(max(1, b["rows"] // shape.C), shape.segments)
+    S, C, H, D = shape.segments, shape.C, shape.H, shape.D
+    q_SCHN = q.view(S, C, H, shape.N)
     x, carry, first = (q, q, True) if carried is None else carried
-    backward.activity_kernel[(shape.R // M, shape.N // 2 // N, shape.H)](
-        p, q, dx, *turns, p if l1 is None else l1, *((q, q, q, q) if states is None else states), x, carry,
-        shape.R, shape.T, C=shape.C, D=shape.D, H=shape.H, N=shape.N, HN=shape.HN,
-        BM=M, BN=N, BK=K, BD=fit(b["K"], shape.D),
-        STATE=states is not None, L1=l1 is not None, CARRY=carried is not None, FIRST=first, **_how(b),
-    )  # fmt: skip
+    dq = torch.empty(together, C, shape.N, dtype=q.dtype, device=q.device)
+    for start in range(0, S, together):
+        part = slice(start, start + together)
+        for head in range(H):
+            torch.bmm(p[part, head], q_SCHN[part, :, head], out=dq)
+            if states is not None:
+                da, v, rho, drho = states
+                neurons = slice(head * shape.N, (head + 1) * shape.N)
+                dq.baddbmm_(da[head].view(S, C, D)[part], rho[part, neurons].mT)
+                dq.baddbmm_(v.view(S, C, D)[part], drho[part, neurons].mT)
+            backward.turn_back_kernel[(together * C // M, shape.N // 2 // N)](
+                dq, dx, *turns, q if l1 is None else l1, x, carry, start * C, head * shape.N, shape.T,
+                N=shape.N, HN=shape.HN, BM=M, BN=N,
+                L1=l1 is not None, CARRY=carried is not None, FIRST=first, **_how(b),
+            )  # fmt: skip
 
 
 def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -> Tensor:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 Blocks = dict[str, int]
 
 BLOCKS: dict[str, Blocks] = {
-    "encode": {"M": 128, "N": 64, "tiles": 4, "warps": 8, "stages": 2},
+    "encode": {"M": 128, "N": 64, "K": 64, "warps": 4, "stages": 3},
     "rotate": {"M": 32, "N": 128, "warps": 4, "stages": 1},
-    "scores": {"M": 128, "N": 128, "K": 64, "warps": 8, "stages": 3},
-    "gate": {"M": 128, "N": 128, "tiles": 4, "warps": 8, "stages": 2},
+    "scores": {"M": 128, "N": 256, "K": 64, "warps": 8, "stages": 3},
+    "gate": {"M": 64, "N": 128, "K": 64, "warps": 4, "stages": 3},
     "gate_decode": {"M": 128, "N": 64, "split": 1, "warps": 8, "stages": 2},
-    "gate_backward": {"M": 128, "N": 128, "K": 64, "warps": 8, "stages": 2},
+    "gate_backward": {"M": 64, "N": 128, "K": 64, "warps": 4, "stages": 2},
     "pairs": {"M": 64, "N": 64, "warps": 4, "stages": 1},
-    "activity": {"M": 128, "N": 64, "K": 64, "warps": 8, "stages": 3},
+    "activity": {"M": 16, "N": 256, "rows": 8192, "warps": 4, "stages": 1},
     "states": {"M": 128, "K": 64, "warps": 8, "stages": 3},
     "loss": {"N": 4096, "warps": 8, "stages": 1},
 }
