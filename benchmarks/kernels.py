@@ -90,9 +90,7 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
 
     def gate_backward(forms: ModuleType, tuning: Tuning, known: bool) -> dict[str, Tensor]:
         g, dys, dx = t["g"] if known else new(), new(), new()
-        forms.gate_backward(
-            t["x"], t["a"], t["V"], t["dy"], t["W"], mask, g, dys, dx, known, not known, shape, tuning
-        )
+        forms.gate_backward(t["x"], t["a"], t["V"], t["dy"], t["W"], mask, g, dys, dx, known, not known, shape, tuning)
         return {"g": g, "dys": dys, "dx": dx}
 
     def activity(forms: ModuleType, tuning: Tuning, kind: str) -> dict[str, Tensor]:
@@ -180,7 +178,9 @@ def measure(name: str, case: Case, launch: ModuleType, tuning: Tuning, options: 
         rates = f"{case.operations / taken / 1e9:7.1f} TFLOP/s {case.bytes / taken / 1e9:6.2f} TB/s"
         print(f"{name:20} {taken:9.3f} ms {rates}  {worst}  {note}", flush=True)
     except Exception as problem:  # a tile too large for the chip is an answer, not an accident
-        print(f"{name:20} failed: {str(problem).splitlines()[0][:160] if str(problem) else problem!r}  {note}", flush=True)
+        print(
+            f"{name:20} failed: {str(problem).splitlines()[0][:160] if str(problem) else problem!r}  {note}", flush=True
+        )
 
 
 def main() -> None:

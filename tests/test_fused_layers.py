@@ -5,7 +5,6 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck
 
 import bdh.models.bdh as bdh_module
 import bdh.models.eq8 as eq8_module
@@ -71,22 +70,29 @@ def test_values_and_gradients_equal_the_plain_model(variant, tuning, B, T):
 
 
 @pytest.mark.parametrize("carried", [False, True])
-def test_gradients_pass_gradcheck(carried):
+def test_gradients_are_the_slopes_of_the_function(carried):
     torch.manual_seed(0)
-    model = model_of(n_layer=2, n_embd=4, n_head=2, mlp_internal_dim_multiplier=2, tuning=Tuning(long_from=2, segment=16))
-    model.measure_l1, model.config = True, model.config
+    tuning = Tuning(long_from=2, segment=16)
+    model = model_of(n_layer=2, n_embd=4, n_head=2, mlp_internal_dim_multiplier=4, tuning=tuning)
+    model.measure_l1 = True
     plan = fused_path.plan_of(model, torch.zeros(2, 18, dtype=torch.int64), carried)
     rows = torch.randn(2, 32, 4, dtype=torch.float64)
     rows[:, 18:] = 0
     inputs = [rows.flatten(0, 1), *(torch.randn_like(p) for p in (model.encoder, model.encoder_v, model.decoder))]
-    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    wanted = torch.randn(64, 4, dtype=torch.float64)
 
-    def function(u, *weights):
-        real = u * (rows.flatten(0, 1) != 0)
-        after, l1 = FusedStack.apply(real, *weights, plan)
-        return after.view(2, 32, 4)[:, :18], l1
+    def function(*tensors):
+        after, l1 = FusedStack.apply(*tensors, plan)
+        return (after * wanted).view(2, 32, 4)[:, :18].sum() + 5 * l1
 
-    assert gradcheck(function, inputs, eps=1e-6, atol=1e-6, fast_mode=True)
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    gradients = torch.autograd.grad(function(*leaves), leaves)
+    for which, gradient in enumerate(gradients):
+        step = torch.randn_like(inputs[which]) * 1e-7
+        step = step * (inputs[which] != 0)
+        moved = [[t + sign * step if i == which else t for i, t in enumerate(inputs)] for sign in (1, -1)]
+        slope = float(function(*moved[0]) - function(*moved[1])) / 2
+        assert abs(slope - float((gradient * step).sum())) < 1e-5 * abs(slope)
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
@@ -162,22 +168,24 @@ def test_later_tokens_do_not_change_earlier_ones():
     changed = tokens.clone()
     changed[:, 29] = (changed[:, 29] + 1) % V
     one, other = model(tokens).logits, model(changed).logits
-    assert torch.equal(one[:, :29], other[:, :29])
-    assert (one[:, 29:] != other[:, 29:]).any(-1).all()
+    assert torch.allclose(one[:, :29], other[:, :29], rtol=1e-12, atol=1e-12)
+    assert ((one - other)[:, 29:].abs().amax(-1) > 1e-6).all()
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
 def test_bfloat16_gradients_are_as_close_to_float64_as_those_of_the_plain_path(variant):
     settings = {"n_embd": 32, "n_head": 2, "mlp_internal_dim_multiplier": 16}
-    batch, exact = batch_of(3, 45), model_of(variant, **settings)
-    expected, errors = trained(exact, "plain", batch, l1=0.0), {}
-    for kernel in ("plain", "fused"):
-        model = model_of(variant, dtype=torch.float32, **settings)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = trained(model, kernel, batch, l1=0.0)
-        errors[kernel] = {name: float((found[name] - right).norm() / right.norm()) for name, right in expected.items()}
+    errors = {"plain": {}, "fused": {}}
+    for seed in range(4):
+        batch = batch_of(3, 45, seed)
+        expected = trained(model_of(variant, **settings), "plain", batch, l1=0.0)
+        for kernel, found in errors.items():
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = trained(model_of(variant, dtype=torch.float32, **settings), kernel, batch, l1=0.0)
+            for name, right in expected.items():
+                found[name] = found.get(name, 0.0) + float((rough[name] - right).norm() / right.norm())
     for name in ("encoder", "encoder_v", "decoder", "embed.weight"):
-        assert errors["fused"][name] < 1.15 * errors["plain"][name], f"{name}: {errors}"
+        assert errors["fused"][name] < 1.1 * errors["plain"][name], f"{name}: {errors}"
 
 
 def test_orders_of_neurons_are_undone_exactly():
