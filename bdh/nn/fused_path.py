@@ -85,8 +85,9 @@ def plan_of(model: Any, tokens_BT: Tensor, carried: bool) -> Plan:
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     share = model.config.dropout if model.training else 0.0
-    mask = Mask(share, int(torch.randint(2**31 - 1, ())) if share > 0 else 0)
     shape = shape_of(B, T, D, H, N, tuning)
+    seed = int(torch.randint(2**31 - 1, ())) if share > 0 else 0
+    mask = Mask(share, seed, model.first_stream * shape.T)
     layers = model.config.n_layer
     return Plan(shape, T, layers, dtype, carried, mask, model.measure_l1, _kernels(device), tuning)
 

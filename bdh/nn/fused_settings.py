@@ -47,8 +47,8 @@ class Tuning:
     blocks: tiles that replace those of BLOCKS, by kernel.
     """
 
-    rows: int = 8192
-    keep_bytes: int = 7_500_000_000
+    rows: int = 16384
+    keep_bytes: int = 5_600_000_000
     keep_bytes_long: int = 24_000_000_000
     long_from: int = 1536
     segment: int = 256
