@@ -2,7 +2,8 @@
 
 Tiles are exact: the caller pads tokens and chooses tiles that divide every size, so nothing is masked.
 Neurons stand as rotary pairs (n, n + N/2) within a head. R rows (tokens of all streams), T tokens per stream, D
-embedding, H heads, N neurons per head, HN = H*N columns; capital constants with a B are sizes of tiles.
+embedding, H heads, N neurons per head, HN = H*N columns; capital constants with a B are sizes of tiles. What is needed
+after a product is loaded before it where registers allow (EARLY), so that the product hides the wait.
 """
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
@@ -65,6 +66,7 @@ def encode_kernel(
     for tile in range(TILES):
         n, column = n0 + tile * BN, column0 + tile * BN
         e = e_ptr + column + d[:, None] * HN + c[None, :]
+        cos, sin = tl.load(cos_ptr + n + turn), tl.load(sin_ptr + n + turn)
         x1 = tl.maximum(dot(v, tl.load(e), tl.zeros((BM, BN), tl.float32)), 0.0)
         x2 = tl.maximum(dot(v, tl.load(e + N // 2), tl.zeros((BM, BN), tl.float32)), 0.0)
         s1, s2 = x1, x2
@@ -79,7 +81,7 @@ def encode_kernel(
         if STORE_X:
             tl.store(x_ptr + base + column + at, signed1)
             tl.store(x_ptr + base + column + N // 2 + at, signed2)
-        cos, sin = tl.load(cos_ptr + n + turn).to(tl.float32), tl.load(sin_ptr + n + turn).to(tl.float32)
+        cos, sin = cos.to(tl.float32), sin.to(tl.float32)
         q = q_ptr + base + column + at
         tl.store(q, (x1 * cos - x2 * sin).to(q_ptr.dtype.element_ty))
         tl.store(q + N // 2, (x2 * cos + x1 * sin).to(q_ptr.dtype.element_ty))
@@ -146,9 +148,9 @@ def gate_kernel(
     for tile in range(TILES):
         column = column0 + tile * BN
         v = tl.load(v_ptr + column + d[:, None] * HN + c[None, :])
-        y = tl.maximum(dot(a, v, tl.zeros((BM, BN), tl.float32)), 0.0)
         at = base + column + r[:, None] * HN + c[None, :]
-        g = y * tl.abs(tl.load(x_ptr + at).to(tl.float32))
+        x = tl.load(x_ptr + at)
+        g = tl.maximum(dot(a, v, tl.zeros((BM, BN), tl.float32)), 0.0) * tl.abs(x.to(tl.float32))
         if THRESHOLD > 0:
             alive = kept(row_keys, keys(column + c, 0x85EBCA77, seed), THRESHOLD)
             g = tl.where(alive, g * scale, 0.0)

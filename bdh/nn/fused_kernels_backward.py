@@ -13,7 +13,7 @@ from bdh.nn.fused_kernels import dot, kept, keys
 def gate_backward_kernel(
     x_ptr, a_ptr, v_ptr, dy_ptr, w_ptr, g_ptr, dys_ptr, dx_ptr, R, seed, first_row, scale,
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, MARK: tl.constexpr,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, MARK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """g, the gradients of relu(a V) and of x for BM tokens and BN neurons; see `fused_forms.gate_backward`."""
     row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
@@ -22,6 +22,9 @@ def gate_backward_kernel(
     dy = dy_ptr + row0.to(tl.int64) * D + r[:, None] * D + k[None, :]
     w = w_ptr + column.to(tl.int64) * D + c[None, :] * D + k[:, None]
     dg = tl.zeros((BM, BN), tl.float32)
+    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    if EARLY:
+        x = tl.load(x_ptr + at)
     if KEPT:
         for _ in range(0, D, BK):
             dg = dot(tl.load(dy), tl.load(w), dg)
@@ -38,8 +41,9 @@ def gate_backward_kernel(
             v += BK * HN
             dy += BK
             w += BK
-    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
-    x = tl.abs(tl.load(x_ptr + at).to(tl.float32))
+    if not EARLY:
+        x = tl.load(x_ptr + at)
+    x = tl.abs(x.to(tl.float32))
     if KEPT:
         g = tl.load(g_ptr + at).to(tl.float32)
         live = g > 0.0
@@ -86,7 +90,7 @@ def activity_kernel(
     p_ptr, q_ptr, dx_ptr, cos_ptr, sin_ptr, l1_ptr, da_ptr, v_ptr, rho_ptr, drho_ptr, x_ptr, carry_ptr, R, T,
     C: tl.constexpr, D: tl.constexpr, H: tl.constexpr, N: tl.constexpr, HN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-    STATE: tl.constexpr, L1: tl.constexpr, CARRY: tl.constexpr, FIRST: tl.constexpr,
+    STATE: tl.constexpr, L1: tl.constexpr, CARRY: tl.constexpr, FIRST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The gradient before the relu of the encoder for BM tokens and BN pairs; see `fused_forms.activity`."""
     row0, n, h = tl.program_id(0) * BM, tl.program_id(1) * BN, tl.program_id(2)
@@ -95,6 +99,11 @@ def activity_kernel(
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     p = p_ptr + (segment.to(tl.int64) * H + h) * C * C + (row0 % C) * C + r[:, None] * C + k[None, :]
     q = q_ptr + segment.to(tl.int64) * C * HN + column + k[:, None] * HN + c[None, :]
+    turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]
+    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    if EARLY:
+        cos, sin = tl.load(cos_ptr + turn), tl.load(sin_ptr + turn)
+        direct1, direct2 = tl.load(dx_ptr + at), tl.load(dx_ptr + at + N // 2)
     d1 = tl.zeros((BM, BN), tl.float32)
     d2 = tl.zeros((BM, BN), tl.float32)
     for _ in range(0, C, BK):
@@ -117,10 +126,10 @@ def activity_kernel(
             da += BD
             v += BD
             at_state += BD
-    turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]
-    cos, sin = tl.load(cos_ptr + turn).to(tl.float32), tl.load(sin_ptr + turn).to(tl.float32)
-    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
-    direct1, direct2 = tl.load(dx_ptr + at).to(tl.float32), tl.load(dx_ptr + at + N // 2).to(tl.float32)
+    if not EARLY:
+        cos, sin = tl.load(cos_ptr + turn), tl.load(sin_ptr + turn)
+        direct1, direct2 = tl.load(dx_ptr + at), tl.load(dx_ptr + at + N // 2)
+    cos, sin, direct1, direct2 = cos.to(tl.float32), sin.to(tl.float32), direct1.to(tl.float32), direct2.to(tl.float32)
     t1 = d1 * cos + d2 * sin + direct1
     t2 = d2 * cos - d1 * sin + direct2
     if L1:

@@ -91,7 +91,7 @@ def gate_backward(
     backward.gate_backward_kernel[(shape.R // M, shape.HN // N)](
         x, a, V, dy, W, g, dys, dx, shape.R, mask.seed, mask.first_row, mask.scale,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
-        THRESHOLD=mask.threshold, KEPT=known, MARK=mark, **_how(b),
+        THRESHOLD=mask.threshold, KEPT=known, MARK=mark, EARLY=bool(b["early"]), **_how(b),
     )  # fmt: skip
 
 
@@ -118,7 +118,8 @@ def activity(
         p, q, dx, *turns, p if l1 is None else l1, *((q, q, q, q) if states is None else states), x, carry,
         shape.R, shape.T, C=shape.C, D=shape.D, H=shape.H, N=shape.N, HN=shape.HN,
         BM=M, BN=N, BK=K, BD=fit(b["K"], shape.D),
-        STATE=states is not None, L1=l1 is not None, CARRY=carried is not None, FIRST=first, **_how(b),
+        STATE=states is not None, L1=l1 is not None, CARRY=carried is not None, FIRST=first, EARLY=bool(b["early"]),
+        **_how(b),
     )  # fmt: skip
 
 

@@ -27,6 +27,9 @@ from bdh.nn.fused_stack import FusedStack
 from bdh.nn.probe import watched
 
 LARGEST_WIDTH = 512
+GENERATIONS = (9, 10)
+"""Compute capabilities whose multiprocessors have the shared memory that the tiles want."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,8 @@ def reason_against(model: Any) -> str | None:
             return f"the kernels are for GPUs and this is {device.type}"
         if not _autocast_bfloat16(device):
             return "the precision is not bfloat16"
+        if torch.cuda.get_device_capability(device)[0] not in GENERATIONS:
+            return "the tiles are made for GPUs with 227 KiB of shared memory (Hopper, Blackwell); kernel: fused tries them"
     if not _kernels(device):
         return None if device.type == "cpu" else f"there is no form of it for {device.type}"
     if importlib.util.find_spec("triton") is None:
