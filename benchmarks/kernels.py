@@ -6,8 +6,8 @@
     TRITON_INTERPRET=1 python -m benchmarks.kernels --device cpu --streams 2 --tokens 32 --width 16 --neurons 64 --quick
 
 --blocks takes {kernel: {name: number}} that replaces tiles of `bdh.nn.fused_settings.BLOCKS` everywhere; --sweep takes
-{kernel: [{...}, ...]} and times each; "registers" limits the registers of a thread. Columns: maximal error relative to
-the largest value, median of 20 milliseconds, TFLOP/s, TB/s. Rows named `product ...` are plain matrix products.
+{kernel: [{...}, ...]}, or `default` for those of `benchmarks/kernel_sweep.py`, and times each; "registers" limits the registers of a
+thread. Columns: median of 20 in milliseconds, TFLOP/s, TB/s, maximal error relative to the largest value. Rows named `product ...` are plain matrix products.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bdh.nn.fused_dropout import Mask
 from bdh.nn.fused_products import product
 from bdh.nn.fused_settings import Tuning
 from bdh.nn.fused_shape import Shape, turns
+from benchmarks.kernel_sweep import SWEEP
 
 Run = Callable[[ModuleType, Tuning], dict[str, Tensor]]
 
@@ -191,7 +192,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", default="", help="cases, comma-separated")
     parser.add_argument("--blocks", type=json.loads, default={})
-    parser.add_argument("--sweep", type=json.loads, default={})
+    parser.add_argument("--sweep", type=lambda text: SWEEP if text == "default" else json.loads(text), default={})
     parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--no-check", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one repeat")

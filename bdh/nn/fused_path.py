@@ -70,7 +70,7 @@ def reason_against(model: Any) -> str | None:
         if not _autocast_bfloat16(device):
             return "the precision is not bfloat16"
         if torch.cuda.get_device_capability(device)[0] not in GENERATIONS:
-            return "the tiles are made for GPUs with 227 KiB of shared memory (Hopper, Blackwell); kernel: fused tries them"
+            return "the tiles are for GPUs with 227 KiB of shared memory (Hopper, Blackwell); kernel: fused tries them"
     if not _kernels(device):
         return None if device.type == "cpu" else f"there is no form of it for {device.type}"
     if importlib.util.find_spec("triton") is None:
