@@ -7,7 +7,7 @@
 
 --blocks takes {kernel: {name: number}} that replaces tiles of `bdh.nn.fused_settings.BLOCKS` everywhere; --sweep takes
 {kernel: [{...}, ...]}, or `default` for those of `benchmarks/kernel_sweep.py`, and times each; "registers" limits the
-registers of a thread. Columns: median of 20 in milliseconds, TFLOP/s, TB/s, maximal error relative to the largest value.
+registers of a thread. Columns: median of 20 in milliseconds, TFLOP/s, TB/s, maximal error over the largest value.
 Rows named `product ...` are plain matrix products. Compiling takes seconds per tile: run the kernels side by side with
 `--only KERNEL --streams 1 --quick --no-check` first, which fills Triton's cache.
 """
