@@ -6,8 +6,10 @@
     TRITON_INTERPRET=1 python -m benchmarks.kernels --device cpu --streams 2 --tokens 32 --width 16 --neurons 64 --quick
 
 --blocks takes {kernel: {name: number}} that replaces tiles of `bdh.nn.fused_settings.BLOCKS` everywhere; --sweep takes
-{kernel: [{...}, ...]} and times each; "registers" limits the registers of a thread. Columns: maximal error relative to
-the largest value, median of 20 milliseconds, TFLOP/s, TB/s. Rows named `product ...` are plain matrix products.
+{kernel: [{...}, ...]}, or `default` for those of `benchmarks/kernel_sweep.py`, and times each; "registers" limits the
+registers of a thread. Columns: median of 20 in milliseconds, TFLOP/s, TB/s, maximal error over the largest value.
+Rows named `product ...` are plain matrix products. Compiling takes seconds per tile: run the kernels side by side with
+`--only KERNEL --streams 1 --quick --no-check` first, which fills Triton's cache.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from bdh.nn.fused_dropout import Mask
 from bdh.nn.fused_products import product
 from bdh.nn.fused_settings import Tuning
 from bdh.nn.fused_shape import Shape, turns
+from benchmarks.kernel_sweep import SWEEP
 
 Run = Callable[[ModuleType, Tuning], dict[str, Tensor]]
 
@@ -90,9 +93,7 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
 
     def gate_backward(forms: ModuleType, tuning: Tuning, known: bool) -> dict[str, Tensor]:
         g, dys, dx = t["g"] if known else new(), new(), new()
-        forms.gate_backward(
-            t["x"], t["a"], t["V"], t["dy"], t["W"], mask, g, dys, dx, known, not known, shape, tuning
-        )
+        forms.gate_backward(t["x"], t["a"], t["V"], t["dy"], t["W"], mask, g, dys, dx, known, not known, shape, tuning)
         return {"g": g, "dys": dys, "dx": dx}
 
     def activity(forms: ModuleType, tuning: Tuning, kind: str) -> dict[str, Tensor]:
@@ -180,7 +181,9 @@ def measure(name: str, case: Case, launch: ModuleType, tuning: Tuning, options: 
         rates = f"{case.operations / taken / 1e9:7.1f} TFLOP/s {case.bytes / taken / 1e9:6.2f} TB/s"
         print(f"{name:20} {taken:9.3f} ms {rates}  {worst}  {note}", flush=True)
     except Exception as problem:  # a tile too large for the chip is an answer, not an accident
-        print(f"{name:20} failed: {str(problem).splitlines()[0][:160] if str(problem) else problem!r}  {note}", flush=True)
+        print(
+            f"{name:20} failed: {str(problem).splitlines()[0][:160] if str(problem) else problem!r}  {note}", flush=True
+        )
 
 
 def main() -> None:
@@ -191,7 +194,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", default="", help="cases, comma-separated")
     parser.add_argument("--blocks", type=json.loads, default={})
-    parser.add_argument("--sweep", type=json.loads, default={})
+    parser.add_argument("--sweep", type=lambda text: SWEEP if text == "default" else json.loads(text), default={})
     parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--no-check", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one repeat")

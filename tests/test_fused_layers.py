@@ -1,23 +1,15 @@
-"""The fused layers in their plain-torch form equal the plain model: values, gradients, dropout, penalty, streams."""
-
-import logging
+"""The fused layers in their plain-torch form equal the plain model: values, gradients, penalty, streams."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck
 
-import bdh.models.bdh as bdh_module
-import bdh.models.eq8 as eq8_module
-from bdh.errors import ParamsError
 from bdh.models.base import build
 from bdh.nn import fused_forms, fused_path
-from bdh.nn.fused_dropout import Mask, multipliers
 from bdh.nn.fused_readout import ChunkedLoss
 from bdh.nn.fused_settings import Tuning
-from bdh.nn.fused_shape import pair_columns, pair_rows, shape_of, unpair_columns, unpair_rows
+from bdh.nn.fused_shape import pair_columns, pair_rows, unpair_columns, unpair_rows
 from bdh.nn.fused_stack import FusedStack
-from bdh.nn.probe import listening
 
 V = 37
 SHAPE = {"n_layer": 3, "n_embd": 12, "n_head": 3, "mlp_internal_dim_multiplier": 6, "dropout": 0.0}
@@ -71,72 +63,29 @@ def test_values_and_gradients_equal_the_plain_model(variant, tuning, B, T):
 
 
 @pytest.mark.parametrize("carried", [False, True])
-def test_gradients_pass_gradcheck(carried):
+def test_gradients_are_the_slopes_of_the_function(carried):
     torch.manual_seed(0)
-    model = model_of(n_layer=2, n_embd=4, n_head=2, mlp_internal_dim_multiplier=2, tuning=Tuning(long_from=2, segment=16))
-    model.measure_l1, model.config = True, model.config
+    tuning = Tuning(long_from=2, segment=16)
+    model = model_of(n_layer=2, n_embd=4, n_head=2, mlp_internal_dim_multiplier=4, tuning=tuning)
+    model.measure_l1 = True
     plan = fused_path.plan_of(model, torch.zeros(2, 18, dtype=torch.int64), carried)
     rows = torch.randn(2, 32, 4, dtype=torch.float64)
     rows[:, 18:] = 0
     inputs = [rows.flatten(0, 1), *(torch.randn_like(p) for p in (model.encoder, model.encoder_v, model.decoder))]
-    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    wanted = torch.randn(64, 4, dtype=torch.float64)
 
-    def function(u, *weights):
-        real = u * (rows.flatten(0, 1) != 0)
-        after, l1 = FusedStack.apply(real, *weights, plan)
-        return after.view(2, 32, 4)[:, :18], l1
+    def function(*tensors):
+        after, l1 = FusedStack.apply(*tensors, plan)
+        return (after * wanted).view(2, 32, 4)[:, :18].sum() + 5 * l1
 
-    assert gradcheck(function, inputs, eps=1e-6, atol=1e-6, fast_mode=True)
-
-
-@pytest.mark.parametrize("variant", ["bdh", "eq8"])
-@pytest.mark.parametrize("tuning", ["all kept", "nothing kept, two groups", "segments"])
-def test_dropout_with_the_same_masks_equals_the_plain_model(variant, tuning, monkeypatch):
-    share, (B, T) = 0.4, (3, 21)
-    model, batch = model_of(variant, tuning=TUNINGS[tuning], dropout=share), batch_of(B, T)
-    H, D, N = model.encoder.shape
-    torch.manual_seed(5)
-    mask = Mask(share, int(torch.randint(2**31 - 1, ())))
-    shape = shape_of(B, T, D, H, N, model.tuning)
-    layers = iter(range(model.config.n_layer))
-
-    def same(x_HBTN, dropped, training):
-        assert (dropped, training) == (share, True)
-        m = multipliers(mask.of_layer(next(layers)), shape.R, shape.HN, x_HBTN)
-        return x_HBTN * unpair_columns(m, H).unflatten(1, (B, shape.T))[:, :, :T]
-
-    for module in (bdh_module, eq8_module):
-        monkeypatch.setattr(module, "dropout", same)
-    torch.manual_seed(5)
-    found = trained(model, "fused", batch)
-    close(found, trained(model, "plain", batch), 1e-12)
-    model.train(False)
-    assert abs(trained(model, "fused", batch)["loss"] - found["loss"]) > 1e-3, "dropout must matter"
-
-
-def test_masks_have_their_share_and_are_independent_of_each_other():
-    like, masks = torch.empty(0), [Mask(0.3, 1).of_layer(0), Mask(0.3, 1).of_layer(1), Mask(0.3, 2).of_layer(0)]
-    kept = [multipliers(mask, 400, 300, like) for mask in masks]
-    for m in kept:
-        assert abs(float((m == 0).float().mean()) - 0.3) < 0.006
-        assert abs(float(m.mean()) - 1) < 0.01
-    centred = [(m != 0).double() - 0.7 for m in kept]
-    lags = [(centred[0][:-1], centred[0][1:]), (centred[0][:, :-1], centred[0][:, 1:])]
-    for one, other in [(centred[0], centred[1]), (centred[0], centred[2]), *lags]:
-        assert abs(float((one * other).mean()) / 0.21) < 0.015
-    rows = torch.corrcoef(centred[0])
-    assert float((rows - torch.eye(400)).abs().max()) < 0.35
-    assert torch.equal(multipliers(masks[0].of_rows(100), 50, 300, like), kept[0][100:150])
-    assert (multipliers(Mask(0.0, 1), 4, 4, like) == 1).all()
-
-
-def test_dropout_does_not_depend_on_the_groups_that_streams_pass_in():
-    batch, found = batch_of(4, 20), []
-    for rows in (1, 64, 4096):
-        torch.manual_seed(3)
-        found.append(trained(model_of(tuning=Tuning(rows=rows), dropout=0.5), "fused", batch))
-    close(found[1], found[0], 1e-12)
-    close(found[2], found[0], 1e-12)
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    gradients = torch.autograd.grad(function(*leaves), leaves)
+    for which, gradient in enumerate(gradients):
+        step = torch.randn_like(inputs[which]) * 1e-7
+        step = step * (inputs[which] != 0)
+        moved = [[t + sign * step if i == which else t for i, t in enumerate(inputs)] for sign in (1, -1)]
+        slope = float(function(*moved[0]) - function(*moved[1])) / 2
+        assert abs(slope - float((gradient * step).sum())) < 1e-5 * abs(slope)
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
@@ -162,22 +111,24 @@ def test_later_tokens_do_not_change_earlier_ones():
     changed = tokens.clone()
     changed[:, 29] = (changed[:, 29] + 1) % V
     one, other = model(tokens).logits, model(changed).logits
-    assert torch.equal(one[:, :29], other[:, :29])
-    assert (one[:, 29:] != other[:, 29:]).any(-1).all()
+    assert torch.allclose(one[:, :29], other[:, :29], rtol=1e-12, atol=1e-12)
+    assert ((one - other)[:, 29:].abs().amax(-1) > 1e-6).all()
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
 def test_bfloat16_gradients_are_as_close_to_float64_as_those_of_the_plain_path(variant):
     settings = {"n_embd": 32, "n_head": 2, "mlp_internal_dim_multiplier": 16}
-    batch, exact = batch_of(3, 45), model_of(variant, **settings)
-    expected, errors = trained(exact, "plain", batch, l1=0.0), {}
-    for kernel in ("plain", "fused"):
-        model = model_of(variant, dtype=torch.float32, **settings)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = trained(model, kernel, batch, l1=0.0)
-        errors[kernel] = {name: float((found[name] - right).norm() / right.norm()) for name, right in expected.items()}
+    errors = {"plain": {}, "fused": {}}
+    for seed in range(4):
+        batch = batch_of(3, 45, seed)
+        expected = trained(model_of(variant, **settings), "plain", batch, l1=0.0)
+        for kernel, found in errors.items():
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = trained(model_of(variant, dtype=torch.float32, **settings), kernel, batch, l1=0.0)
+            for name, right in expected.items():
+                found[name] = found.get(name, 0.0) + float((rough[name] - right).norm() / right.norm())
     for name in ("encoder", "encoder_v", "decoder", "embed.weight"):
-        assert errors["fused"][name] < 1.15 * errors["plain"][name], f"{name}: {errors}"
+        assert errors["fused"][name] < 1.1 * errors["plain"][name], f"{name}: {errors}"
 
 
 def test_orders_of_neurons_are_undone_exactly():
@@ -213,56 +164,3 @@ def test_memory_kept_follows_the_budget_and_changes_nothing():
     assert found[0][0] == 0 < found[1][0] < found[2][0] == 3 * 3
     for _, one in found[1:]:
         close(one, found[0][1], 1e-12)
-
-
-def test_backward_twice_is_refused_clearly():
-    loss = model_of()(*batch_of(2, 17)).loss
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="forward pass again"):
-        loss.backward()
-
-
-def test_path_is_chosen_and_said(caplog, monkeypatch):
-    fused_path._say.cache_clear()
-    caplog.set_level(logging.INFO)
-    batch = batch_of(2, 17)
-    model = model_of()
-    model.kernel = "auto"
-    assert torch.is_tensor(model(*batch).loss)
-    assert "plain path: the kernels are for GPUs and this is cpu" in caplog.text
-    model.kernel = "fused"
-    model(*batch)
-    model(*batch)
-    assert caplog.text.count("fused path (plain-torch forms)") == 1
-    calls = []
-    monkeypatch.setattr(FusedStack, "apply", lambda *_: calls.append(1))
-    with torch.no_grad():
-        model(*batch)
-    with listening(lambda *_: None):
-        model(*batch)
-    model(*batch, state=model.initial_state(2))
-    model.kernel = "plain"
-    model(*batch)
-    assert not calls
-
-
-def test_sizes_that_no_tile_fits_are_named(monkeypatch):
-    monkeypatch.setattr(fused_path, "_kernels", lambda device: True)
-    monkeypatch.setattr(fused_path.importlib.util, "find_spec", lambda name: True)
-    assert "n_embd 12" in fused_path.reason_against(model_of())
-    assert "4 neurons" in fused_path.reason_against(model_of(n_embd=16, n_head=4, mlp_internal_dim_multiplier=1))
-    assert fused_path.reason_against(model_of(n_embd=16, n_head=1, mlp_internal_dim_multiplier=2)) is None
-    with pytest.raises(ParamsError, match=r"train\.kernel: fused cannot run here: n_embd 12"):
-        model_of()(*batch_of(1, 5))
-
-
-def test_compiled_model_takes_the_fused_path():
-    model, batch = model_of(), batch_of(2, 17)
-    expected = trained(model, "fused", batch)
-    compiled = torch.compile(model, backend="eager")
-    model.zero_grad()
-    output = compiled(*batch)
-    (output.loss + 0.3 * output.l1).backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    close(found | {"loss": output.loss.detach(), "l1": output.l1.detach()}, expected, 1e-12)
-    torch.compiler.reset()

@@ -64,12 +64,15 @@ class Model(LanguageModel):
     """The official model; see the head of this file.
 
     `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.nn.fused_path`); `tuning` holds what may be tuned
-    there. `carried`: activations add up over layers and there is no residual stream (`eq8`).
+    there; `first_stream` counts the streams of the global batch before those of this process, so that equally seeded
+    processes drop what one process would drop. `carried`: activations add up over layers and there is no residual
+    stream (`eq8`).
     """
 
     carried: ClassVar[bool] = False
     kernel: str = "auto"
     tuning: Tuning = DEFAULT
+    first_stream: int = 0
     frequency: Tensor
 
     def __init__(self, config: Config, vocab_size: int) -> None:

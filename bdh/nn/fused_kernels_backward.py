@@ -13,7 +13,7 @@ from bdh.nn.fused_kernels import dot, kept, keys
 def gate_backward_kernel(
     x_ptr, a_ptr, v_ptr, dy_ptr, w_ptr, g_ptr, dys_ptr, dx_ptr, R, seed, first_row, scale,
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, MARK: tl.constexpr,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, MARK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """g, the gradients of relu(a V) and of x for BM tokens and BN neurons; see `fused_forms.gate_backward`."""
     row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
@@ -22,6 +22,9 @@ def gate_backward_kernel(
     dy = dy_ptr + row0.to(tl.int64) * D + r[:, None] * D + k[None, :]
     w = w_ptr + column.to(tl.int64) * D + c[None, :] * D + k[:, None]
     dg = tl.zeros((BM, BN), tl.float32)
+    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    if EARLY:
+        x = tl.load(x_ptr + at)
     if KEPT:
         for _ in range(0, D, BK):
             dg = dot(tl.load(dy), tl.load(w), dg)
@@ -38,8 +41,9 @@ def gate_backward_kernel(
             v += BK * HN
             dy += BK
             w += BK
-    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
-    x = tl.abs(tl.load(x_ptr + at).to(tl.float32))
+    if not EARLY:
+        x = tl.load(x_ptr + at)
+    x = tl.abs(x.to(tl.float32))
     if KEPT:
         g = tl.load(g_ptr + at).to(tl.float32)
         live = g > 0.0

@@ -101,7 +101,7 @@ def gate_backward(
     backward.gate_backward_kernel[(shape.R // M, shape.HN // N)](
         x, a, V, dy, W, g, dys, dx, shape.R, mask.seed, mask.first_row, mask.scale,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
-        THRESHOLD=mask.threshold, KEPT=known, MARK=mark, **_how(b),
+        THRESHOLD=mask.threshold, KEPT=known, MARK=mark, EARLY=bool(b["early"]), **_how(b),
     )  # fmt: skip
 
 

@@ -27,6 +27,9 @@ from bdh.nn.fused_stack import FusedStack
 from bdh.nn.probe import watched
 
 LARGEST_WIDTH = 512
+GENERATIONS = (9, 10)
+"""Compute capabilities whose multiprocessors have the shared memory that the tiles want."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,8 @@ def reason_against(model: Any) -> str | None:
             return f"the kernels are for GPUs and this is {device.type}"
         if not _autocast_bfloat16(device):
             return "the precision is not bfloat16"
+        if torch.cuda.get_device_capability(device)[0] not in GENERATIONS:
+            return "the tiles are for GPUs with 227 KiB of shared memory (Hopper, Blackwell); kernel: fused tries them"
     if not _kernels(device):
         return None if device.type == "cpu" else f"there is no form of it for {device.type}"
     if importlib.util.find_spec("triton") is None:
@@ -85,8 +90,9 @@ def plan_of(model: Any, tokens_BT: Tensor, carried: bool) -> Plan:
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     share = model.config.dropout if model.training else 0.0
-    mask = Mask(share, int(torch.randint(2**31 - 1, ())) if share > 0 else 0)
     shape = shape_of(B, T, D, H, N, tuning)
+    seed = int(torch.randint(2**31 - 1, ())) if share > 0 else 0
+    mask = Mask(share, seed, model.first_stream * shape.T)
     layers = model.config.n_layer
     return Plan(shape, T, layers, dtype, carried, mask, model.measure_l1, _kernels(device), tuning)
 

@@ -4,7 +4,9 @@ Nothing here changes what is computed, only how fast and in how much memory. The
 may pass others (`Tuning`), as `benchmarks/kernels.py` does to compare them.
 
 Letters of tiles: M rows (tokens), N columns (neurons, or tokens of the other side), K summed over in one step;
-`tiles` neuron tiles per program, `warps`, `stages` of the software pipeline.
+`rows` tokens per product, `early` 1: load what the end needs at the start, `warps`, `stages` of the pipeline,
+`registers` (optional): most per thread. A program that leaves room for a second one on its multiprocessor (half of the
+shared memory, 128 registers at 8 warps or 255 at 4) overlaps its loads and stores with the other's products.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ BLOCKS: dict[str, Blocks] = {
     "scores": {"M": 128, "N": 256, "K": 64, "warps": 8, "stages": 3},
     "gate": {"M": 64, "N": 128, "K": 64, "warps": 4, "stages": 3},
     "gate_decode": {"M": 128, "N": 64, "split": 1, "warps": 8, "stages": 2},
-    "gate_backward": {"M": 64, "N": 128, "K": 64, "warps": 4, "stages": 2},
+    "gate_backward": {"M": 64, "N": 128, "K": 64, "early": 1, "warps": 4, "stages": 2},
     "pairs": {"M": 64, "N": 64, "warps": 4, "stages": 1},
     "activity": {"M": 16, "N": 256, "rows": 8192, "warps": 4, "stages": 1},
     "states": {"M": 128, "K": 64, "warps": 8, "stages": 3},
