@@ -7,6 +7,8 @@
   `rho` = sum over earlier tokens of q x^T, of constant size, for reading on without limit.
 - Parameter names are those of the official model (`encoder` D_x, `encoder_v` D_y, `decoder` E of the paper); its
   checkpoints load by name.
+- Trained on a GPU in bfloat16, the layers run as fused kernels (`bdh.nn.fused_stack`); what stands here is the
+  reference for them, and runs everywhere else.
 - Inside, the head is the first dimension (H,B,T,N): every product is then a batch of plain ones without a transpose.
 
 | parameter | shape | init |
@@ -22,7 +24,7 @@ Letters: B batch, T tokens, D embedding, H heads, N neurons per head, L layers, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,8 @@ from torch import Tensor, nn
 from bdh.errors import ParamsError
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
 from bdh.nn.dropout import dropout
+from bdh.nn.fused_path import fused_output
+from bdh.nn.fused_settings import DEFAULT, Tuning
 from bdh.nn.linear_attention import attend_chunked, attend_parallel
 from bdh.nn.operations import bdh_neurons, bdh_operations
 from bdh.nn.probe import tap
@@ -57,8 +61,18 @@ class Config:
 
 
 class Model(LanguageModel):
-    """The official model; see the head of this file."""
+    """The official model; see the head of this file.
 
+    `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.nn.fused_path`); `tuning` holds what may be tuned
+    there; `first_stream` counts the streams of the global batch before those of this process, so that equally seeded
+    processes drop what one process would drop. `carried`: activations add up over layers and there is no residual
+    stream (`eq8`).
+    """
+
+    carried: ClassVar[bool] = False
+    kernel: str = "auto"
+    tuning: Tuning = DEFAULT
+    first_stream: int = 0
     frequency: Tensor
 
     def __init__(self, config: Config, vocab_size: int) -> None:
@@ -84,6 +98,9 @@ class Model(LanguageModel):
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits B,T,V; with a state (`rho` B,L,H,N,D, `position` B) also the state after the last token."""
+        trained = fused_output(self, tokens_BT, targets_BT, state, carried=self.carried)
+        if trained is not None:
+            return trained
         x_BTD = _norm(self.embed(tokens_BT))
         cos, sin = rotation(tokens_BT.shape[1], self.frequency, None if state is None else state["position"])
         rhos: list[Tensor] = []

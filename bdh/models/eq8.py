@@ -17,7 +17,7 @@ Letters: B batch, T tokens, D embedding, H heads, N neurons per head, L layers, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from bdh.models.base import Output, State, cross_entropy
 from bdh.models.bdh import Config as Config
 from bdh.models.bdh import Model as LayeredModel
 from bdh.nn.dropout import dropout
+from bdh.nn.fused_path import fused_output
 from bdh.nn.linear_attention import attend_chunked, attend_parallel
 from bdh.nn.probe import tap
 from bdh.nn.rope import rotate, rotation
@@ -37,8 +38,13 @@ TINY: dict[str, Any] = {"n_layer": 3, "n_embd": 16, "n_head": 2, "mlp_internal_d
 class Model(LayeredModel):
     """Definition 4; parameters, state, penalties, neuron graph and operation count are those of `bdh`."""
 
+    carried: ClassVar[bool] = True
+
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits B,T,V; with a state (`rho` B,L,H,N,D, `position` B) also the state after the last token."""
+        trained = fused_output(self, tokens_BT, targets_BT, state, carried=self.carried)
+        if trained is not None:
+            return trained
         v_BTD = _norm(self.embed(tokens_BT))
         rotations = rotation(tokens_BT.shape[1], self.frequency, None if state is None else state["position"])
         x_HBTN: Tensor | None = None

@@ -1,0 +1,83 @@
+"""Dropout decided by a hash of (seed, token, neuron): nothing is stored, and any tile can be decided again.
+
+keep(r, n) = mix(key(r) + key'(n)) >= share * 2^24, where `mix` is a 32-bit integer hash (two multiply-xorshift rounds,
+constants of C. Wellons' lowbias32) and the keys are that hash of index and seed. The share is a multiple of 2^-24; the
+scale is that of the rounded share.
+
+This is the plain form; the kernels contain the same arithmetic (`fused_kernels.kept`), so both decide alike bit by bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEVELS = 2**24
+WORD = 0xFFFFFFFF
+FIRST, SECOND = 0x7FEB352D, 0x846CA68B
+ROW_STEP, COLUMN_STEP, LAYER_STEP = 0x9E3779B1, 0x85EBCA77, 0x27D4EB2F
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which neurons of which tokens are dropped: `share` of them, by `seed`; `first_row` numbers the first token."""
+
+    share: float
+    seed: int
+    first_row: int = 0
+
+    @property
+    def threshold(self) -> int:
+        """Hashes below this, out of 2^24, drop their neuron."""
+        return min(round(self.share * LEVELS), LEVELS - 1)
+
+    @property
+    def scale(self) -> float:
+        """What the kept neurons are multiplied with, so that the mean stays."""
+        return LEVELS / (LEVELS - self.threshold)
+
+    def of_layer(self, layer: int) -> Mask:
+        """The mask of one layer: an independent seed."""
+        return Mask(self.share, mix_number(self.seed + (layer + 1) * LAYER_STEP) & 0x7FFFFFFF, self.first_row)
+
+    def of_rows(self, first_row: int) -> Mask:
+        """The same mask for a tile whose first token has this number."""
+        return Mask(self.share, self.seed, first_row)
+
+
+def mix_number(value: int) -> int:
+    """The hash of one number, 32 bits."""
+    value &= WORD
+    for shift, factor in ((16, FIRST), (15, SECOND)):
+        value = (value ^ (value >> shift)) * factor & WORD
+    return value ^ (value >> 16)
+
+
+def multipliers(mask: Mask, rows: int, columns: int, like: Tensor) -> Tensor:
+    """0 for dropped and `scale` for kept neurons, (rows, columns), in the dtype and on the device of `like`."""
+    if mask.threshold == 0:
+        return like.new_ones(rows, columns)
+    row_R = torch.arange(mask.first_row, mask.first_row + rows, device=like.device)
+    column_N = torch.arange(columns, device=like.device)
+    key_R = _mix(row_R * ROW_STEP + mask.seed)
+    key_N = _mix(column_N * COLUMN_STEP + mask.seed)
+    z = _rounds(key_R[:, None] + key_N[None, :] & WORD)
+    return (z >> 8 >= mask.threshold).to(like.dtype) * mask.scale
+
+
+def _rounds(z: Tensor) -> Tensor:
+    z = _times(z ^ (z >> 16), FIRST)
+    return _times(z ^ (z >> 15), SECOND)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = _rounds(z & WORD)
+    return z ^ (z >> 16)
+
+
+def _times(z: Tensor, factor: int) -> Tensor:
+    """z * factor modulo 2^32 without leaving 63 bits."""
+    low, high = factor & 0xFFFF, factor >> 16
+    return (z * low + ((z * high & 0xFFFF) << 16)) & WORD

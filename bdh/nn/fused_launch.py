@@ -1,0 +1,177 @@
+"""Runs the Triton kernels; the functions and their arguments are those of `fused_forms`, where they are described."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bdh.nn import fused_kernels as forward
+from bdh.nn import fused_kernels_backward as backward
+from bdh.nn.fused_dropout import Mask
+from bdh.nn.fused_settings import Tuning, fit, narrower
+from bdh.nn.fused_shape import TILE, Shape
+
+Turns = tuple[Tensor, Tensor]
+
+
+def encode(
+    v: Tensor, E: Tensor, turns: Turns, before: Tensor | None, signed: bool, x: Tensor | None, q: Tensor, sums: bool,
+    shape: Shape, tuning: Tuning,
+) -> Tensor | None:  # fmt: skip
+    """See `fused_forms.encode`; without `before` a library product with a relu at its end, then `rotate`."""
+    if before is None and not signed and x is not None and v.is_cuda:
+        nothing = torch.zeros(shape.HN, dtype=v.dtype, device=v.device)
+        torch._addmm_activation(nothing, v, E, out=x)
+        return _rotate(x, turns, q, sums, shape, tuning)
+    b = tuning.of("encode")
+    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N // 2), fit(b["K"], shape.D)
+    grid = (shape.R // M, shape.N // 2 // N, shape.H)
+    partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=v.device)
+    forward.encode_kernel[grid](
+        v, E, *turns, v if before is None else before, q if x is None else x, q, partial, shape.T,
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
+        BEFORE=before is not None, SIGNED=signed, STORE_X=x is not None, SUMS=sums, **_how(b),
+    )  # fmt: skip
+    return partial.sum() if sums else None
+
+
+def rotate(x: Tensor, turns: Turns, q: Tensor, shape: Shape, tuning: Tuning) -> None:
+    """See `fused_forms.rotate`."""
+    _rotate(x, turns, q, False, shape, tuning)
+
+
+def _rotate(x: Tensor, turns: Turns, q: Tensor, sums: bool, shape: Shape, tuning: Tuning) -> Tensor | None:
+    b = tuning.of("rotate")
+    M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
+    grid = (shape.R // M, shape.N // 2 // N, shape.H)
+    partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=x.device)
+    forward.rotate_kernel[grid](
+        x, *turns, q, partial, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, SUMS=sums, **_how(b)
+    )
+    return partial.sum() if sums else None
+
+
+def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
+    """See `fused_forms.scores`; one kernel for the lower tiles, or a product per head and a mask."""
+    s = torch.empty(shape.segments, shape.H, shape.C, shape.C, dtype=q.dtype, device=q.device)
+    if tuning.scores == "product":
+        q_SCHN = q.view(shape.segments, shape.C, shape.H, shape.N)
+        for head in range(shape.H):
+            one = q_SCHN[:, :, head]
+            s[:, head] = torch.bmm(one, one.mT)
+        return s.tril_(-1)
+    b = tuning.of("scores")
+    M, N, K = fit(b["M"], shape.C), fit(b["N"], shape.C), fit(b["K"], shape.N)
+    grid = ((shape.C // M) * (shape.C // N), shape.segments * shape.H)
+    forward.scores_kernel[grid](q, s, C=shape.C, H=shape.H, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, **_how(b))
+    return s
+
+
+def gate(x: Tensor, a: Tensor, V: Tensor, mask: Mask, g: Tensor, shape: Shape, tuning: Tuning) -> None:
+    """See `fused_forms.gate`."""
+    b = tuning.of("gate")
+    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
+    forward.gate_kernel[(shape.R // M, shape.HN // N)](
+        x, a, V, g, shape.R, mask.seed, mask.first_row, mask.scale,
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, THRESHOLD=mask.threshold, **_how(b),
+    )  # fmt: skip
+
+
+def gate_decode(x: Tensor, a: Tensor, V: Tensor, W: Tensor, mask: Mask, shape: Shape, tuning: Tuning) -> Tensor:
+    """See `fused_forms.gate_decode`; `split` programs share the neurons of a block of tokens, their sums are added."""
+    b = tuning.of("gate_decode")
+    split = fit(b["split"], shape.H) if b["split"] <= shape.H else shape.H * fit(b["split"] // shape.H, shape.N // 16)
+    columns = shape.HN // split
+    M, N = _rows(b["M"], shape), fit(narrower(b["N"], shape.D), min(columns, shape.N))
+    y = torch.empty(split, shape.R, shape.D, dtype=torch.float32, device=x.device)
+    forward.gate_decode_kernel[(shape.R // M, split)](
+        x, a, V, W, y, shape.R, mask.seed, mask.first_row, mask.scale,
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, COLUMNS=columns, THRESHOLD=mask.threshold, **_how(b),
+    )  # fmt: skip
+    return y[0] if split == 1 else y.sum(0)
+
+
+def gate_backward(
+    x: Tensor, a: Tensor, V: Tensor, dy: Tensor, W: Tensor, mask: Mask, g: Tensor, dys: Tensor, dx: Tensor,
+    known: bool, mark: bool, shape: Shape, tuning: Tuning,
+) -> None:  # fmt: skip
+    """See `fused_forms.gate_backward`."""
+    b = tuning.of("gate_backward")
+    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
+    backward.gate_backward_kernel[(shape.R // M, shape.HN // N)](
+        x, a, V, dy, W, g, dys, dx, shape.R, mask.seed, mask.first_row, mask.scale,
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
+        THRESHOLD=mask.threshold, KEPT=known, MARK=mark, EARLY=bool(b["early"]), **_how(b),
+    )  # fmt: skip
+
+
+def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
+    """See `fused_forms.pairs`."""
+    b = tuning.of("pairs")
+    M, N = fit(narrower(b["M"], shape.D), shape.C), fit(narrower(b["N"], shape.D), shape.C)
+    p = torch.empty(shape.segments, shape.H, shape.C, shape.C, dtype=v.dtype, device=v.device)
+    grid = ((shape.C // M) * (shape.C // N), shape.segments * shape.H)
+    backward.pairs_kernel[grid](da, v, p, shape.R, C=shape.C, H=shape.H, D=shape.D, BM=M, BN=N, **_how(b))
+    return p
+
+
+def activity(
+    p: Tensor, q: Tensor, dx: Tensor, turns: Turns, l1: Tensor | None,
+    states: tuple[Tensor, Tensor, Tensor, Tensor] | None, carried: tuple[Tensor, Tensor, bool] | None,
+    shape: Shape, tuning: Tuning,
+) -> None:  # fmt: skip
+    """See `fused_forms.activity`; products of one head and a few segments at a time, so that dq stays in the cache."""
+    b = tuning.of("activity")
+    M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
+    together = fit(max(1, b["rows"] // shape.C), shape.segments)
+    S, C, H, D = shape.segments, shape.C, shape.H, shape.D
+    q_SCHN = q.view(S, C, H, shape.N)
+    x, carry, first = (q, q, True) if carried is None else carried
+    dq = torch.empty(together, C, shape.N, dtype=q.dtype, device=q.device)
+    for start in range(0, S, together):
+        part = slice(start, start + together)
+        for head in range(H):
+            torch.bmm(p[part, head], q_SCHN[part, :, head], out=dq)
+            if states is not None:
+                da, v, rho, drho = states
+                neurons = slice(head * shape.N, (head + 1) * shape.N)
+                dq.baddbmm_(da[head].view(S, C, D)[part], rho[part, neurons].mT)
+                dq.baddbmm_(v.view(S, C, D)[part], drho[part, neurons].mT)
+            backward.turn_back_kernel[(together * C // M, shape.N // 2 // N)](
+                dq, dx, *turns, q if l1 is None else l1, x, carry, start * C, head * shape.N, shape.T,
+                N=shape.N, HN=shape.HN, BM=M, BN=N,
+                L1=l1 is not None, CARRY=carried is not None, FIRST=first, **_how(b),
+            )  # fmt: skip
+
+
+def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -> Tensor:
+    """See `fused_forms.states`."""
+    b = tuning.of("states")
+    M, K = fit(narrower(b["M"], shape.D), shape.N), fit(b["K"], shape.C)
+    rho = torch.empty(shape.segments, shape.HN, shape.D, dtype=q.dtype, device=q.device)
+    forward.states_kernel[(shape.HN // M, shape.B)](
+        q, u, rho, shape.T * shape.D, shape.R * shape.D if u.ndim == 3 else 0,
+        C=shape.C, SEGMENTS=shape.T // shape.C,
+        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BK=K, BACKWARD=backward, **_how(b),
+    )  # fmt: skip
+    return rho
+
+
+def loss(logits: Tensor, targets: Tensor, vocabulary: int, scale: float) -> Tensor:
+    """See `fused_forms.loss`."""
+    b = Tuning().of("loss")
+    losses = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
+    N = min(b["N"], 1 << (vocabulary - 1).bit_length())
+    backward.loss_kernel[(len(targets),)](
+        logits, targets, losses, scale, V=vocabulary, STRIDE=logits.stride(0), BN=N, **_how(b)
+    )
+    return losses
+
+
+def _rows(wanted: int, shape: Shape) -> int:
+    return fit(min(wanted, TILE), shape.T)
+
+
+def _how(blocks: dict[str, int]) -> dict[str, int]:
+    how = {"num_warps": blocks["warps"], "num_stages": blocks["stages"]}
+    return how | {"maxnreg": blocks["registers"]} if "registers" in blocks else how

@@ -1,0 +1,122 @@
+"""Whether a model trains through the fused layers, and the pass through them.
+
+`model.kernel` says what is wanted: `auto` (the fused path where it can run: on a GPU, in training, in bfloat16),
+`plain` (never), `fused` (always, or an error that says why not; on a CPU the plain-torch forms of the kernels run).
+One line of the log tells which path was taken and, if not the fused one, why.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdh.errors import ParamsError
+from bdh.models.base import Output, State, cross_entropy
+from bdh.nn.fused_dropout import Mask
+from bdh.nn.fused_plan import Plan
+from bdh.nn.fused_readout import ChunkedLoss
+from bdh.nn.fused_settings import SMALLEST, Tuning
+from bdh.nn.fused_shape import pad_rows, shape_of
+from bdh.nn.fused_stack import FusedStack
+from bdh.nn.probe import watched
+
+LARGEST_WIDTH = 512
+GENERATIONS = (9, 10)
+"""Compute capabilities whose multiprocessors have the shared memory that the tiles want."""
+
+_log = logging.getLogger(__name__)
+
+
+@torch.compiler.disable
+def fused_output(
+    model: Any, tokens_BT: Tensor, targets_BT: Tensor | None, state: State | None, *, carried: bool
+) -> Output | None:
+    """The output of a training pass through the fused layers, or None where the plain path has to run.
+
+    `model` has the parameters and Config of `bdh`; `carried` as in `fused_plan.Plan`. Where the vocabulary is large
+    and there are targets, the logits are never whole: the output's have shape B,0,V. Raises ParamsError if
+    `model.kernel` is `fused` and the sizes do not allow it. Under torch.compile this runs uncompiled.
+    """
+    if model.kernel == "plain" or state is not None or not torch.is_grad_enabled() or watched():
+        return None
+    if model.kernel == "auto" and not model.training:
+        return None
+    reason = reason_against(model)
+    if reason is not None:
+        if model.kernel == "fused":
+            raise ParamsError(f"train.kernel: fused cannot run here: {reason}; set train.kernel: auto")
+        _say(f"training on the plain path: {reason}")
+        return None
+    plan = plan_of(model, tokens_BT, carried)
+    _say(f"training on the fused path ({'Triton kernels' if plan.kernels else 'plain-torch forms'})")
+    x_BTD = torch.nn.functional.layer_norm(model.embed(tokens_BT), (plan.shape.D,))
+    rows, l1 = FusedStack.apply(pad_rows(x_BTD, plan.shape.T), model.encoder, model.encoder_v, model.decoder, plan)
+    x_BTD = rows.unflatten(0, (plan.shape.B, plan.shape.T))[:, : plan.tokens]
+    return _answer(model, x_BTD, targets_BT, l1, plan)
+
+
+def reason_against(model: Any) -> str | None:
+    """Why the fused path cannot serve this model on its device in the present autocast, or None."""
+    device, (_, D, N) = model.encoder.device, model.encoder.shape
+    if model.kernel == "auto":
+        if device.type != "cuda":
+            return f"the kernels are for GPUs and this is {device.type}"
+        if not _autocast_bfloat16(device):
+            return "the precision is not bfloat16"
+        if torch.cuda.get_device_capability(device)[0] not in GENERATIONS:
+            return "the tiles are for GPUs with 227 KiB of shared memory (Hopper, Blackwell); kernel: fused tries them"
+    if not _kernels(device):
+        return None if device.type == "cpu" else f"there is no form of it for {device.type}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if D & (D - 1) or not SMALLEST <= D <= LARGEST_WIDTH:
+        return f"n_embd {D} is not a power of two from {SMALLEST} to {LARGEST_WIDTH}"
+    if N % (2 * SMALLEST):
+        return f"{N} neurons per head are not a multiple of {2 * SMALLEST}"
+    return None
+
+
+def plan_of(model: Any, tokens_BT: Tensor, carried: bool) -> Plan:
+    """The plan of one pass of `model` over these tokens, with a fresh seed for dropout from the CPU's generator."""
+    (H, D, N), (B, T) = model.encoder.shape, tokens_BT.shape
+    device, tuning = model.encoder.device, model.tuning
+    dtype = model.encoder.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    share = model.config.dropout if model.training else 0.0
+    shape = shape_of(B, T, D, H, N, tuning)
+    seed = int(torch.randint(2**31 - 1, ())) if share > 0 else 0
+    mask = Mask(share, seed, model.first_stream * shape.T)
+    layers = model.config.n_layer
+    return Plan(shape, T, layers, dtype, carried, mask, model.measure_l1, _kernels(device), tuning)
+
+
+def _answer(model: Any, x_BTD: Tensor, targets_BT: Tensor | None, l1: Tensor | None, plan: Plan) -> Output:
+    tuning: Tuning = plan.tuning
+    if targets_BT is None or model.vocab_size < tuning.loss_vocabulary:
+        logits_BTV = x_BTD @ model.lm_head
+        return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), None, l1)
+    loss = ChunkedLoss.apply(
+        x_BTD.flatten(0, 1), model.lm_head, targets_BT.flatten(), plan.dtype, tuning.loss_rows, plan.forms
+    )
+    return Output(x_BTD.new_empty(x_BTD.shape[0], 0, model.vocab_size), loss, None, l1)
+
+
+def _kernels(device: torch.device) -> bool:
+    """Whether Triton computes: on a GPU, or on a CPU in its interpreter."""
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _autocast_bfloat16(device: torch.device) -> bool:
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16
+
+
+@functools.cache
+def _say(message: str) -> None:
+    _log.info(message)
