@@ -58,6 +58,7 @@ class Train(Section):
     learning_rule: Literal["backprop", "hebbian", "hybrid"]
     regime: Literal["none", "readout", "full"]
     compile: Switch
+    kernel: Literal["auto", "plain", "fused"] = "auto"
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
 

@@ -40,6 +40,8 @@ class Update:
         self.group = group
         self.model, self.settings, self.device, self.precision = model, settings, device, precision
         self.named: Named = []
+        if hasattr(model, "kernel"):
+            setattr(model, "kernel", settings.kernel)  # noqa: B010 - only some models choose
         if settings.regime != "none" and settings.learning_rule != "hebbian":
             self.named = model.trainable_parameters(settings.regime)
             if not self.named:

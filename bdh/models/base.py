@@ -33,8 +33,9 @@ counts the tokens read so far. Tensors named `rho*` or `sigma*` are synaptic: th
 class Output:
     """What `LanguageModel.forward` returns.
 
-    logits: B,T,V. loss: mean cross-entropy in nats per token, None without targets. state: None unless a state
-    came in. l1: mean over layers of mean |x_sparse|, differentiable; None unless `model.measure_l1` is on.
+    logits: B,T,V (B,0,V where a training pass over a large vocabulary never had them whole). loss: mean cross-entropy
+    in nats per token, None without targets. state: None unless a state came in. l1: mean over layers of mean |x_sparse|,
+    differentiable; None unless `model.measure_l1` is on.
     """
 
     logits: Tensor
