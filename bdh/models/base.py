@@ -34,8 +34,8 @@ class Output:
     """What `LanguageModel.forward` returns.
 
     logits: B,T,V (B,0,V where a training pass over a large vocabulary never had them whole). loss: mean cross-entropy
-    in nats per token, None without targets. state: None unless a state came in. l1: mean over layers of mean |x_sparse|,
-    differentiable; None unless `model.measure_l1` is on.
+    in nats per token, None without targets. state: None unless a state came in. l1: mean over layers of mean
+    |x_sparse|, differentiable; None unless `model.measure_l1` is on.
     """
 
     logits: Tensor
