@@ -152,7 +152,7 @@ def test_gelu_units_are_dense():
     shown = []
     with listening(lambda name, layer, tensor: shown.append((name, layer, (tensor != 0).double().mean().item()))):
         model_of()(tokens_of(0, 2, 9))
-    assert [(name, layer) for name, layer, _ in shown] == [("mlp_act", layer) for layer in range(3)]
+    assert [(name, layer) for name, layer, _ in shown] == [("mlp_sparse", layer) for layer in range(3)]
     assert all(density == 1.0 for _, _, density in shown)
 
 

@@ -13,7 +13,7 @@ from bdh.plasticity.activity import CODE, Activity
 from bdh.plasticity.held_out import HeldOut
 
 PROJECTIONS = 8
-HIDDEN = ("xy_sparse", "y_sparse", "mlp_sparse", "mlp_act", CODE)
+HIDDEN = ("xy_sparse", "y_sparse", "mlp_sparse", CODE)
 PER_LAYER = MOST_NEURONS = 512
 
 
@@ -113,7 +113,7 @@ class Projections:
 class Neurons:
     """Activations of up to 512 neurons per layer at chosen tokens, of the innermost code that the model taps.
 
-    The first of xy_sparse, y_sparse, mlp_sparse, mlp_act, x_sparse that is seen. places: M, the tokens wanted.
+    The first of xy_sparse, y_sparse, mlp_sparse, x_sparse that is seen. places: M, the tokens wanted.
     """
 
     def __init__(self, text: HeldOut, places: np.ndarray, seed: int = 0) -> None:

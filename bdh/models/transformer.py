@@ -182,7 +182,7 @@ class Block(nn.Module):
             v_BHTK = torch.cat((past[1], v_BHTK.to(past[1].dtype)), dim=2)
         a_BTW = self._attend(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).flatten(2)
         x_BTW = x_BTW + F.dropout(self.project(a_BTW), self.dropout, self.training)
-        act_BTM = tap("mlp_act", layer, F.gelu(self.expand(self.norm_mlp(x_BTW))))
+        act_BTM = tap("mlp_sparse", layer, F.gelu(self.expand(self.norm_mlp(x_BTW))))
         x_BTW = x_BTW + F.dropout(self.contract(act_BTM), self.dropout, self.training)
         return x_BTW, (k_BHTK, v_BHTK)
 

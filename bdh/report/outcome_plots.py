@@ -27,7 +27,7 @@ class Family:
 BY_POSITION = "bits_per_byte_by_position"
 FAMILIES = (
     Family("tmi", "", "Modularity of the neuron graph (TMI)", "edges kept, count", "modularity Q", True),
-    Family("sps", "innovations", "Persistence of updates (SPS)", "lag, windows", "autocorrelation"),
+    Family("sps", "innovations", "Persistence of updates (SPS)", "lag, tokens", "autocorrelation"),
     Family("sps", "snapshots", "Similarity of state snapshots (SPS)", "lag, snapshots", "similarity", True),
     Family("sec", "", "Density and surprise (SEC)", "surprisal, nats", "share of active neurons"),
 )

@@ -1,0 +1,46 @@
+"""params.yaml: every key typed and checked in one place; a mistake names its dotted path and what is allowed."""
+
+from bdh.params.checks import FILE, load
+from bdh.params.corpora import (
+    BpeTokenizer,
+    ByteTokenizer,
+    CharacterTokenizer,
+    Columns,
+    Corpus,
+    GeneratedSource,
+    Gpt2Tokenizer,
+    LocalSource,
+    PlainText,
+    SeparatorPattern,
+    SourceFile,
+    SplitByDate,
+    SplitByPosition,
+    Tokenizer,
+)
+from bdh.params.evaluations import Frontier, Hebbian
+from bdh.params.training import Train
+from bdh.params.whole import Params, corpus_of
+
+__all__ = [
+    "FILE",
+    "BpeTokenizer",
+    "ByteTokenizer",
+    "CharacterTokenizer",
+    "Columns",
+    "Corpus",
+    "Frontier",
+    "GeneratedSource",
+    "Gpt2Tokenizer",
+    "Hebbian",
+    "LocalSource",
+    "Params",
+    "PlainText",
+    "SeparatorPattern",
+    "SourceFile",
+    "SplitByDate",
+    "SplitByPosition",
+    "Tokenizer",
+    "Train",
+    "corpus_of",
+    "load",
+]
