@@ -52,8 +52,8 @@ DEFINITIONS = (
     ("density", "Share of activations that are not zero."),
     ("FLOP", "Floating-point operations, a multiply-add counts as two. Training operations are the forward operations "
      "times three, an upper bound where only a part of the model is trained."),
-    ("TMI, SPS, SEC, MCL", "Modularity of the neuron graph, persistence of the synaptic state, coupling of surprise and "
-     "activity, share of neurons that are selective for exactly one concept; each beside draws of its null."),
+    ("TMI, SPS, SEC, MCL", "Modularity of the neuron graph, persistence of the synaptic state, coupling of surprise "
+     "and activity, share of neurons that are selective for exactly one concept; each beside draws of its null."),
     ("interval", "95 %. Over documents or blocks of text: paired bootstrap. Over seeds: Student's t, paired by seed, "
      "and by document or block where they are the same."),
 )  # fmt: skip
