@@ -227,16 +227,22 @@ def test_claims_12_13_and_15_compare_variants_over_seeds(verdict):
     assert verdict(13, level | sized(300_000), pair) == NOT_MEASURED
 
 
-def test_claim_16_compares_with_damping_alone(verdict):
-    def half_life(value):
-        def edit(report, seed):
-            report["state"]["half_life_measured_tokens"] = value
+def test_claim_16_takes_every_damping_that_was_resolved(verdict):
+    def swept(long):
+        rows = [{"damping": 0.95, "half_life_tokens": 13.5, "half_life_measured_tokens": None},
+                {"damping": 0.99, "half_life_tokens": 69.0, "half_life_measured_tokens": 66.0},
+                {"damping": 0.999, "half_life_tokens": 692.8, "half_life_measured_tokens": long}]  # fmt: skip
 
-        return {("hebbian", v): edit for v in ("bdh", "bdh_structured")}
+        def change(report, seed):
+            report["damping_sweep"] = {"rows": rows}
 
-    assert verdict(16, half_life(66.0)) == SUPPORTED
-    assert verdict(16, half_life(20.0)) == NOT_SUPPORTED
-    assert verdict(16, half_life(None)) == NOT_MEASURED
+        return {("hebbian", "bdh"): change, ("hebbian", "bdh_structured"): change}
+
+    assert verdict(16, swept(690.0)) == SUPPORTED
+    assert verdict(16, swept(400.0)) == NOT_SUPPORTED
+    assert verdict(
+        16, {("hebbian", v): lambda r, s: r.pop("damping_sweep", None) for v in ("bdh", "bdh_structured")}
+    ) == (NOT_MEASURED)
 
 
 def test_ledger_has_every_claim_with_a_rule_or_a_need(tmp_path, monkeypatch):
