@@ -29,6 +29,7 @@ FAMILIES = (
     Family("tmi", "", "Modularity of the neuron graph (TMI)", "edges kept, count", "modularity Q", True),
     Family("sps", "innovations", "Persistence of updates (SPS)", "lag, tokens", "autocorrelation"),
     Family("sps", "snapshots", "Similarity of state snapshots (SPS)", "lag, snapshots", "similarity", True),
+    Family("mcl", "", "Selective neurons (MCL)", "neurons, most selective first", "rank-biserial correlation"),
     Family("sec", "", "Density and surprise (SEC)", "surprisal, nats", "share of active neurons"),
 )
 
