@@ -124,6 +124,8 @@ def compare():
         page = "<!doctype html><title>Hatchery</title><h1>Every variant beside every other</h1>"
         (REPORTS / "index.html").write_text(page)
         (REPORTS / "results.csv").write_text("key\n")
+        (REPORTS / "claims.csv").write_text("number\n")
+        write_json(REPORTS / "claims.json", {"claims": []})
         found = summary()
         write_json(REPORTS / "summary.json", found)
         tracking.update_champions(found)
