@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -164,6 +165,11 @@ class Project:
 
     def kill_group(self, process, number=signal.SIGKILL):
         os.killpg(process.pid, number)
+
+    def mlflow_runs(self):
+        """The states of all MLflow runs that are not deleted."""
+        with sqlite3.connect(self.folder / "mlflow.db") as store:
+            return [state for (state,) in store.execute("select status from runs where lifecycle_stage = 'active'")]
 
     def stages_run(self, output):
         """Names of the stages that a `dvc repro` really ran."""
