@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+FILES = ("reference", "text", "checkpoint")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -55,3 +59,9 @@ def seconds_each(work: Callable[[], object], *, repeats: int, warmup: int, devic
 def summary(times: list[float]) -> dict[str, float | int]:
     """Median and spread of a list of seconds."""
     return {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times), "n": len(times)}
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that a number depends on; of files their names, since their folders are one machine's own."""
+    kept = {name: value for name, value in vars(options).items() if name not in ("out", "commit")}
+    return kept | {name: Path(kept[name]).name for name in FILES if kept.get(name)}
