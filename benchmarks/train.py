@@ -26,7 +26,7 @@ import torch
 
 from bdh.files import write_json
 from bdh.nn.operations import bdh_neurons, bdh_operations
-from benchmarks.machine import describe, seconds_each, settings_of
+from benchmarks.machine import describe, options_of, seconds_each
 from benchmarks.train_correctness import check
 from benchmarks.train_curve import curve
 from benchmarks.train_models import WORKS, Work, batches, compiled, models, stepper
@@ -194,7 +194,7 @@ def main() -> None:
     rate = matrix_rate(options.device)
     print(f"square product: {rate / 1e12:.1f} TFLOP/s", flush=True)
     result: dict[str, Any] = {"machine": describe(options.device), "matrix_flops": rate, "commit": commit()}
-    result |= {"settings": settings_of(options)}
+    result |= {"settings": options_of(options)}
     result |= {"rows": [], "details": [], "correctness": [], "curves": []}
     for name in options.work.split(","):
         work = WORKS[name]

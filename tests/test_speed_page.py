@@ -1,9 +1,11 @@
 """docs/speed.md shows what benchmarks/results holds."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
+from benchmarks.machine import options_of
 from benchmarks.tables import curves, ratios, reservoirs, short, with_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,3 +27,8 @@ def test_speed_tables_of_the_page_are_those_of_the_results():
 )
 def test_speed_numbers_have_three_digits(value, text):
     assert short(value) == text
+
+
+def test_speed_options_name_no_folder():
+    options = argparse.Namespace(out="/a/b.json", commit="c", reference="/p/bdh.py", text=None, steps=3)
+    assert options_of(options) == {"reference": "bdh.py", "text": None, "steps": 3}
