@@ -31,7 +31,7 @@ from bdh.learning.checkpoints import load_run
 from bdh.models.base import LanguageModel, build
 from benchmarks.decode_components import components, density, roofline
 from benchmarks.decode_drift import drift
-from benchmarks.machine import describe, options_of, seconds_each
+from benchmarks.machine import describe, recorded, seconds_each
 
 OFFICIAL = {"n_layer": 6, "n_embd": 256, "n_head": 4, "mlp_internal_dim_multiplier": 128, "dropout": 0.1}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 8, "dropout": 0.1}
@@ -231,7 +231,7 @@ def main() -> None:
         rows += many_streams(model, options, text, device, machine, details)
     if options.out:
         write_json(
-            Path(options.out), {"machine": machine, "settings": options_of(options), "rows": rows, "details": details}
+            Path(options.out), {"machine": machine, "settings": recorded(options), "rows": rows, "details": details}
         )
 
 

@@ -61,7 +61,7 @@ def summary(times: list[float]) -> dict[str, float | int]:
     return {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times), "n": len(times)}
 
 
-def options_of(options: argparse.Namespace) -> dict[str, Any]:
+def recorded(options: argparse.Namespace) -> dict[str, Any]:
     """The options that a number depends on; of files their names, since their folders are one machine's own."""
     kept = {name: value for name, value in vars(options).items() if name not in ("out", "commit")}
     return kept | {name: Path(kept[name]).name for name in FILES if kept.get(name)}

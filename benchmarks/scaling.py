@@ -41,7 +41,7 @@ from bdh.parallel.launch import launch
 from bdh.parallel.worker import is_worker, joined
 from bdh.params import load
 from bdh.processes import stoppable
-from benchmarks.machine import describe, options_of
+from benchmarks.machine import describe, recorded
 
 VOCABULARY = 256
 NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHMEM_DISABLE_NVLS": "1"}
@@ -214,7 +214,7 @@ def report(rows: list[dict], shares: dict[str, float], options: argparse.Namespa
         numbers = f"{row['ours']:14,.0f} {row['peer']:14,.0f} {row['ratio']:10.3f} {shares[row['work']]:13.1%}"
         print(f"{row['work']:32} {numbers}")
     if options.out:
-        settings = options_of(options)
+        settings = recorded(options)
         result = {"machine": describe(str(device)), "settings": settings, "communication": shares, "rows": rows}
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         Path(options.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

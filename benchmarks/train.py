@@ -26,7 +26,7 @@ import torch
 
 from bdh.files import write_json
 from bdh.nn.operations import bdh_neurons, bdh_operations
-from benchmarks.machine import describe, options_of, seconds_each
+from benchmarks.machine import describe, recorded, seconds_each
 from benchmarks.train_correctness import check
 from benchmarks.train_curve import curve
 from benchmarks.train_models import WORKS, Work, batches, compiled, models, stepper
@@ -120,13 +120,13 @@ def profile(work: Work, options: argparse.Namespace) -> None:
         step()
     on_gpu = options.device == "cuda"
     activities = [torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as recorded:
+    with torch.profiler.profile(activities=activities) as profiled:
         for _ in range(3):
             step()
         if on_gpu:
             torch.cuda.synchronize()
     key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-    print(recorded.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=60))
+    print(profiled.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=60))
 
 
 def measure(name: str, work: Work, rate: float, options: argparse.Namespace) -> tuple[list[dict], dict[str, Any]]:
@@ -194,7 +194,7 @@ def main() -> None:
     rate = matrix_rate(options.device)
     print(f"square product: {rate / 1e12:.1f} TFLOP/s", flush=True)
     result: dict[str, Any] = {"machine": describe(options.device), "matrix_flops": rate, "commit": commit()}
-    result |= {"settings": options_of(options)}
+    result |= {"settings": recorded(options)}
     result |= {"rows": [], "details": [], "correctness": [], "curves": []}
     for name in options.work.split(","):
         work = WORKS[name]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from bdh.models.base import build
-from benchmarks.machine import describe, options_of, seconds_each, summary
+from benchmarks.machine import describe, recorded, seconds_each, summary
 
 LAPTOP = '{"n_layer": 3, "n_embd": 64, "n_head": 4, "mlp_internal_dim_multiplier": 16}'
 
@@ -85,7 +85,7 @@ def main() -> None:
         print(name, {k: round(v, 5) for k, v in rows[name].items()}, flush=True)
         del model, run, step
         torch._dynamo.reset()
-    result = {"machine": describe(options.device), "settings": options_of(options), "rows": rows}
+    result = {"machine": describe(options.device), "settings": recorded(options), "rows": rows}
     if options.out:
         Path(options.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

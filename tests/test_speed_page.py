@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import options_of
+from benchmarks.machine import recorded
 from benchmarks.tables import curves, ratios, reservoirs, short, with_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,4 +31,4 @@ def test_speed_numbers_have_three_digits(value, text):
 
 def test_speed_options_name_no_folder():
     options = argparse.Namespace(out="/a/b.json", commit="c", reference="/p/bdh.py", text=None, steps=3)
-    assert options_of(options) == {"reference": "bdh.py", "text": None, "steps": 3}
+    assert recorded(options) == {"reference": "bdh.py", "text": None, "steps": 3}
