@@ -2,18 +2,18 @@
 
 SWEEP: dict[str, list[dict[str, int]]] = {
     "encode": [{"N": 128, "warps": 8}, {"M": 64}, {"K": 32, "stages": 5}, {"warps": 8}],
-    "rotate": [{"M": 16, "N": 256}, {"M": 8, "N": 512}, {"M": 64, "N": 64}],
-    "scores": [{"N": 128}, {"N": 128, "warps": 4, "stages": 4}, {"M": 256}, {"K": 128, "stages": 2}],
+    "scores": [{"N": 256, "warps": 8, "stages": 3}, {"N": 128, "warps": 8}, {"M": 256, "warps": 8, "stages": 3}],
     "gate": [{"M": 128}, {"M": 128, "warps": 8}, {"N": 64}, {"stages": 4}],
-    "gate_decode": [{"N": 32}, {"M": 64, "warps": 4}, {"split": 2}],
-    "gate_backward": [
-        {"early": 0},
-        {"M": 128, "warps": 8, "stages": 3},
-        {"N": 64},
-        {"stages": 3},
-        {"M": 128, "N": 64, "warps": 8, "registers": 128},
-    ],
+    "gradient": [{"M": 128, "warps": 8, "stages": 3}, {"N": 64}, {"stages": 3}],
     "pairs": [{"M": 128, "N": 128, "warps": 8}],
-    "activity": [{"rows": 2048}, {"M": 32, "N": 128}, {"M": 8, "N": 512}],
+    "activity": [{"rows": 2048}, {"M": 32, "N": 256}, {"M": 8}],
     "states": [{"stages": 2}, {"M": 64, "warps": 4}, {"K": 128, "stages": 2}],
 }
+
+STREAM_SWEEP: dict[str, list[dict[str, int]]] = {
+    "encode": [{"right": 3}, {"own": 3}, {"N": 32, "right": 4, "own": 4}],
+    "gate": [{"right": 3}, {"own": 2}, {"own": 4}],
+    "gradient": [{"right": 3}, {"own": 3}, {"N": 32, "right": 4, "own": 4}],
+    "activity": [{"N": 32, "right": 4, "own": 2}],
+}
+"""The same for the programs of `bdh.nn.fused_hopper` (fields of `fused_settings.STREAMS`)."""

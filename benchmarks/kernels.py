@@ -25,12 +25,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bdh.nn import fused_forms
+from bdh.nn import fused_forms, fused_forms_rows
 from bdh.nn.fused_dropout import Mask
 from bdh.nn.fused_products import product
 from bdh.nn.fused_settings import Tuning
 from bdh.nn.fused_shape import Shape, turns
-from benchmarks.kernel_sweep import SWEEP
+from benchmarks.kernel_sweep import STREAM_SWEEP, SWEEP
 
 Run = Callable[[ModuleType, Tuning], dict[str, Tensor]]
 
@@ -60,14 +60,15 @@ def inputs(shape: Shape, dtype: torch.dtype, device: str, share: float) -> dict[
     t["p"] = random(shape.segments, H, shape.C, shape.C, scale=1e-2)
     t["rho"], t["drho"] = (random(shape.segments, HN, D, scale=s) for s in (1.0, 1e-2))
     t["l1"] = torch.full((1,), 1e-3, device=device)
-    fused_forms.gate(t["x"], t["a"], t["V"], Mask(share, 7, 3), t["g"], shape, Tuning())
+    t["draw"] = torch.tensor([7, 3], dtype=torch.int32, device=device)
+    fused_forms.gate(t["x"], t["a"], t["V"], Mask(share, 0), t["draw"], t["g"], shape, Tuning())
     return t
 
 
 def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> dict[str, Case]:
     """All kernels, and the plain products between them."""
     t = inputs(shape, dtype, device, share)
-    angles, mask = turns(shape.T, shape.N, torch.device(device), dtype), Mask(share, 7, 3)
+    angles, mask = turns(shape.T, shape.N, torch.device(device), dtype), Mask(share, 0)
     full, half = float(shape.R * shape.HN), 2.0 * shape.D * shape.R * shape.HN
     item = torch.finfo(dtype).bits // 8
     pairs = shape.R * (shape.C - 1) / 2 * shape.H
@@ -81,20 +82,15 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
         total = forms.encode(t["v"], t["E"], angles, earlier, bool(before), x, q, sums, shape, tuning)
         return {"x": x, "q": q} | ({} if total is None else {"sum": total})
 
-    def rotate(forms: ModuleType, tuning: Tuning) -> dict[str, Tensor]:
-        q = new()
-        forms.rotate(t["x"], angles, q, shape, tuning)
-        return {"q": q}
-
     def gate(forms: ModuleType, tuning: Tuning) -> dict[str, Tensor]:
         g = new()
-        forms.gate(t["x"], t["a"], t["V"], mask, g, shape, tuning)
+        forms.gate(t["x"], t["a"], t["V"], mask, t["draw"], g, shape, tuning)
         return {"g": g}
 
-    def gate_backward(forms: ModuleType, tuning: Tuning, known: bool) -> dict[str, Tensor]:
-        g, dys, dx = t["g"] if known else new(), new(), new()
-        forms.gate_backward(t["x"], t["a"], t["V"], t["dy"], t["W"], mask, g, dys, dx, known, not known, shape, tuning)
-        return {"g": g, "dys": dys, "dx": dx}
+    def gradient(forms: ModuleType, tuning: Tuning, mark: bool) -> dict[str, Tensor]:
+        dys, dx = new(), new()
+        forms.gradient(t["x"], t["g"], t["dy"], t["W"], mask.scale, dys, dx, mark, shape, tuning)
+        return {"dys": dys, "dx": dx}
 
     def activity(forms: ModuleType, tuning: Tuning, kind: str) -> dict[str, Tensor]:
         # the kernel works in place, on the GPU without a copy that would be timed: take the plain form first
@@ -111,14 +107,10 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
     found = {
         "encode": Case(lambda f, u: encode(f, u, None, False), half, 2 * full * item),
         "encode carried": Case(lambda f, u: encode(f, u, "before", True), half, 3 * full * item),
-        "rotate": Case(rotate, 0.0, 2 * full * item),
         "scores": Case(lambda f, u: {"s": f.scores(t["q"], shape, u)}, 2 * pairs * shape.N, full * item),
         "gate": Case(gate, half, 2 * full * item),
-        "gate_decode": Case(
-            lambda f, u: {"y": f.gate_decode(t["x"], t["a"], t["V"], t["W"], mask, shape, u)}, 2 * half, full * item
-        ),
-        "gate_backward": Case(lambda f, u: gate_backward(f, u, False), 2 * half, 4 * full * item),
-        "gate_backward kept": Case(lambda f, u: gate_backward(f, u, True), half, 4 * full * item),
+        "gradient": Case(lambda f, u: gradient(f, u, True), half, 4 * full * item),
+        "gradient carried": Case(lambda f, u: gradient(f, u, False), half, 4 * full * item),
         "pairs": Case(lambda f, u: {"p": f.pairs(t["da"], t["v"], shape, u)}, 4.0 * square * shape.D, square * item),
         "activity": Case(lambda f, u: activity(f, u, "plain"), 2.0 * square * shape.N, 3 * full * item),
         "activity carried": Case(lambda f, u: activity(f, u, "carried"), 2.0 * square * shape.N, 6 * full * item),
@@ -129,6 +121,7 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
         "product v^T dxs": Case(lambda f, u: {"dE": product(t["v"].mT, t["q"])}, half, full * item, False),
         "product dxs E^T": Case(lambda f, u: {"dv": product(t["q"], t["E"].mT)}, half, full * item, False),
     }
+    found |= row_cases(t, shape)
     if shape.long:
         size = (full + shape.segments * shape.HN * shape.D) * item
         found |= {
@@ -139,6 +132,41 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
             ),
         }
     return found
+
+
+def row_cases(t: dict[str, Tensor], shape: Shape) -> dict[str, Case]:
+    """The steps on rows, whose module goes with that of the large steps; sums of two parts."""
+    R, H, D = shape.R, shape.H, shape.D
+    generator = torch.Generator(device=t["v"].device).manual_seed(1)
+    parts, u = (torch.randn(*size, R, D, generator=generator, device=t["v"].device) for size in ((2,), ()))
+    reads = parts.new_empty(shape.segments, H * shape.C, D).normal_(generator=generator)
+
+    def rows_of(forms: ModuleType) -> ModuleType:
+        if forms is fused_forms:
+            return fused_forms_rows
+        from bdh.nn import fused_launch_rows
+
+        return fused_launch_rows
+
+    def settle(forms: ModuleType) -> dict[str, Tensor]:
+        a = t["a"].new_empty(H, 2 * R, D)[:, R:]
+        scale = rows_of(forms).settle(reads, a, shape)
+        da = rows_of(forms).settle_backward(t["da"], a, scale, shape)
+        return {"a": a, "scale": scale, "da": da}
+
+    def answer(forms: ModuleType, residual: bool) -> dict[str, Tensor]:
+        v, dy, rows = torch.empty_like(t["v"]), torch.empty_like(t["v"]), rows_of(forms)
+        after, y, y_scale, scale = rows.answer(parts, u if residual else None, v)
+        dv = rows.answer_backward(u, parts, parts[0], y, after, y_scale, scale, residual, dy)
+        first = rows.answer_backward(u, None, None, y, after, y_scale, scale, residual, torch.empty_like(dy))
+        return {"after": after, "y": y, "y_scale": y_scale, "v": v, "dv": dv, "dy": dy, "first": first}
+
+    size = 4.0 * R * D
+    return {
+        "settle": Case(lambda f, u: settle(f), 0.0, 4 * H * size),
+        "answer": Case(lambda f, u: answer(f, True), 0.0, 12 * size),
+        "answer carried": Case(lambda f, u: answer(f, False), 0.0, 10 * size),
+    }
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -197,6 +225,7 @@ def main() -> None:
     parser.add_argument("--sweep", type=lambda text: SWEEP if text == "default" else json.loads(text), default={})
     parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--no-check", action="store_true")
+    parser.add_argument("--no-hopper", action="store_true", help="the programs for any GPU alone")
     parser.add_argument("--quick", action="store_true", help="one repeat")
     options = parser.parse_args()
     from bdh.nn import fused_launch
@@ -204,7 +233,7 @@ def main() -> None:
     segment = options.segment or options.tokens
     shape = Shape(options.streams, options.tokens, segment, options.width, options.heads, options.neurons)
     dtype = torch.bfloat16
-    tuning = Tuning(blocks=options.blocks)
+    tuning = Tuning(blocks=options.blocks, hopper=not options.no_hopper)
     wanted = [name for name in options.only.split(",") if name]
     for name, case in cases(shape, dtype, options.device, options.share).items():
         kernel = name.split()[0]
@@ -215,7 +244,10 @@ def main() -> None:
             measure("scores by product", case, fused_launch, replace(tuning, scores="product"), options, "")
         for blocks in options.sweep.get(kernel, []) if case.kernel else []:
             own = options.blocks | {kernel: options.blocks.get(kernel, {}) | blocks}
-            measure(name, case, fused_launch, replace(tuning, blocks=own), options, json.dumps(blocks))
+            measure(name, case, fused_launch, replace(tuning, blocks=own, hopper=False), options, json.dumps(blocks))
+        for stream in STREAM_SWEEP.get(kernel, []) if case.kernel and options.sweep is SWEEP else []:
+            own = replace(tuning, streams={kernel: stream})
+            measure(name, case, fused_launch, own, options, f"Hopper {json.dumps(stream)}")
 
 
 if __name__ == "__main__":

@@ -22,13 +22,12 @@ pytestmark = [
     pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a GPU or TRITON_INTERPRET=1"),
 ]
 DEVICE = "cpu" if INTERPRETED else "cuda"
-SMALL = {name: {"M": 16, "N": 16, "K": 16, "tiles": 2, "split": 2} for name in ("encode", "gate", "gate_decode")}
-SMALL |= {name: {"M": 16, "N": 16, "K": 16} for name in ("scores", "gate_backward", "pairs", "activity", "states")}
+TILED = ("encode", "gate", "scores", "gradient", "pairs", "activity", "states")
+SMALL = {name: {"M": 16, "N": 16, "K": 16} for name in TILED}
 SHAPES = {
     "short": (Shape(3, 48, 48, 16, 2, 96), Tuning(blocks=SMALL)),
     "one tile": (Shape(1, 16, 16, 32, 1, 32), Tuning()),
     "segments": (Shape(2, 96, 32, 32, 2, 64), Tuning(blocks=SMALL)),
-    "split heads": (Shape(1, 32, 32, 16, 2, 64), Tuning(blocks=SMALL | {"gate_decode": {"N": 16, "split": 4}})),
 }
 NAMES = sorted({name for name, case in cases(SHAPES["segments"][0], torch.float32, "cpu").items() if case.kernel})
 
@@ -86,8 +85,8 @@ def test_model_trained_by_kernels_equals_the_plain_path(variant, tokens):
     batch = torch.randint(37, (2, 3, tokens), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     for kernel in ("plain", "fused"):
         model = build(variant, vocab_size=37, seed=1, **shape).to(DEVICE).train()
-        model.kernel, model.measure_l1 = kernel, True
-        model.tuning = Tuning(long_from=32, segment=16, rows=64, keep_bytes=0, loss_vocabulary=30, loss_rows=17)
+        model.kernel, model.measure_l1, model.l1_weight = kernel, True, 0.3
+        model.tuning = Tuning(long_from=32, segment=16, bytes=1, loss_rows=17)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(6)
@@ -98,3 +97,24 @@ def test_model_trained_by_kernels_equals_the_plain_path(variant, tokens):
     for name, expected in gradients["plain"].items():
         difference = (gradients["fused"][name] - expected).norm() / expected.norm()
         assert difference < (1e-5 if INTERPRETED else 0.15), f"{name}: {difference:.1e}"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are for GPUs")
+@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+@pytest.mark.parametrize("neurons", [2, 16], ids=["any GPU", "Hopper"])
+def test_replayed_steps_equal_the_first_one(variant, neurons):
+    shape = {"n_layer": 2, "n_embd": 128, "n_head": 2, "mlp_internal_dim_multiplier": neurons, "dropout": 0.2}
+    model = build(variant, vocab_size=37, seed=1, **shape).cuda().train()
+    model.tuning = Tuning(bytes=1)
+    batches = torch.randint(37, (2, 2, 3, 250), device="cuda")
+    found = []
+    for step in range(4):
+        torch.manual_seed(5)
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(*batches[0 if step in (0, 3) else 1]).loss
+        model.zero_grad()
+        loss.backward()
+        found.append({"loss": loss.detach()} | {name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, expected in found[0].items():
+        assert error(found[3][name], expected) < 1e-5, name
+        assert error(found[1][name], expected) > 1e-3, "another batch must give something else"

@@ -6,21 +6,19 @@ import torch.nn.functional as F
 
 from bdh.models.base import build
 from bdh.nn import fused_forms, fused_path
-from bdh.nn.fused_readout import ChunkedLoss
+from bdh.nn.fused_readout import Readout
 from bdh.nn.fused_settings import Tuning
-from bdh.nn.fused_shape import pair_columns, pair_rows, unpair_columns, unpair_rows
+from bdh.nn.fused_shape import columns, heads_of
 from bdh.nn.fused_stack import FusedStack
 
 V = 37
 SHAPE = {"n_layer": 3, "n_embd": 12, "n_head": 3, "mlp_internal_dim_multiplier": 6, "dropout": 0.0}
 TUNINGS = {
-    "all kept": Tuning(),
-    "nothing kept, two groups": Tuning(rows=64, keep_bytes=0),
-    "something kept": Tuning(keep_bytes=200_000),
-    "fused decoding": Tuning(decode="fused"),
+    "one group": Tuning(),
+    "two groups": Tuning(bytes=80_000),
     "segments": Tuning(long_from=2, segment=16),
-    "segments, nothing kept, a group per stream": Tuning(long_from=2, segment=16, rows=1, keep_bytes_long=0),
-    "loss in chunks": Tuning(loss_vocabulary=2, loss_rows=7),
+    "segments, a group per stream": Tuning(long_from=2, segment=16, bytes=1),
+    "loss in chunks": Tuning(loss_rows=7),
 }
 
 
@@ -39,7 +37,7 @@ def batch_of(B, T, seed=0):
 
 def trained(model, kernel, batch, l1=0.3):
     """Loss, L1 and gradients by name."""
-    model.kernel, model.measure_l1 = kernel, l1 > 0
+    model.kernel, model.measure_l1, model.l1_weight = kernel, l1 > 0, l1
     model.zero_grad()
     output = model(*batch)
     (output.loss + (l1 * output.l1 if l1 > 0 else 0)).backward()
@@ -71,12 +69,12 @@ def test_gradients_are_the_slopes_of_the_function(carried):
     plan = fused_path.plan_of(model, torch.zeros(2, 18, dtype=torch.int64), carried)
     rows = torch.randn(2, 32, 4, dtype=torch.float64)
     rows[:, 18:] = 0
-    inputs = [rows.flatten(0, 1), *(torch.randn_like(p) for p in (model.encoder, model.encoder_v, model.decoder))]
-    wanted = torch.randn(64, 4, dtype=torch.float64)
+    inputs = [rows, *(torch.randn_like(p) for p in (model.encoder, model.encoder_v, model.decoder))]
+    wanted = torch.randn(2, 18, 4, dtype=torch.float64)
 
     def function(*tensors):
         after, l1 = FusedStack.apply(*tensors, plan)
-        return (after * wanted).view(2, 32, 4)[:, :18].sum() + 5 * l1
+        return (after[:, :18] * wanted).sum() + 5 * l1
 
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     gradients = torch.autograd.grad(function(*leaves), leaves)
@@ -131,36 +129,44 @@ def test_bfloat16_gradients_are_as_close_to_float64_as_those_of_the_plain_path(v
         assert errors["fused"][name] < 1.1 * errors["plain"][name], f"{name}: {errors}"
 
 
-def test_orders_of_neurons_are_undone_exactly():
-    encoder, decoder = torch.randn(3, 5, 8), torch.randn(24, 5)
-    paired = pair_columns(encoder)
-    assert torch.equal(unpair_columns(paired, 3), encoder)
-    assert torch.equal(unpair_rows(pair_rows(decoder, 3), 3), decoder)
-    assert torch.equal(paired[:, 8 + 1], encoder[1, :, 2])
-    assert torch.equal(paired[:, 8 + 4 + 1], encoder[1, :, 3])
-    assert torch.equal(pair_rows(decoder, 3)[8 + 4 + 1], decoder[8 + 3])
+def test_columns_of_heads_are_undone_exactly():
+    encoder = torch.randn(3, 5, 8)
+    assert torch.equal(heads_of(columns(encoder), 3), encoder)
+    assert torch.equal(columns(encoder)[:, 8 + 1], encoder[1, :, 1])
+
+
+@pytest.mark.parametrize("variant", ["bdh", "eq8"])
+def test_loss_from_logits_and_loss_computed_with_its_gradients_agree(variant):
+    model, batch = model_of(variant, tuning=Tuning(bytes=80_000)), batch_of(3, 21)
+    together = trained(model, "fused", batch)
+    model.zero_grad()
+    model.l1_weight = 0.0
+    output = model(batch[0])
+    assert output.logits.shape == (3, 21, V)
+    (F.cross_entropy(output.logits.flatten(0, 1), batch[1].flatten()) + 0.3 * output.l1).backward()
+    close({name: parameter.grad for name, parameter in model.named_parameters()},
+          {name: together[name] for name, _ in model.named_parameters()}, 1e-12)  # fmt: skip
+
+
+def test_gradients_follow_the_factor_of_the_loss():
+    model, batch = model_of(), batch_of(2, 20)
+    once = trained(model, "fused", batch, l1=0.0)
+    model.zero_grad()
+    (model(*batch).loss * 0.25).backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, once[name] / 4, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])
-def test_chunked_loss_equals_cross_entropy(dtype, tolerance):
+def test_loss_in_parts_equals_cross_entropy(dtype, tolerance):
     torch.manual_seed(0)
     wide = torch.promote_types(dtype, torch.float32)
     x, head = torch.randn(23, 8, dtype=wide, requires_grad=True), torch.randn(8, 70, dtype=wide, requires_grad=True)
     targets = torch.randint(70, (23,))
-    loss = ChunkedLoss.apply(x, head, targets, dtype, 5, fused_forms)
-    found = [loss, *torch.autograd.grad(3 * loss, (x, head))]
+    readout = Readout(head.detach(), dtype, 5, 23, fused_forms)
+    parts = [readout.add(x.detach()[rows], targets[rows]) for rows in (slice(0, 14), slice(14, 23))]
+    found = [parts[0][0] + parts[1][0], torch.cat([dx for _, dx in parts]), readout.gradient]
     expected = F.cross_entropy((x.to(dtype) @ head.to(dtype)).to(wide), targets)
-    right = [expected, *torch.autograd.grad(3 * expected, (x, head))]
+    right = [expected, *torch.autograd.grad(expected, (x, head))]
     for one, other in zip(found, right, strict=True):
         assert (one - other).norm() <= tolerance * other.norm()
-
-
-def test_memory_kept_follows_the_budget_and_changes_nothing():
-    batch, found = batch_of(2, 33), []
-    for budget in (0, 150_000, 10**9):
-        model = model_of(tuning=Tuning(keep_bytes=budget))
-        kept = fused_path.plan_of(model, batch[0], False).kept()
-        found.append((sum(len(names) for names in kept), trained(model, "fused", batch)))
-    assert found[0][0] == 0 < found[1][0] < found[2][0] == 3 * 3
-    for _, one in found[1:]:
-        close(one, found[0][1], 1e-12)

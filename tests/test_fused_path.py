@@ -7,7 +7,7 @@ import torch
 
 from bdh.errors import ParamsError
 from bdh.nn import fused_path
-from bdh.nn.fused_stack import FusedStack
+from bdh.nn.fused_stack import FusedStack, FusedTraining
 from bdh.nn.probe import listening
 from tests.test_fused_layers import batch_of, close, model_of, trained
 
@@ -32,7 +32,8 @@ def test_path_is_chosen_and_said(caplog, monkeypatch):
     model(*batch)
     assert caplog.text.count("fused path (plain-torch forms)") == 1
     calls = []
-    monkeypatch.setattr(FusedStack, "apply", lambda *_: calls.append(1))
+    for operation in (FusedStack, FusedTraining):
+        monkeypatch.setattr(operation, "apply", lambda *_: calls.append(1))
     with torch.no_grad():
         model(*batch)
     with listening(lambda *_: None):

@@ -27,7 +27,7 @@ def objective(model: LanguageModel, output: Output, settings: Train) -> Tensor:
 
 def check_objective(model: LanguageModel, settings: Train, device: torch.device) -> None:
     """Switch on what the objective needs in `model` and raise ParamsError for a penalty or rule it does not offer."""
-    model.measure_l1 = settings.l1 > 0
+    model.measure_l1, model.l1_weight = settings.l1 > 0, settings.l1
     if settings.learning_rule not in model.learning_rules:
         raise ParamsError(
             f"train.learning_rule: {_name(model)} does not learn by {settings.learning_rule}; "

@@ -66,6 +66,7 @@ class LanguageModel(nn.Module):
     trains: ClassVar[bool] = True
     learning_rules: ClassVar[tuple[str, ...]] = ("backprop",)
     measure_l1: bool = False
+    l1_weight: float = 0.0
     vocab_size: int
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:

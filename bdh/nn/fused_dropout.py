@@ -1,8 +1,9 @@
 """Dropout decided by a hash of (seed, token, neuron): nothing is stored, and any tile can be decided again.
 
-keep(r, n) = mix(key(r) + key'(n)) >= share * 2^24, where `mix` is a 32-bit integer hash (two multiply-xorshift rounds,
-constants of C. Wellons' lowbias32) and the keys are that hash of index and seed. The share is a multiple of 2^-24; the
-scale is that of the rounded share.
+A pair of neurons shares one 32-bit hash z = rounds(key(r) + key'(pair)) (two multiply-xorshift rounds, constants of
+C. Wellons' lowbias32; the keys are that hash of index and seed): its upper half decides about the even neuron, its
+lower half, mixed with the upper, about the odd one. A neuron is kept where its 16 bits are at least share * 2^16. The
+share is a multiple of 2^-16; the scale is that of the rounded share.
 
 This is the plain form; the kernels contain the same arithmetic (`fused_kernels.kept`), so both decide alike bit by bit.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LEVELS = 2**24
+LEVELS = 2**16
 WORD = 0xFFFFFFFF
 FIRST, SECOND = 0x7FEB352D, 0x846CA68B
 ROW_STEP, COLUMN_STEP, LAYER_STEP = 0x9E3779B1, 0x85EBCA77, 0x27D4EB2F
@@ -30,7 +31,7 @@ class Mask:
 
     @property
     def threshold(self) -> int:
-        """Hashes below this, out of 2^24, drop their neuron."""
+        """Draws below this, out of 2^16, drop their neuron."""
         return min(round(self.share * LEVELS), LEVELS - 1)
 
     @property
@@ -47,6 +48,12 @@ class Mask:
         return Mask(self.share, self.seed, first_row)
 
 
+def draws_of(mask: Mask, layers: int, first_rows: list[int], device: torch.device) -> Tensor:
+    """What kernels need to decide, on the device: for every group of rows and layer its seed and first row, G,L,2."""
+    table = [[[mask.of_layer(layer).seed, first] for layer in range(layers)] for first in first_rows]
+    return torch.tensor(table, dtype=torch.int32).to(device, non_blocking=True)
+
+
 def mix_number(value: int) -> int:
     """The hash of one number, 32 bits."""
     value &= WORD
@@ -60,11 +67,12 @@ def multipliers(mask: Mask, rows: int, columns: int, like: Tensor) -> Tensor:
     if mask.threshold == 0:
         return like.new_ones(rows, columns)
     row_R = torch.arange(mask.first_row, mask.first_row + rows, device=like.device)
-    column_N = torch.arange(columns, device=like.device)
+    pair_P = torch.arange((columns + 1) // 2, device=like.device)
     key_R = _mix(row_R * ROW_STEP + mask.seed)
-    key_N = _mix(column_N * COLUMN_STEP + mask.seed)
-    z = _rounds(key_R[:, None] + key_N[None, :] & WORD)
-    return (z >> 8 >= mask.threshold).to(like.dtype) * mask.scale
+    key_P = _mix(pair_P * COLUMN_STEP + mask.seed)
+    z = _rounds(key_R[:, None] + key_P[None, :] & WORD)
+    draws = torch.stack((z >> 16, (z ^ (z >> 16)) & 0xFFFF), dim=-1).flatten(1)[:, :columns]
+    return (draws >= mask.threshold).to(like.dtype) * mask.scale
 
 
 def _rounds(z: Tensor) -> Tensor:

@@ -16,30 +16,21 @@ from bdh.nn.fused_products import wide
 from bdh.nn.fused_settings import Tuning
 from bdh.nn.fused_shape import Shape
 
-Turns = tuple[Tensor, Tensor]
-
 
 def encode(
-    v: Tensor, E: Tensor, turns: Turns, before: Tensor | None, signed: bool, x: Tensor | None, q: Tensor, sums: bool,
+    v: Tensor, E: Tensor, turns: Tensor, before: Tensor | None, signed: bool, x: Tensor, q: Tensor, sums: bool,
     shape: Shape, tuning: Tuning,
 ) -> Tensor | None:  # fmt: skip
     """x = relu(v E), plus |before| if given, (R,HN), and q = rope(x), written into x and q; v R,D, E D,HN.
 
-    `signed`: x is written with the sign bit described above. x None: not written. Returns the sum of |x| if `sums`.
+    `signed`: x is written with the sign bit described above. Returns the sum of |x| if `sums`.
     """
     gained = F.relu(v.to(wide(v.dtype)) @ E.to(wide(v.dtype)))
     total = gained if before is None else before.abs().to(gained.dtype) + gained
     rounded = torch.where(gained > 0, -total, total).to(q.dtype) if signed else total.to(q.dtype)
-    if x is not None:
-        x.copy_(rounded)
-    rotate(rounded, turns, q, shape, tuning)
+    x.copy_(rounded)
+    q.copy_(_rotated(rounded.abs().to(gained.dtype), turns, shape, 1.0))
     return rounded.abs().sum(dtype=wide(v.dtype)) if sums else None
-
-
-def rotate(x: Tensor, turns: Turns, q: Tensor, shape: Shape, tuning: Tuning) -> None:
-    """q = rope(|x|) (R,HN), written into q."""
-    turned = _rotated(x.abs().to(wide(x.dtype)), turns, shape, 1.0)
-    q.copy_(turned.reshape(shape.R, shape.HN))
 
 
 def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
@@ -48,40 +39,32 @@ def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
     return (q_SHCN @ q_SHCN.mT).tril(-1).to(q.dtype)
 
 
-def gate(x: Tensor, a: Tensor, V: Tensor, mask: Mask, g: Tensor, shape: Shape, tuning: Tuning) -> None:
-    """g = |x| relu(a V) m (R,HN), written into g; a H,R,D, V D,HN, m the dropout of `mask`."""
-    ys = F.relu(_through(a, V, shape))
-    g.copy_(x.abs().to(ys.dtype) * ys * multipliers(mask, shape.R, shape.HN, ys))
-
-
-def gate_decode(x: Tensor, a: Tensor, V: Tensor, W: Tensor, mask: Mask, shape: Shape, tuning: Tuning) -> Tensor:
-    """Y = g W (R,D) with the g of `gate` and W HN,D."""
-    g = torch.empty_like(x)
-    gate(x, a, V, mask, g, shape, tuning)
-    return g.to(wide(x.dtype)) @ W.to(wide(x.dtype))
-
-
-def gate_backward(
-    x: Tensor, a: Tensor, V: Tensor, dy: Tensor, W: Tensor, mask: Mask, g: Tensor, dys: Tensor, dx: Tensor,
-    known: bool, mark: bool, shape: Shape, tuning: Tuning,
+def gate(
+    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: Shape, tuning: Tuning
 ) -> None:  # fmt: skip
-    """g (unless it is `known`), dys = gradient of a V and dx = gradient of |x|, each R,HN, from dy = dL/dY (R,D).
+    """g = |x| relu(a V) m (R,HN), written into g; a H,R,D, V D,HN, m the dropout of `mask`.
 
-    dx is NaN where x is 0 if `mark`, for `activity`, which then need not read x.
+    `draw` is a row of `draws_of`: the seed of the layer and the number of the first row, which replace those of `mask`.
+    """
+    ys = F.relu(_through(a, V, shape))
+    own = Mask(mask.share, *draw.tolist())
+    g.copy_(x.abs().to(ys.dtype) * ys * multipliers(own, shape.R, shape.HN, ys))
+
+
+def gradient(
+    x: Tensor, g: Tensor, dy: Tensor, W: Tensor, scale: float, dys: Tensor, dx: Tensor, mark: bool,
+    shape: Shape, tuning: Tuning,
+) -> None:  # fmt: skip
+    """dys = gradient of a V and dx = gradient of |x|, each R,HN, from dy = dL/dY (R,D) and the g of `gate`.
+
+    g tells what `gate` made: where it is above 0 nothing was dropped, relu(a V) m = g / |x| and m = scale. dx is NaN
+    where x is 0 if `mark`, for `activity`, which then need not read x. dys may be x, and dx may be g.
     """
     size = x.abs().to(wide(x.dtype))
     dg = dy.to(size.dtype) @ W.to(size.dtype).mT
-    if known:
-        live = g > 0
-        ys = torch.where(live, g.to(size.dtype) / (size * mask.scale), 0.0)
-        dg = torch.where(live, dg * mask.scale, 0.0)
-    else:
-        ys = F.relu(_through(a, V, shape))
-        m = multipliers(mask, shape.R, shape.HN, size)
-        g.copy_(size * ys * m)
-        dg = dg * m
-    dys.copy_(torch.where(ys > 0, dg * size, 0.0))
-    direct = dg * ys
+    live = g > 0
+    direct = torch.where(live, dg * (g.to(size.dtype) / size), 0.0)
+    dys.copy_(torch.where(live, dg * scale * size, 0.0))
     dx.copy_(direct.masked_fill(size == 0, torch.nan) if mark else direct)
 
 
@@ -94,11 +77,11 @@ def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
 
 
 def activity(
-    p: Tensor, q: Tensor, dx: Tensor, turns: Turns, l1: Tensor | None,
+    p: Tensor, q: Tensor, dx: Tensor, turns: Tensor, l1: Tensor | None,
     states: tuple[Tensor, Tensor, Tensor, Tensor] | None, carried: tuple[Tensor, Tensor, bool] | None,
     shape: Shape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """The gradient before the relu of the encoder (R,HN), written into dx, which comes in from `gate_backward`.
+    """The gradient before the relu of the encoder (R,HN), written into dx, which comes in from `gradient`.
 
     dx <- [x>0] (rope^-1(p q) + dx + l1). `l1` is one float32 number. `states` (da H,R,D, v R,D, rho, drho S,HN,D)
     adds da rho^T + v drho^T to p q. `carried` (x, carry, first): carry <- that sum without the mask, plus the old carry
@@ -112,7 +95,7 @@ def activity(
         rho, drho = rho.reshape(S, shape.H, shape.N, D), drho.reshape(S, shape.H, shape.N, D)
         dq = dq + da.reshape(shape.H, S, C, D).transpose(0, 1) @ rho.mT + v.reshape(S, 1, C, D) @ drho.mT
     dq = dq.transpose(1, 2).reshape(shape.R, shape.HN)
-    total = _rotated(dq, turns, shape, -1.0).reshape(shape.R, shape.HN) + dx.to(dq.dtype)
+    total = _rotated(dq, turns, shape, -1.0) + dx.to(dq.dtype)
     if l1 is not None:
         total = total + l1
     if carried is None:
@@ -155,9 +138,9 @@ def _through(a: Tensor, V: Tensor, shape: Shape) -> Tensor:
     return (a.to(V_HDN.dtype) @ V_HDN).transpose(0, 1).reshape(shape.R, shape.HN)
 
 
-def _rotated(x: Tensor, turns: Turns, shape: Shape, sense: float) -> Tensor:
-    """Pairs of R,HN turned by the angles of their tokens (`sense` -1: back), (B,T,H,2,N/2)."""
-    cos, sin = (part.to(x.dtype)[:, None] for part in turns)
-    first, second = x.reshape(shape.B, shape.T, shape.H, 2, -1).unbind(3)
+def _rotated(x: Tensor, turns: Tensor, shape: Shape, sense: float) -> Tensor:
+    """Neighbouring pairs of R,HN turned by the angles of their tokens (`sense` -1: back)."""
+    cos, sin = turns.to(x.dtype)[:, None].unflatten(-1, (-1, 2)).unbind(-1)
     sin = sense * sin
-    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=3)
+    even, odd = x.reshape(shape.B, shape.T, shape.H, -1, 2).unbind(-1)
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).reshape(shape.R, shape.HN)

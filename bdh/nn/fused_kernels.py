@@ -1,7 +1,7 @@
 """Triton programs of the forward pass; importing this file needs triton. The same in plain torch: `fused_forms`.
 
 Tiles are exact: the caller pads tokens and chooses tiles that divide every size, so nothing is masked.
-Neurons stand as rotary pairs (n, n + N/2) within a head. R rows (tokens of all streams), T tokens per stream, D
+Rotary pairs are neighbouring neurons. R rows (tokens of all streams), T tokens per stream, D
 embedding, H heads, N neurons per head, HN = H*N columns; capital constants with a B are sizes of tiles.
 """
 
@@ -40,72 +40,68 @@ def keys(index, step: tl.constexpr, seed):
 
 
 @triton.jit
-def kept(row_keys, column_keys, THRESHOLD: tl.constexpr):
-    """Whether the neurons (columns) of the tokens (rows) survive dropout."""
-    z = rounds(row_keys[:, None] + column_keys[None, :])
-    return (z >> 8).to(tl.int32) >= THRESHOLD
+def kept(row_keys, pair_keys, BM: tl.constexpr, BN: tl.constexpr, THRESHOLD: tl.constexpr):
+    """Whether the BN neurons (half as many pairs) of the BM tokens survive dropout."""
+    z = rounds(row_keys[:, None] + pair_keys[None, :])
+    draws = tl.join(z >> 16, (z ^ (z >> 16)) & 0xFFFF)
+    return tl.reshape(draws, (BM, BN)).to(tl.int32) >= THRESHOLD
+
+
+@triton.jit
+def turned(x, turn, SENSE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """The pairs of x (BM,BN) turned by angles whose cosine and sine stand at the places of their neurons in `turn`."""
+    even, odd = tl.split(tl.reshape(x, (BM, BN // 2, 2)))
+    cos, sin = tl.split(tl.reshape(turn.to(tl.float32), (BM, BN // 2, 2)))
+    sin = sin * SENSE
+    return tl.reshape(tl.join(even * cos - odd * sin, odd * cos + even * sin), (BM, BN))
 
 
 @triton.jit
 def encode_kernel(
-    v_ptr, e_ptr, cos_ptr, sin_ptr, before_ptr, x_ptr, q_ptr, sums_ptr, T,
+    v_ptr, e_ptr, turns_ptr, before_ptr, x_ptr, q_ptr, sums_ptr, T,
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    BEFORE: tl.constexpr, SIGNED: tl.constexpr, STORE_X: tl.constexpr, SUMS: tl.constexpr,
+    BEFORE: tl.constexpr, SIGNED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """x = relu(v E) and q = rope(x) for BM tokens and BN pairs; see `fused_forms.encode`."""
-    row0, n = tl.program_id(0) * BM, tl.program_id(1) * BN
-    column = tl.program_id(2) * N + n
+    """x = relu(v E) and q = rope(x) for BM tokens and BN neurons; see `fused_forms.encode`."""
+    row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     v = v_ptr + row0.to(tl.int64) * D + r[:, None] * D + k[None, :]
     e = e_ptr + column + k[:, None] * HN + c[None, :]
-    x1 = tl.zeros((BM, BN), tl.float32)
-    x2 = tl.zeros((BM, BN), tl.float32)
+    x = tl.zeros((BM, BN), tl.float32)
     for _ in range(0, D, BK):
-        rows = tl.load(v)
-        x1 = dot(rows, tl.load(e), x1)
-        x2 = dot(rows, tl.load(e + N // 2), x2)
+        x = dot(tl.load(v), tl.load(e), x)
         v += BK
         e += BK * HN
-    x1, x2 = tl.maximum(x1, 0.0), tl.maximum(x2, 0.0)
+    gained = tl.maximum(x, 0.0)
     at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
-    s1, s2 = x1, x2
+    x = gained
     if BEFORE:
-        s1 += tl.abs(tl.load(before_ptr + at).to(tl.float32))
-        s2 += tl.abs(tl.load(before_ptr + at + N // 2).to(tl.float32))
+        x += tl.abs(tl.load(before_ptr + at).to(tl.float32))
     if SIGNED:
-        s1, s2 = tl.where(x1 > 0.0, -s1, s1), tl.where(x2 > 0.0, -s2, s2)
-    signed1, signed2 = s1.to(x_ptr.dtype.element_ty), s2.to(x_ptr.dtype.element_ty)
-    x1, x2 = tl.abs(signed1.to(tl.float32)), tl.abs(signed2.to(tl.float32))
-    if STORE_X:
-        tl.store(x_ptr + at, signed1)
-        tl.store(x_ptr + at + N // 2, signed2)
-    turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]
-    cos, sin = tl.load(cos_ptr + turn).to(tl.float32), tl.load(sin_ptr + turn).to(tl.float32)
-    tl.store(q_ptr + at, (x1 * cos - x2 * sin).to(q_ptr.dtype.element_ty))
-    tl.store(q_ptr + at + N // 2, (x2 * cos + x1 * sin).to(q_ptr.dtype.element_ty))
+        x = tl.where(gained > 0.0, -x, x)
+    signed = x.to(x_ptr.dtype.element_ty)
+    tl.store(x_ptr + at, signed)
+    x = tl.abs(signed.to(tl.float32))
+    turn = tl.load(turns_ptr + (row0 % T) * N + column % N + r[:, None] * N + c[None, :])
+    tl.store(q_ptr + at, turned(x, turn, 1.0, BM, BN).to(q_ptr.dtype.element_ty))
     if SUMS:
-        program = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
-        tl.store(sums_ptr + program, tl.sum(x1) + tl.sum(x2))
+        tl.store(sums_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), tl.sum(x))
 
 
 @triton.jit
 def rotate_kernel(
-    x_ptr, cos_ptr, sin_ptr, q_ptr, sums_ptr, T,
+    x_ptr, turns_ptr, q_ptr, sums_ptr, T,
     N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """q = rope(|x|) for BM tokens and BN pairs; see `fused_forms.rotate`."""
-    row0, n = tl.program_id(0) * BM, tl.program_id(1) * BN
+    """q = rope(|x|) for BM tokens and BN neurons, the second half of `fused_forms.encode`."""
+    row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c = tl.arange(0, BM), tl.arange(0, BN)
-    at = row0.to(tl.int64) * HN + tl.program_id(2) * N + n + r[:, None] * HN + c[None, :]
-    x1 = tl.abs(tl.load(x_ptr + at).to(tl.float32))
-    x2 = tl.abs(tl.load(x_ptr + at + N // 2).to(tl.float32))
-    turn = (row0 % T) * (N // 2) + n + r[:, None] * (N // 2) + c[None, :]
-    cos, sin = tl.load(cos_ptr + turn).to(tl.float32), tl.load(sin_ptr + turn).to(tl.float32)
-    tl.store(q_ptr + at, (x1 * cos - x2 * sin).to(q_ptr.dtype.element_ty))
-    tl.store(q_ptr + at + N // 2, (x2 * cos + x1 * sin).to(q_ptr.dtype.element_ty))
+    at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
+    x = tl.abs(tl.load(x_ptr + at).to(tl.float32))
+    turn = tl.load(turns_ptr + (row0 % T) * N + column % N + r[:, None] * N + c[None, :])
+    tl.store(q_ptr + at, turned(x, turn, 1.0, BM, BN).to(q_ptr.dtype.element_ty))
     if SUMS:
-        program = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
-        tl.store(sums_ptr + program, tl.sum(x1) + tl.sum(x2))
+        tl.store(sums_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), tl.sum(x))
 
 
 @triton.jit
@@ -132,9 +128,9 @@ def scores_kernel(
     tl.store(s_ptr + at, acc.to(s_ptr.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["seed", "first_row"])
+@triton.jit
 def gate_kernel(
-    x_ptr, a_ptr, v_ptr, g_ptr, R, seed, first_row, scale,
+    x_ptr, a_ptr, v_ptr, g_ptr, R, draw_ptr, scale,
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):  # fmt: skip
@@ -152,40 +148,12 @@ def gate_kernel(
     at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
     g = tl.maximum(y, 0.0) * tl.abs(tl.load(x_ptr + at).to(tl.float32))
     if THRESHOLD > 0:
-        alive = kept(keys(first_row + row0 + r, 0x9E3779B1, seed), keys(column + c, 0x85EBCA77, seed), THRESHOLD)
+        seed, first_row = tl.load(draw_ptr), tl.load(draw_ptr + 1)
+        pair = column // 2 + tl.arange(0, BN // 2)
+        row_keys, pair_keys = keys(first_row + row0 + r, 0x9E3779B1, seed), keys(pair, 0x85EBCA77, seed)
+        alive = kept(row_keys, pair_keys, BM, BN, THRESHOLD)
         g = tl.where(alive, g * scale, 0.0)
     tl.store(g_ptr + at, g.to(g_ptr.dtype.element_ty))
-
-
-@triton.jit(do_not_specialize=["seed", "first_row"])
-def gate_decode_kernel(
-    x_ptr, a_ptr, v_ptr, w_ptr, y_ptr, R, seed, first_row, scale,
-    D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    COLUMNS: tl.constexpr, THRESHOLD: tl.constexpr,
-):  # fmt: skip
-    """The part of Y = g W that COLUMNS neurons give to BM tokens, g never written; see `fused_forms.gate_decode`."""
-    row0 = tl.program_id(0) * BM
-    column0 = tl.program_id(1) * COLUMNS
-    r, d, c = tl.arange(0, BM), tl.arange(0, D), tl.arange(0, BN)
-    row_keys = keys(first_row + row0 + r, 0x9E3779B1, seed)
-    base = row0.to(tl.int64) * HN
-    acc = tl.zeros((BM, D), tl.float32)
-    run: tl.constexpr = COLUMNS if COLUMNS < N else N
-    for start in range(0, COLUMNS, run):
-        h = (column0 + start) // N
-        a = tl.load(a_ptr + (h.to(tl.int64) * R + row0) * D + r[:, None] * D + d[None, :])
-        for offset in range(0, run, BN):
-            column = column0 + start + offset
-            v = tl.load(v_ptr + column + d[:, None] * HN + c[None, :])
-            y = tl.maximum(dot(a, v, tl.zeros((BM, BN), tl.float32)), 0.0)
-            g = y * tl.abs(tl.load(x_ptr + base + column + r[:, None] * HN + c[None, :]).to(tl.float32))
-            if THRESHOLD > 0:
-                alive = kept(row_keys, keys(column + c, 0x85EBCA77, seed), THRESHOLD)
-                g = tl.where(alive, g * scale, 0.0)
-            w = tl.load(w_ptr + (column + c[:, None]) * D + d[None, :])
-            acc = dot(g.to(w_ptr.dtype.element_ty), w, acc)
-    at = (tl.program_id(1).to(tl.int64) * R + row0) * D + r[:, None] * D + d[None, :]
-    tl.store(y_ptr + at, acc)
 
 
 @triton.jit

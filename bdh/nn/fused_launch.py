@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
+from bdh.nn import fused_forms
 from bdh.nn import fused_kernels as forward
 from bdh.nn import fused_kernels_backward as backward
 from bdh.nn.fused_dropout import Mask
 from bdh.nn.fused_settings import Tuning, fit, narrower
 from bdh.nn.fused_shape import TILE, Shape
 
-Turns = tuple[Tensor, Tensor]
+SMALLEST_STEP = 64
+
+_log = logging.getLogger(__name__)
 
 
 def encode(
-    v: Tensor, E: Tensor, turns: Turns, before: Tensor | None, signed: bool, x: Tensor | None, q: Tensor, sums: bool,
+    v: Tensor, E: Tensor, turns: Tensor, before: Tensor | None, signed: bool, x: Tensor, q: Tensor, sums: bool,
     shape: Shape, tuning: Tuning,
 ) -> Tensor | None:  # fmt: skip
-    """See `fused_forms.encode`; without `before` a library product with a relu at its end, then `rotate`."""
-    if before is None and not signed and x is not None and v.is_cuda:
+    """See `fused_forms.encode`; without `before` the Hopper program, or a library product with relu and a rotation."""
+    if before is None and not signed and v.is_cuda:
+        if hopper_fits(v, shape, tuning):
+            return _hopper().encode(v, E, turns, x, q, sums, shape, tuning)
         nothing = torch.zeros(shape.HN, dtype=v.dtype, device=v.device)
         torch._addmm_activation(nothing, v, E, out=x)
         return _rotate(x, turns, q, sums, shape, tuning)
     b = tuning.of("encode")
-    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N // 2), fit(b["K"], shape.D)
-    grid = (shape.R // M, shape.N // 2 // N, shape.H)
+    M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
+    grid = (shape.R // M, shape.HN // N)
     partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=v.device)
     forward.encode_kernel[grid](
-        v, E, *turns, v if before is None else before, q if x is None else x, q, partial, shape.T,
+        v, E, turns, v if before is None else before, x, q, partial, shape.T,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
-        BEFORE=before is not None, SIGNED=signed, STORE_X=x is not None, SUMS=sums, **_how(b),
+        BEFORE=before is not None, SIGNED=signed, SUMS=sums, **_how(b),
     )  # fmt: skip
     return partial.sum() if sums else None
 
 
-def rotate(x: Tensor, turns: Turns, q: Tensor, shape: Shape, tuning: Tuning) -> None:
-    """See `fused_forms.rotate`."""
-    _rotate(x, turns, q, False, shape, tuning)
-
-
-def _rotate(x: Tensor, turns: Turns, q: Tensor, sums: bool, shape: Shape, tuning: Tuning) -> Tensor | None:
+def _rotate(x: Tensor, turns: Tensor, q: Tensor, sums: bool, shape: Shape, tuning: Tuning) -> Tensor | None:
     b = tuning.of("rotate")
-    M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
-    grid = (shape.R // M, shape.N // 2 // N, shape.H)
+    M, N = _rows(b["M"], shape), fit(b["N"], shape.N)
+    grid = (shape.R // M, shape.HN // N)
     partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=x.device)
-    forward.rotate_kernel[grid](
-        x, *turns, q, partial, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, SUMS=sums, **_how(b)
-    )
+    forward.rotate_kernel[grid](x, turns, q, partial, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, SUMS=sums, **_how(b))
     return partial.sum() if sums else None
 
 
@@ -67,42 +69,32 @@ def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
     return s
 
 
-def gate(x: Tensor, a: Tensor, V: Tensor, mask: Mask, g: Tensor, shape: Shape, tuning: Tuning) -> None:
+def gate(
+    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: Shape, tuning: Tuning
+) -> None:  # fmt: skip
     """See `fused_forms.gate`."""
+    if hopper_fits(x, shape, tuning):
+        return _hopper().gate(x, a, V, mask, draw, g, shape, tuning)
     b = tuning.of("gate")
     M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
     forward.gate_kernel[(shape.R // M, shape.HN // N)](
-        x, a, V, g, shape.R, mask.seed, mask.first_row, mask.scale,
+        x, a, V, g, a.stride(0) // shape.D, draw, mask.scale,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, THRESHOLD=mask.threshold, **_how(b),
     )  # fmt: skip
 
 
-def gate_decode(x: Tensor, a: Tensor, V: Tensor, W: Tensor, mask: Mask, shape: Shape, tuning: Tuning) -> Tensor:
-    """See `fused_forms.gate_decode`; `split` programs share the neurons of a block of tokens, their sums are added."""
-    b = tuning.of("gate_decode")
-    split = fit(b["split"], shape.H) if b["split"] <= shape.H else shape.H * fit(b["split"] // shape.H, shape.N // 16)
-    columns = shape.HN // split
-    M, N = _rows(b["M"], shape), fit(narrower(b["N"], shape.D), min(columns, shape.N))
-    y = torch.empty(split, shape.R, shape.D, dtype=torch.float32, device=x.device)
-    forward.gate_decode_kernel[(shape.R // M, split)](
-        x, a, V, W, y, shape.R, mask.seed, mask.first_row, mask.scale,
-        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, COLUMNS=columns, THRESHOLD=mask.threshold, **_how(b),
-    )  # fmt: skip
-    return y[0] if split == 1 else y.sum(0)
-
-
-def gate_backward(
-    x: Tensor, a: Tensor, V: Tensor, dy: Tensor, W: Tensor, mask: Mask, g: Tensor, dys: Tensor, dx: Tensor,
-    known: bool, mark: bool, shape: Shape, tuning: Tuning,
+def gradient(
+    x: Tensor, g: Tensor, dy: Tensor, W: Tensor, scale: float, dys: Tensor, dx: Tensor, mark: bool,
+    shape: Shape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """See `fused_forms.gate_backward`."""
-    b = tuning.of("gate_backward")
+    """See `fused_forms.gradient`."""
+    if hopper_fits(x, shape, tuning):
+        return _hopper().gradient(x, g, dy, W, scale, dys, dx, mark, shape, tuning)
+    b = tuning.of("gradient")
     M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
-    backward.gate_backward_kernel[(shape.R // M, shape.HN // N)](
-        x, a, V, dy, W, g, dys, dx, shape.R, mask.seed, mask.first_row, mask.scale,
-        D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
-        THRESHOLD=mask.threshold, KEPT=known, MARK=mark, EARLY=bool(b["early"]), **_how(b),
-    )  # fmt: skip
+    backward.gradient_kernel[(shape.R // M, shape.HN // N)](
+        x, g, dy, W, dys, dx, scale, D=shape.D, HN=shape.HN, BM=M, BN=N, BK=K, MARK=mark, **_how(b)
+    )
 
 
 def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
@@ -116,13 +108,15 @@ def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
 
 
 def activity(
-    p: Tensor, q: Tensor, dx: Tensor, turns: Turns, l1: Tensor | None,
+    p: Tensor, q: Tensor, dx: Tensor, turns: Tensor, l1: Tensor | None,
     states: tuple[Tensor, Tensor, Tensor, Tensor] | None, carried: tuple[Tensor, Tensor, bool] | None,
     shape: Shape, tuning: Tuning,
 ) -> None:  # fmt: skip
     """See `fused_forms.activity`; products of one head and a few segments at a time, so that dq stays in the cache."""
+    if carried is None and hopper_fits(q, shape, tuning) and _hopper().segment_fits(shape):
+        return _hopper().activity(p, q, dx, turns, l1, states, shape, tuning)
     b = tuning.of("activity")
-    M, N = _rows(b["M"], shape), fit(b["N"], shape.N // 2)
+    M, N = _rows(b["M"], shape), fit(b["N"], shape.N)
     together = fit(max(1, b["rows"] // shape.C), shape.segments)
     S, C, H, D = shape.segments, shape.C, shape.H, shape.D
     q_SCHN = q.view(S, C, H, shape.N)
@@ -137,17 +131,22 @@ def activity(
                 neurons = slice(head * shape.N, (head + 1) * shape.N)
                 dq.baddbmm_(da[head].view(S, C, D)[part], rho[part, neurons].mT)
                 dq.baddbmm_(v.view(S, C, D)[part], drho[part, neurons].mT)
-            backward.turn_back_kernel[(together * C // M, shape.N // 2 // N)](
-                dq, dx, *turns, q if l1 is None else l1, x, carry, start * C, head * shape.N, shape.T,
+            backward.turn_back_kernel[(together * C // M, shape.N // N)](
+                dq, dx, turns, q if l1 is None else l1, x, carry, start * C, head * shape.N, shape.T,
                 N=shape.N, HN=shape.HN, BM=M, BN=N,
                 L1=l1 is not None, CARRY=carried is not None, FIRST=first, **_how(b),
             )  # fmt: skip
 
 
 def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -> Tensor:
-    """See `fused_forms.states`."""
+    """See `fused_forms.states`; segments below SMALLEST_STEP tokens on a GPU take the plain form.
+
+    There the compiler (Triton 3.6) multiplies a transposed tile of 16 tokens wrongly.
+    """
     b = tuning.of("states")
     M, K = fit(narrower(b["M"], shape.D), shape.N), fit(b["K"], shape.C)
+    if q.is_cuda and K < SMALLEST_STEP:
+        return fused_forms.states(q, u, backward, shape, tuning)
     rho = torch.empty(shape.segments, shape.HN, shape.D, dtype=q.dtype, device=q.device)
     forward.states_kernel[(shape.HN // M, shape.B)](
         q, u, rho, shape.T * shape.D, shape.R * shape.D if u.ndim == 3 else 0,
@@ -166,6 +165,32 @@ def loss(logits: Tensor, targets: Tensor, vocabulary: int, scale: float) -> Tens
         logits, targets, losses, scale, V=vocabulary, STRIDE=logits.stride(0), BN=N, **_how(b)
     )
     return losses
+
+
+def hopper_fits(x: Tensor, shape: Shape, tuning: Tuning) -> bool:
+    """Whether the programs of `fused_hopper` serve these sizes on the device of x."""
+    if not tuning.hopper or not x.is_cuda or x.dtype != torch.bfloat16 or shape.T % TILE or shape.N % TILE:
+        return False
+    return shape.D in (64, 128, 256) and _hopper_available(x.device)
+
+
+@functools.cache
+def _hopper_available(device: torch.device) -> bool:
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        return False
+    try:
+        _hopper().probe(device)
+    except Exception as problem:  # Gluon is young: whatever another version of it says, there are other programs
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        _log.info("training without the programs for Hopper, which this triton does not run: %s", reason)
+        return False
+    return True
+
+
+def _hopper() -> ModuleType:
+    from bdh.nn import fused_hopper_launch
+
+    return fused_hopper_launch
 
 
 def _rows(wanted: int, shape: Shape) -> int:

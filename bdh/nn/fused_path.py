@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import logging
 import os
+import weakref
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ from bdh.errors import ParamsError
 from bdh.models.base import Output, State, cross_entropy
 from bdh.nn.fused_dropout import Mask
 from bdh.nn.fused_plan import Plan
-from bdh.nn.fused_readout import ChunkedLoss
-from bdh.nn.fused_settings import SMALLEST, Tuning
-from bdh.nn.fused_shape import pad_rows, shape_of
-from bdh.nn.fused_stack import FusedStack
+from bdh.nn.fused_settings import SMALLEST
+from bdh.nn.fused_shape import shape_of
+from bdh.nn.fused_stack import FusedStack, FusedTraining
+from bdh.nn.fused_training import Runner
 from bdh.nn.probe import watched
 
 LARGEST_WIDTH = 512
@@ -31,6 +32,7 @@ GENERATIONS = (9, 10)
 """Compute capabilities whose multiprocessors have the shared memory that the tiles want."""
 
 _log = logging.getLogger(__name__)
+_RUNNERS: weakref.WeakKeyDictionary[torch.nn.Module, Runner] = weakref.WeakKeyDictionary()
 
 
 @torch.compiler.disable
@@ -39,8 +41,8 @@ def fused_output(
 ) -> Output | None:
     """The output of a training pass through the fused layers, or None where the plain path has to run.
 
-    `model` has the parameters and Config of `bdh`; `carried` as in `fused_plan.Plan`. Where the vocabulary is large
-    and there are targets, the logits are never whole: the output's have shape B,0,V. Raises ParamsError if
+    `model` has the parameters and Config of `bdh`; `carried` as in `fused_plan.Plan`. With targets the loss and all
+    gradients are computed together and the logits are never whole: the output's have shape B,0,V. Raises ParamsError if
     `model.kernel` is `fused` and the sizes do not allow it. Under torch.compile this runs uncompiled.
     """
     if model.kernel == "plain" or state is not None or not torch.is_grad_enabled() or watched():
@@ -56,9 +58,15 @@ def fused_output(
     plan = plan_of(model, tokens_BT, carried)
     _say(f"training on the fused path ({'Triton kernels' if plan.kernels else 'plain-torch forms'})")
     x_BTD = torch.nn.functional.layer_norm(model.embed(tokens_BT), (plan.shape.D,))
-    rows, l1 = FusedStack.apply(pad_rows(x_BTD, plan.shape.T), model.encoder, model.encoder_v, model.decoder, plan)
-    x_BTD = rows.unflatten(0, (plan.shape.B, plan.shape.T))[:, : plan.tokens]
-    return _answer(model, x_BTD, targets_BT, l1, plan)
+    padded = torch.nn.functional.pad(x_BTD, (0, 0, 0, plan.shape.T - plan.tokens))
+    matrices = (model.encoder, model.encoder_v, model.decoder)
+    if targets_BT is not None and (model.l1_weight > 0 or not plan.measure_l1):
+        runner = _RUNNERS.setdefault(model, Runner())
+        loss, l1 = FusedTraining.apply(padded, *matrices, model.lm_head, targets_BT, model.l1_weight, plan, runner)
+        return Output(x_BTD.new_empty(x_BTD.shape[0], 0, model.vocab_size), loss, None, l1)
+    after_BTD, l1 = FusedStack.apply(padded, *matrices, plan)
+    logits_BTV = after_BTD[:, : plan.tokens] @ model.lm_head
+    return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), None, l1)
 
 
 def reason_against(model: Any) -> str | None:
@@ -95,17 +103,6 @@ def plan_of(model: Any, tokens_BT: Tensor, carried: bool) -> Plan:
     mask = Mask(share, seed, model.first_stream * shape.T)
     layers = model.config.n_layer
     return Plan(shape, T, layers, dtype, carried, mask, model.measure_l1, _kernels(device), tuning)
-
-
-def _answer(model: Any, x_BTD: Tensor, targets_BT: Tensor | None, l1: Tensor | None, plan: Plan) -> Output:
-    tuning: Tuning = plan.tuning
-    if targets_BT is None or model.vocab_size < tuning.loss_vocabulary:
-        logits_BTV = x_BTD @ model.lm_head
-        return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), None, l1)
-    loss = ChunkedLoss.apply(
-        x_BTD.flatten(0, 1), model.lm_head, targets_BT.flatten(), plan.dtype, tuning.loss_rows, plan.forms
-    )
-    return Output(x_BTD.new_empty(x_BTD.shape[0], 0, model.vocab_size), loss, None, l1)
 
 
 def _kernels(device: torch.device) -> bool:

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bdh.nn import fused_forms
-from bdh.nn.fused_dropout import Mask
-from bdh.nn.fused_settings import KEPT, Tuning
-from bdh.nn.fused_shape import Shape, pair_columns, pair_rows, turns
+from bdh.nn import fused_forms, fused_forms_rows
+from bdh.nn.fused_dropout import Mask, draws_of
+from bdh.nn.fused_settings import Tuning
+from bdh.nn.fused_shape import Shape, columns, turns
 
 
 class Weights(NamedTuple):
-    """The three matrices in compute precision and paired order: E, V D,HN and W HN,D."""
+    """The three matrices in compute precision: E, V D,HN and W HN,D."""
 
     E: Tensor
     V: Tensor
@@ -52,47 +52,53 @@ class Plan:
 
         return fused_launch
 
-    def chunks(self) -> list[tuple[slice, Plan]]:
-        """The rows that pass through all layers together, whole streams, each with its own plan."""
-        streams = max(1, self.tuning.rows // self.shape.T)
-        parts = []
-        for first in range(0, self.shape.B, streams):
-            count = min(streams, self.shape.B - first)
-            row = first * self.shape.T
-            shape = dataclasses.replace(self.shape, B=count)
-            plan = dataclasses.replace(self, shape=shape, mask=self.mask.of_rows(self.mask.first_row + row))
-            parts.append((slice(row, row + count * self.shape.T), plan))
-        return parts
+    @property
+    def rows(self) -> ModuleType:
+        """The module whose functions work on rows between the large steps."""
+        if not self.kernels:
+            return fused_forms_rows
+        from bdh.nn import fused_launch_rows
 
-    def kept(self) -> list[frozenset[str]]:
-        """What each layer keeps for the backward pass within the memory budget; see `fused_settings.KEPT`."""
-        left = self.tuning.keep_bytes_long if self.shape.long else self.tuning.keep_bytes
-        item = torch.finfo(self.dtype).bits // 8
-        kept: list[set[str]] = [{"x"} if self.carried else set() for _ in range(self.layers)]
-        for name in KEPT:
-            rows = self.shape.segments * self.shape.D if name == "states" else self.shape.R
-            size = rows * self.shape.HN * item
-            if (name == "states" and not self.shape.long) or (name == "g" and self.tuning.decode == "fused"):
-                continue
-            for layer in reversed(range(self.layers)):
-                if name not in kept[layer] and size <= left:
-                    kept[layer].add(name)
-                    left -= size
-        return [frozenset(names) for names in kept]
+        return fused_launch_rows
+
+    @property
+    def activities(self) -> int:
+        """Entries of the activations of all layers: L*B*H*T*N, real tokens only."""
+        return self.layers * self.shape.B * self.tokens * self.shape.HN
+
+    def groups(self) -> tuple[Plan, list[slice]]:
+        """The streams that pass through all layers together, equally many in every group, and the plan of a group."""
+        size = max(1, min(self.shape.B, self.tuning.bytes // (self.bytes_per_token() * self.shape.T)))
+        while self.shape.B % size:
+            size -= 1
+        streams = [slice(first, first + size) for first in range(0, self.shape.B, size)]
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, B=size)), streams
+
+    def bytes_per_token(self) -> int:
+        """Of the activations that a group keeps; see `fused_layers.Group`."""
+        tensors = (4 if self.carried else 3) * self.layers + 1
+        return tensors * self.shape.HN * torch.finfo(self.dtype).bits // 8
+
+    def draws(self, streams: list[slice], device: torch.device) -> Tensor:
+        """The numbers that decide dropout in these groups; see `fused_dropout.draws_of`."""
+        first_rows = [self.mask.first_row + part.start * self.shape.T for part in streams]
+        return draws_of(self.mask, self.layers, first_rows, device)
+
+    def in_order(self, matrices: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """encoder, encoder_v H,D,N and decoder HN,D in the order of `Weights`, as views where possible."""
+        encoder, encoder_v, decoder = matrices
+        return columns(encoder), columns(encoder_v), decoder
 
     def weights(self, encoder: Tensor, encoder_v: Tensor, decoder: Tensor) -> Weights:
-        """Copies of the parameters as the kernels want them."""
-        heads = self.shape.H
-        return Weights(
-            pair_columns(encoder.to(self.dtype)),
-            pair_columns(encoder_v.to(self.dtype)),
-            pair_rows(decoder.to(self.dtype), heads),
-        )
+        """Copies of the parameters (H,D,N twice, HN,D) as the kernels want them."""
+        E, V, W = self.in_order((encoder, encoder_v, decoder))
+        return Weights(E.to(self.dtype), V.to(self.dtype), W.to(self.dtype))
 
-    def turns(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The rotary tables."""
+    def weights_like(self, like: Tensor) -> Weights:
+        """Room for such copies."""
+        D, HN = self.shape.D, self.shape.HN
+        return Weights(*(like.new_empty(size, dtype=self.dtype) for size in ((D, HN), (D, HN), (HN, D))))
+
+    def turns(self, device: torch.device) -> Tensor:
+        """The rotary table."""
         return turns(self.shape.T, self.shape.N, device, self.dtype)
-
-    def activation(self, like: Tensor) -> Tensor:
-        """An uninitialised R,HN tensor."""
-        return torch.empty(self.shape.R, self.shape.HN, dtype=self.dtype, device=like.device)

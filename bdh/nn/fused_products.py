@@ -19,3 +19,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=out) if a.ndim == 2 else torch.bmm(a, b, out_dtype=out)
     return a.to(out) @ b.to(out)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b for matrices or batches of matrices; total has the `wide` dtype."""
+    if a.is_cuda and a.dtype != total.dtype:
+        add = torch.ops.aten.addmm if a.ndim == 2 else torch.ops.aten.baddbmm
+        add.dtype_out(total, a, b, total.dtype, out=total)
+    else:
+        total += product(a, b)

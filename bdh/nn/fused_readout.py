@@ -1,63 +1,53 @@
-"""Readout and cross-entropy of a large vocabulary in chunks of tokens: no tensor of tokens times vocabulary is kept.
+"""Readout and cross-entropy in chunks of tokens, with their gradients: no tensor of tokens times vocabulary is kept.
 
-The gradients of the rows and of the readout are computed in the forward pass, chunk by chunk, where the logits are at
-hand: z = x W (rounded to the operands' dtype, as autocast does), loss = mean(logsumexp(z) - z_target) in float32,
-dz = (softmax(z) - onehot) / tokens, dx = dz W^T, dW = sum over chunks of x^T dz. The columns of W are padded to a
-multiple of 64, which products on a GPU want; padding has no probability.
+Per chunk, where the logits are at hand: z = x W (rounded to the operands' dtype, as autocast does),
+loss = mean(logsumexp(z) - z_target) in float32, dz = (softmax(z) - onehot) / tokens, dx = dz W^T, dW += x^T dz. The
+columns of W are padded to a multiple of 64, which products on a GPU want; padding has no probability.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from bdh.nn.fused_products import product
+from bdh.nn.fused_products import add_product, product
 
 PAD = 64
 
 
-class ChunkedLoss(torch.autograd.Function):
-    """(x R,D; lm_head D,V; targets R, all of them ids; dtype; rows per chunk; forms) -> mean cross-entropy in nats."""
+class Readout:
+    """The mean loss over `tokens` tokens in all, which come in any number of parts, `rows` at a time.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, lm_head: Tensor, targets: Tensor, dtype: torch.dtype, rows: int, forms: ModuleType
-    ) -> Tensor:
-        """The loss; its gradients are kept."""
-        with torch.autocast(x.device.type, enabled=False):
-            loss, dx, dW = loss_and_gradients(x, lm_head, targets, dtype, rows, forms)
-        ctx.gradients = [dx, dW]
-        return loss
+    lm_head: D,V. dtype: of the products' operands. forms: as in `Plan.forms`.
+    """
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradients, times that of the loss."""
-        dx, dW = ctx.gradients
-        ctx.gradients = None
-        return dx * d_loss, dW * d_loss, None, None, None, None
+    def __init__(self, lm_head: Tensor, dtype: torch.dtype, rows: int, tokens: int, forms: ModuleType) -> None:
+        self.vocabulary = lm_head.shape[1]
+        self.W = F.pad(lm_head.detach().to(dtype), (0, -self.vocabulary % PAD))
+        self.total = torch.zeros(self.W.shape, dtype=lm_head.dtype, device=lm_head.device)
+        self.dtype, self.rows, self.tokens, self.forms = dtype, rows, tokens, forms
 
+    def begin(self, lm_head: Tensor) -> None:
+        """Take other weights of the same sizes and forget the gradient."""
+        self.W[:, : self.vocabulary].copy_(lm_head)
+        self.total.zero_()
 
-def loss_and_gradients(
-    x: Tensor, lm_head: Tensor, targets: Tensor, dtype: torch.dtype, rows: int, forms: ModuleType
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross-entropy, its gradient by x (R,D) and by lm_head (D,V)."""
-    vocabulary = lm_head.shape[1]
-    W = F.pad(lm_head.to(dtype), (0, -vocabulary % PAD))
-    total: Tensor | None = None
-    dx, dW = torch.empty_like(x), torch.zeros(W.shape, dtype=lm_head.dtype, device=x.device)
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        some = x[part].to(dtype)
-        logits = some @ W
-        summed = forms.loss(logits, targets[part], vocabulary, 1.0 / len(x)).sum()
-        total = summed if total is None else total + summed
-        dx[part] = product(logits, W.mT)
-        dW += product(some.mT, logits)
-    assert total is not None
-    return total / len(x), dx, dW[:, :vocabulary]
+    def add(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What these tokens (x R,D; targets R, all of them ids) add to the mean loss, and their gradient by x."""
+        losses, dx = [], torch.empty_like(x)
+        for start in range(0, len(x), self.rows):
+            part = slice(start, start + self.rows)
+            some = x[part].to(self.dtype)
+            logits = some @ self.W
+            losses.append(self.forms.loss(logits, targets[part], self.vocabulary, 1.0 / self.tokens).sum())
+            dx[part] = product(logits, self.W.mT)
+            add_product(self.total, some.mT, logits)
+        return torch.stack(losses).sum() / self.tokens, dx
+
+    @property
+    def gradient(self) -> Tensor:
+        """Of lm_head, D,V."""
+        return self.total[:, : self.vocabulary]

@@ -1,12 +1,12 @@
-"""Every tunable number of the fused training path, in one place: tiles, crossovers and memory budgets.
+"""Every tunable number of the fused training path, in one place: tiles, crossovers and group sizes.
 
 Nothing here changes what is computed, only how fast and in how much memory. The numbers are those of one H200; a caller
 may pass others (`Tuning`), as `benchmarks/kernels.py` does to compare them.
 
-Letters of tiles: M rows (tokens), N columns (neurons, or tokens of the other side), K summed over in one step;
-`rows` tokens per product, `early` 1: load what the end needs at the start, `warps`, `stages` of the pipeline,
-`registers` (optional): most per thread. A program that leaves room for a second one on its multiprocessor (half of the
-shared memory, 128 registers at 8 warps or 255 at 4) overlaps its loads and stores with the other's products.
+Letters of tiles: M rows (tokens), N columns (neurons, or tokens of the other side), K summed over in one step; `rows`
+tokens per product, `warps`, `stages` of the pipeline, `registers` (optional): most per thread. A program that leaves
+room for a second one on its multiprocessor (half of the shared memory, 128 registers at 8 warps or 255 at 4) overlaps
+its loads and stores with the other's products.
 """
 
 from __future__ import annotations
@@ -16,53 +16,61 @@ from dataclasses import dataclass, field
 Blocks = dict[str, int]
 
 BLOCKS: dict[str, Blocks] = {
-    "encode": {"M": 128, "N": 64, "K": 64, "warps": 4, "stages": 3},
-    "rotate": {"M": 32, "N": 128, "warps": 4, "stages": 1},
-    "scores": {"M": 128, "N": 256, "K": 64, "warps": 8, "stages": 3},
+    "encode": {"M": 128, "N": 128, "K": 64, "warps": 4, "stages": 3},
+    "rotate": {"M": 32, "N": 256, "warps": 4, "stages": 1},
+    "scores": {"M": 128, "N": 128, "K": 64, "warps": 4, "stages": 4},
     "gate": {"M": 64, "N": 128, "K": 64, "warps": 4, "stages": 3},
-    "gate_decode": {"M": 128, "N": 64, "split": 1, "warps": 8, "stages": 2},
-    "gate_backward": {"M": 64, "N": 128, "K": 64, "early": 1, "warps": 4, "stages": 2},
+    "gradient": {"M": 64, "N": 128, "K": 64, "warps": 4, "stages": 2},
     "pairs": {"M": 64, "N": 64, "warps": 4, "stages": 1},
-    "activity": {"M": 16, "N": 256, "rows": 8192, "warps": 4, "stages": 1},
+    "activity": {"M": 16, "N": 512, "rows": 8192, "warps": 4, "stages": 1},
     "states": {"M": 128, "K": 64, "warps": 8, "stages": 3},
     "loss": {"N": 4096, "warps": 8, "stages": 1},
+    "norms": {"warps": 4, "stages": 1},
 }
 """Wanted tiles per kernel for rows of up to 256 values; `fit` makes them smaller where a shape is."""
 
+STREAMS: dict[str, Blocks] = {
+    "encode": {"N": 64, "right": 2, "own": 2},
+    "gate": {"N": 64, "right": 2, "own": 3},
+    "gradient": {"N": 64, "right": 2, "own": 2},
+    "activity": {"N": 64, "right": 2, "own": 1},
+}
+"""For the programs of `fused_hopper`: columns per tile, and tiles that wait of the right operand and of each group."""
+
 SMALLEST = 16
 """The smallest side of a tile that matrix units take."""
-
-KEPT = ("x", "g", "q", "states")
-"""What a layer may keep for the backward pass instead of recomputing it, in the order in which memory is spent."""
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Choices that trade time against memory; see the fields.
 
-    rows: tokens that pass through all layers at once (whole streams, at least one); temporaries grow with it.
-    keep_bytes: memory for kept activations of all layers together, for windows below and from `long_from`.
+    bytes: of activations of the streams that pass through all layers at once, forward and back (at least one).
     long_from: shortest window that uses the chunked state form; segment: its chunk length in tokens.
-    loss_vocabulary: smallest vocabulary whose loss is computed in chunks; loss_rows: tokens per chunk.
+    loss_rows: tokens per chunk of the readout.
     scores: `tiles` (own kernel, lower tiles only) or `product` (one batched product and a mask).
-    decode: `product` (gate kernel, then a plain product) or `fused` (both in one kernel).
-    blocks: tiles that replace those of BLOCKS, by kernel.
+    hopper: use the programs of `fused_hopper` where they can run.
+    graph: replay the passes of a group from a CUDA graph.
+    blocks: tiles that replace those of BLOCKS, by kernel; streams: the same for STREAMS.
     """
 
-    rows: int = 8192
-    keep_bytes: int = 7_500_000_000
-    keep_bytes_long: int = 24_000_000_000
+    bytes: int = 5_200_000_000
     long_from: int = 1536
     segment: int = 256
-    loss_vocabulary: int = 2048
     loss_rows: int = 4096
     scores: str = "tiles"
-    decode: str = "product"
+    hopper: bool = True
+    graph: bool = True
     blocks: dict[str, Blocks] = field(default_factory=dict)
+    streams: dict[str, Blocks] = field(default_factory=dict)
 
     def of(self, kernel: str) -> Blocks:
         """Wanted tiles of a kernel."""
         return BLOCKS[kernel] | self.blocks.get(kernel, {})
+
+    def stream(self, kernel: str) -> Blocks:
+        """Wanted tiles of a program of `fused_hopper`."""
+        return STREAMS[kernel] | self.streams.get(kernel, {})
 
 
 DEFAULT = Tuning()

@@ -1,8 +1,8 @@
-"""All layers of `bdh` or `eq8` as one differentiable operation that never keeps what it can compute again.
+"""All layers of `bdh` or `eq8`, and their training loss, as differentiable operations on groups of streams.
 
-The plain path keeps about eight tensors of B*H*T*N entries per layer for its backward pass. Here a layer keeps its
-input rows, its reads, its scores and its answer; activations are recomputed, or kept as far as a budget allows
-(`fused_settings.Tuning`). Streams pass through all layers in groups, so temporaries do not grow with the batch.
+`FusedTraining` takes every group forward, through the readout and the loss, and back at once (`fused_training`), so
+memory is that of one group and nothing is computed twice. `FusedStack` only gives the rows after the layers and keeps
+all groups until the backward pass; it serves where the loss is not known here.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bdh.nn import fused_backward, fused_forward
+from bdh.nn.fused_layers import Gradients, Group
 from bdh.nn.fused_plan import Plan
-from bdh.nn.fused_shape import unpair_columns, unpair_rows
+from bdh.nn.fused_shape import heads_of
+from bdh.nn.fused_training import Runner
+
+SPENT = "the fused layers keep nothing after their backward pass: run the forward pass again"
 
 
 class FusedStack(torch.autograd.Function):
-    """(rows R,D; encoder, encoder_v H,D,N; decoder H*N,D; plan) -> rows after all layers R,D, mean activity or None.
+    """(streams B,T,D, padded; encoder, encoder_v H,D,N; decoder H*N,D; plan) -> B,T,D after all layers, mean activity.
 
-    One backward pass per forward pass: what was kept is freed on the way.
+    The mean activity is None unless the plan measures it. One backward pass per forward pass.
     """
 
     @staticmethod
@@ -29,41 +32,61 @@ class FusedStack(torch.autograd.Function):
         ctx: Any, u: Tensor, encoder: Tensor, encoder_v: Tensor, decoder: Tensor, plan: Plan
     ) -> tuple[Tensor, Tensor | None]:
         """Run the layers group by group."""
+        ctx.plan, ctx.kept = plan, []
+        after, total = torch.empty_like(u), None
+        part, groups = plan.groups()
+        draws = plan.draws(groups, u.device)
         with torch.autocast(u.device.type, enabled=False):
-            return _forward(ctx, u, encoder, encoder_v, decoder, plan)
+            weights = plan.weights(encoder, encoder_v, decoder)
+            for number, streams in enumerate(groups):
+                group = Group(weights, part, draws[number], u)
+                rows, activity = group.forward(u[streams].flatten(0, 1))
+                after[streams] = rows.view_as(u[streams])
+                total = activity if total is None or activity is None else total + activity
+                ctx.kept.append((streams, group))
+        return after, None if total is None else total / plan.activities
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_after: Tensor, d_l1: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of rows and weights."""
         plan = ctx.plan
-        if not ctx.saved:
-            raise RuntimeError("the fused layers keep nothing after their backward pass: run the forward pass again")
-        l1 = (d_l1 / _activities(plan)).reshape(1) if plan.measure_l1 and d_l1 is not None else None
-        du, gradients = torch.empty_like(d_after), fused_backward.Gradients.zeros(plan, d_after)
+        if not ctx.kept:
+            raise RuntimeError(SPENT)
+        l1 = (d_l1 / plan.activities).reshape(1) if plan.measure_l1 and d_l1 is not None else None
+        du, gradients = torch.empty_like(d_after), Gradients.zeros(plan, d_after)
         with torch.autocast(d_after.device.type, enabled=False):
-            while ctx.saved:
-                rows, part, saved = ctx.saved.pop()
-                du[rows] = fused_backward.run(d_after[rows], saved, ctx.weights, part, l1, gradients)
-        heads = plan.shape.H
-        d_encoder = unpair_columns(gradients.E, heads)
-        d_encoder_v = unpair_columns(gradients.V.transpose(0, 1).reshape(plan.shape.D, -1), heads)
-        return du, d_encoder, d_encoder_v, unpair_rows(gradients.W, heads), None
+            while ctx.kept:
+                streams, group = ctx.kept.pop()
+                rows = group.backward(d_after[streams].flatten(0, 1), l1, gradients)
+                du[streams] = rows.view_as(du[streams])
+        return du, heads_of(gradients.E, plan.shape.H).contiguous(), gradients.V, gradients.W, None
 
 
-def _forward(
-    ctx: Any, u: Tensor, encoder: Tensor, encoder_v: Tensor, decoder: Tensor, plan: Plan
-) -> tuple[Tensor, Tensor | None]:
-    ctx.plan, ctx.weights, ctx.saved = plan, plan.weights(encoder, encoder_v, decoder), []
-    kept, after, total = plan.kept(), torch.empty_like(u), None
-    for rows, part in plan.chunks():
-        after[rows], saved, activity = fused_forward.run(u[rows], ctx.weights, part, kept)
-        ctx.saved.append((rows, part, saved))
-        if activity is not None:
-            total = activity if total is None else total + activity
-    return after, None if total is None else total / _activities(plan)
+class FusedTraining(torch.autograd.Function):
+    """(streams B,T,D, padded; encoder, encoder_v H,D,N; decoder H*N,D; readout D,V; targets B,t; weight of the L1
+    term; plan; runner) -> mean cross-entropy in nats, mean activity (None unless the plan measures it).
 
+    The gradients are those of cross-entropy + weight * activity and are computed in the forward pass: a backward pass
+    that weighs the two otherwise is wrong.
+    """
 
-def _activities(plan: Plan) -> int:
-    """Entries of the activations of all layers: L*B*H*T*N, real tokens only."""
-    return plan.layers * plan.shape.B * plan.tokens * plan.shape.HN
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, encoder: Tensor, encoder_v: Tensor, decoder: Tensor, lm_head: Tensor, targets: Tensor,
+        l1_weight: float, plan: Plan, runner: Runner,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Run every group forward and back."""
+        with torch.autocast(u.device.type, enabled=False):
+            found = runner.run(u, (encoder, encoder_v, decoder), lm_head, targets, l1_weight, plan)
+        ctx.gradients = found.gradients
+        return found.loss, found.activity
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor, d_l1: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients that are there, times that of the loss."""
+        if ctx.gradients is None:
+            raise RuntimeError(SPENT)
+        gradients, ctx.gradients = ctx.gradients, None
+        return *torch._foreach_mul(gradients, d_loss), None, None, None, None
