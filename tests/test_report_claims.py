@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,6 +244,30 @@ def test_claim_16_takes_every_damping_that_was_resolved(verdict):
     assert verdict(
         16, {("hebbian", v): lambda r, s: r.pop("damping_sweep", None) for v in ("bdh", "bdh_structured")}
     ) == (NOT_MEASURED)
+
+
+def scaled(**efficiencies):
+    """An edit of every run that writes the results of scaling instead."""
+
+    def write(_report, _seed):
+        rows = [{"work": work, "metric": "efficiency", "ratio": ratio} for work, ratio in efficiencies.items()]
+        path = Path("benchmarks/results/h200_scaling.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"rows": rows}))
+
+    return {("train", "bdh"): write}
+
+
+def test_claim_14_needs_eight_gpus_and_tells_the_curve_below(verdict):
+    assert verdict(14) == NOT_MEASURED
+    assert verdict(14, scaled(ddp_2=0.98, ddp_4=0.97, ddp_8_recurrent_trained=0.99)) == NOT_MEASURED
+    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    told = {claim.number: finding.measured for claim, finding in judge(inputs)}[14]
+    assert "not measured at 8" in told
+    assert "bdh: 2 GPUs 98.0%, 4 GPUs 97.0%" in told
+    assert {row["number"]: row["evidence"] for row in ledger_rows(inputs)}[14] == [inputs.scaling.path.as_posix()]
+    assert verdict(14, scaled(ddp_2=0.98, ddp_8=0.93)) == SUPPORTED
+    assert verdict(14, scaled(ddp_8=0.7)) == NOT_SUPPORTED
 
 
 def test_ledger_has_every_claim_with_a_rule_or_a_need(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bdh.report import frontier_claims, graph_claims, model_claims
+from bdh.report import frontier_claims, graph_claims, model_claims, scaling_claims
 from bdh.report.finding import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, Finding
 from bdh.report.inputs import Inputs
 from bdh.report.table import Cell, Column, Row, Table, missing_cell
@@ -100,7 +100,7 @@ CLAIMS = (
         ("hebbian", "train"),
         ("bdh", "transformer"),
     ),
-    Claim(14, "Near-linear speed-up over 8 GPUs", RECURRENT, "Needs one training timed on 1 and on 8 GPUs."),
+    Claim(14, "Near-linear speed-up over 8 GPUs", RECURRENT, scaling_claims.near_linear, ("scaling",)),
     Claim(
         15,
         "Each mechanism of neuro earns its place",
@@ -138,9 +138,11 @@ def _finding(rule: Rule | str, inputs: Inputs) -> Finding:
 
 def evidence(claim: Claim, inputs: Inputs) -> list[str]:
     """Files of results that the rule of a claim reads, those that are there."""
-    records = [
-        getattr(run, stage) for run in inputs.runs if run.variant.startswith(claim.about) for stage in claim.evidence
-    ]
+    if claim.evidence == ("scaling",):
+        records = [inputs.scaling]
+    else:
+        about = [run for run in inputs.runs if run.variant.startswith(claim.about)]
+        records = [getattr(run, stage) for run in about for stage in claim.evidence]
     return [record.path.as_posix() for record in records if record]
 
 

@@ -13,6 +13,9 @@ from bdh.params import Params
 from bdh.report.records import Record, read_record
 from bdh.report.samples import read_samples
 
+SCALING = Path("benchmarks/results/h200_scaling.json")
+"""Results of `benchmarks.scaling` that belong to the project."""
+
 STAGE_FILES = {
     "train": "reports/train/{key}.json",
     "timing": "reports/timing/{key}.json",
@@ -69,6 +72,7 @@ class Inputs:
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     facts: dict[str, CorpusFacts] = field(default_factory=dict)
+    scaling: Record = field(default_factory=lambda: Record(SCALING))
 
     def of(self, corpus: str, variant: str | None = None) -> list[Run]:
         """Runs on one corpus, of one variant or of all."""
@@ -84,6 +88,7 @@ def load_inputs(params: Params) -> Inputs:
         seeds=tuple(params.seeds),
         runs=tuple(load_run(*key) for key in params.runs()),
         facts={name: load_facts(name) for name in params.corpora},
+        scaling=read_record(SCALING),
     )
 
 
