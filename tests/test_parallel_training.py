@@ -117,6 +117,18 @@ def test_parallel_two_ranks_equal_one_process(two_ranks, text, case):
     assert any(moved)
 
 
+def _one_case(group, text):
+    training = run(make("bdh", text, group, None, l1=0.1))
+    return weights(training), training.history
+
+
+def test_parallel_eight_ranks_equal_one_process(text, tmp_path):
+    alone = run(make("bdh", text, l1=0.1))
+    for found, history in on_ranks(8, tmp_path, _one_case, text):
+        same(found, weights(alone))
+        same_history(history, alone.history)
+
+
 def test_parallel_equality_can_fail(two_ranks, text):
     other = run(make("bdh", text, batch_size=4, l1=0.1))
     with pytest.raises(AssertionError):
