@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS, PAGE = Path("benchmarks/results"), Path("docs/speed.md")
-RATIOS = ("h200_train", "h200_decode", "h200_scaling", "coactivation", "tmi")
-LARGEST = ("N 16384", "16384 neurons", "4096 neurons")
+RATIOS = ("h200_train", "h200_decode", "h200_scaling", "h200_scaling_neuro", "cpu_train", "coactivation", "tmi")
+LARGEST = ("N 16384", "16384 neurons", "4096 neurons", "train_laptop")
 RESERVOIRS = {"cpu_recurrent": "2 CPU cores", "h200_recurrent_reference": "H200"}
 SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 

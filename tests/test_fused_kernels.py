@@ -114,7 +114,9 @@ def test_replayed_steps_equal_the_first_one(variant, neurons):
             loss = model(*batches[0 if step in (0, 3) else 1]).loss
         model.zero_grad()
         loss.backward()
-        found.append({"loss": loss.detach()} | {name: p.grad.clone() for name, p in model.named_parameters()})
-    for name, expected in found[0].items():
-        assert error(found[3][name], expected) < 1e-5, name
-        assert error(found[1][name], expected) > 1e-3, "another batch must give something else"
+        gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        found.append((loss.detach(), gradients))
+    assert error(found[3][0], found[0][0]) < 1e-6
+    for name, expected in found[0][1].items():
+        assert error(found[3][1][name], expected) < 1e-5, name
+        assert error(found[1][1][name], expected) > 1e-3, f"{name}: another batch must give something else"
