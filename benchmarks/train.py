@@ -190,6 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--curve", type=int, default=0, help="steps of a training curve of both")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peer-curves", type=Path, help="take the peer's curves from this earlier result")
     parser.add_argument("--text", type=Path, help="a file whose bytes are trained on")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
