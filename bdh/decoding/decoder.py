@@ -34,7 +34,8 @@ class Decoder:
     engine: `fused` runs Triton programs, on a GPU replayed from a CUDA graph, with bfloat16 weights and products and a
     float32 state; `plain` runs torch operations in the model's own precision; `auto` takes fused where it runs.
     narrow: another type for weights and products (float32 keeps all of them). window: tokens that wait before they are
-    folded into the state, a power of two of at least 16 for `fused`.
+    folded into the state, a power of two of at least 16 for `fused`. early: programs overlap, by default where the GPU
+    can. tiles: `few.Tiles` or `many.Tiles`, by default the one for that number of streams.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Decoder:
         window: int = WINDOW,
         engine: str = "auto",
         narrow: torch.dtype | None = None,
+        early: bool | None = None,
+        tiles: Any = None,
     ) -> None:
         assert engine in ENGINES, engine
         self.weights = weights_of(model)
@@ -58,13 +61,20 @@ class Decoder:
             "seed": torch.arange(streams, device=device),
         }
         self.plain = None if fused else PlainStep(self.weights, self.memory)
-        self.fused: Any = self._fused() if fused else None
+        self.fused: Any = self._fused(early, tiles) if fused else None
         self.graph = self._captured() if fused and device.type == "cuda" else None
 
-    def _fused(self) -> Any:
-        from bdh.decoding.fused import FusedStep, Settings
+    def _fused(self, early: bool | None, tiles: Any) -> Any:
+        """The programs for this number of streams, or those whose tiles are given."""
+        from bdh.decoding import few, many
+        from bdh.decoding.fused import Settings
 
-        return FusedStep(self.weights, self.memory, Settings(**self.settings))
+        device, streams = self.memory.tokens.device, len(self.memory.tokens)
+        if early is None:
+            early = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        chosen = isinstance(tiles, few.Tiles) if tiles is not None else streams <= few.MOST
+        step = few.FewStreams if chosen else many.ManyStreams
+        return step(self.weights, self.memory, Settings(**self.settings), early, tiles)
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """A step as a graph; the runs before it compile the programs, and what they wrote is forgotten."""

@@ -18,9 +18,15 @@ def _mix(h):
 @triton.jit
 def choose(
     logits, temperature, top_k, seed, position, filled, tokens, history, V, C,
-    VP: tl.constexpr,
+    VP: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
-    """Next token of stream b into `tokens` and `history`; counts the token just read in `position` and `filled`."""
+    """Next token of stream b into `tokens` and `history`; counts the token just read in `position` and `filled`.
+
+    EARLY: launched before the program that writes the logits has ended.
+    """
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     b = tl.program_id(0)
     v = tl.arange(0, VP)
     inside = v < V

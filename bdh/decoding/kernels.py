@@ -1,11 +1,10 @@
-"""Triton programs of one decoding step; importing this file needs triton. `bdh.decoding.plain` is their definition.
+"""Triton programs of one decoding step of many streams; importing this file needs triton.
 
-Pairs of neurons (2p, 2p+1), which rotate together, are the unit of work: weights come with the two halves apart
-(H,2,DP,PP), and the state has their rows side by side. `encode` lists the pairs that are active, tile by tile; `read`
-fetches the rows of those pairs and of no others.
+`bdh.decoding.plain` is their definition. Pairs of neurons (2p, 2p+1), which rotate together, are the unit of reading:
+`read` lists the rows of the pairs that are active and fetches those rows of the state and no others.
 
-Letters: B streams, H heads, P pairs, D embedding, C places of the window, S splits of a head's tiles, G groups of
-tiles; DP and PP are padded to a power of two and to whole tiles. Strides are in elements.
+Letters: B streams, H heads, N neurons of a head, P pairs, D embedding, C places of the window, S splits of a head; DP,
+NP and PP are padded to a power of two and to whole tiles. Weights are H,NP,DP, neurons first. Strides are in elements.
 """
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
@@ -17,124 +16,97 @@ import triton.language as tl
 
 
 @triton.jit
-def begin(tokens, position, embed, frequency, x, cos, sin, D, PP, DP: tl.constexpr, BLOCK: tl.constexpr):
+def begin(
+    tokens, position, embed, frequency, x, x_narrow, cos, sin, D, PP, DP: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     """x = embed[token]; cosine and sine of the phases of `bdh.nn.rope`. Launch without fusing of multiply and add."""
     b, block = tl.program_id(0), tl.program_id(1)
-    place = tl.load(position + b)
-    p = block * BLOCK + tl.arange(0, BLOCK)
-    turns = tl.load(frequency + p, mask=p < PP, other=0)
+    p, d = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DP)
+    angle = phase(tl.load(position + b), tl.load(frequency + p, mask=p < PP, other=0))
+    tl.store(cos + b * PP + p, tl.cos(angle), mask=p < PP)
+    tl.store(sin + b * PP + p, tl.sin(angle), mask=p < PP)
+    if block == 0:
+        x_D = tl.load(embed + tl.load(tokens + b) * D + d, mask=d < D, other=0.0)
+        tl.store(x + b * DP + d, x_D)
+        tl.store(x_narrow + b * DP + d, x_D.to(x_narrow.dtype.element_ty))
+
+
+@triton.jit
+def phase(place, turns):
+    """Angles at position `place` of pairs that turn by `turns` 2^-42 turns per token."""
     rounded = place.to(tl.float32) * (turns.to(tl.float32) * 2.2737367544323206e-13)
     rounded = rounded - tl.floor(rounded)
     exact = ((place * turns) & 4398046511103).to(tl.float32) * 2.2737367544323206e-13
-    angle = tl.where(place < 16384, rounded, exact) * 6.283185307179586
-    tl.store(cos + b * PP + p, tl.cos(angle), mask=p < PP)
-    tl.store(sin + b * PP + p, tl.sin(angle), mask=p < PP)
-    d = tl.arange(0, DP)
-    if block == 0:
-        row = tl.load(tokens + b) * D
-        tl.store(x + b * DP + d, tl.load(embed + row + d, mask=d < D, other=0.0))
+    return tl.where(place < 16384, rounded, exact) * 6.283185307179586
 
 
 @triton.jit
 def encode(
-    x, encoder, cos, sin, xs, pair_list, even_list, odd_list, count, B, H, PP, TILES,
+    x_narrow, encoder, xs, B, ROWS,
     DP: tl.constexpr, DK: tl.constexpr, BM: tl.constexpr, TILE: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """xs = relu(x encoder) (added to xs), its rotation, and the list of active pairs of one tile of BM streams."""
-    tile, h = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    b = tl.program_id(1) * BM + tl.arange(0, BM)
-    p = tile * TILE + tl.arange(0, TILE)
-    inside = (b < B)[:, None] & (p < PP)[None, :]
-    even = tl.zeros((BM, TILE), tl.float32)
-    odd = tl.zeros((BM, TILE), tl.float32)
+    """xs = relu(x encoder), added to xs or not, of TILE of the ROWS neurons of all heads and BM streams."""
+    n, b = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * BM + tl.arange(0, BM)
+    here = (b < B)[:, None]
+    sums = tl.zeros((BM, TILE), tl.float32)
     for k in range(0, DP, DK):
         d = k + tl.arange(0, DK)
-        row = tl.load(x + b[:, None] * DP + d[None, :], mask=(b < B)[:, None], other=0.0).to(encoder.dtype.element_ty)
-        at = encoder + (h * 2 * DP + d)[:, None] * PP + p[None, :]
-        even = tl.dot(row, tl.load(at), even, input_precision="ieee")
-        odd = tl.dot(row, tl.load(at + DP * PP), odd, input_precision="ieee")
-    even, odd = tl.maximum(even, 0.0), tl.maximum(odd, 0.0)
-    xs_at = xs + (b[:, None] * H + h) * 2 * PP + p[None, :]
+        x_BD = tl.load(x_narrow + b[:, None] * DP + d[None, :], mask=here, other=0.0)
+        sums = tl.dot(x_BD, tl.load(encoder + n[None, :] * DP + d[:, None]), sums, input_precision="ieee")
+    sums = tl.maximum(sums, 0.0)
+    at = xs + b[:, None] * ROWS + n[None, :]
     if ACCUMULATE:
-        even += tl.load(xs_at, mask=inside, other=0.0).to(tl.float32)
-        odd += tl.load(xs_at + PP, mask=inside, other=0.0).to(tl.float32)
-    even, odd = even.to(xs.dtype.element_ty), odd.to(xs.dtype.element_ty)
-    tl.store(xs_at, even, mask=inside)
-    tl.store(xs_at + PP, odd, mask=inside)
-    even, odd = even.to(tl.float32), odd.to(tl.float32)
-    c = tl.load(cos + b[:, None] * PP + p[None, :], mask=inside, other=0.0)
-    s = tl.load(sin + b[:, None] * PP + p[None, :], mask=inside, other=0.0)
-    active = ((even > 0.0) | (odd > 0.0)) & inside
-    number = active.to(tl.int32)
-    place = tl.cumsum(number, 1) - number
-    at = (b[:, None] * H + h) * PP + tile * TILE + place
-    tl.store(pair_list + at, tl.broadcast_to(p[None, :], (BM, TILE)), mask=active)
-    tl.store(even_list + at, (even * c - odd * s).to(even_list.dtype.element_ty), mask=active)
-    tl.store(odd_list + at, (odd * c + even * s).to(odd_list.dtype.element_ty), mask=active)
-    tl.store(count + (b * H + h) * TILES + tile, tl.sum(number, 1), mask=b < B)
+        sums += tl.load(at, mask=here, other=0.0).to(tl.float32)
+    tl.store(at, sums.to(xs.dtype.element_ty), mask=here)
 
 
 @triton.jit
 def read(
-    high, window_q, pair_list, even_list, odd_list, count, filled, partial, state_stride, window_stride,
-    H, P, PP, D, TILES,
-    DP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, PER: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    high, window_q, xs, cos, sin, filled, rows, values, partial, state_stride, window_stride,
+    H, N, NP, PP, D, LIST,
+    DP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Sums of q * (state row | window row) over the active pairs of PER tiles; q itself goes into the window.
+    """Sums of q * (state row | window row) over the active ones of CHUNK pairs, which enter the window.
 
-    The list entries of the next rows are fetched while these rows are on their way.
+    Their rows are listed first (`rows`, `values`, a place of the list for every neuron); then ROWS rows at a time are
+    copied to shared memory while the groups of rows before them, up to STAGES - 1, are still on their way.
     """
     b, h, s = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    tile = s * PER + tl.arange(0, PER)
-    counts = tl.load(count + (b * H + h) * TILES + tile, mask=tile < TILES, other=0)
-    starts = tl.cumsum(counts, 0) - counts
-    total = tl.sum(counts, 0)
+    p, d, c, r = s * CHUNK + tl.arange(0, CHUNK), tl.arange(0, DP), tl.arange(0, C), tl.arange(0, ROWS)
     waiting = tl.load(filled + b)
-    d, c, r = tl.arange(0, DP), tl.arange(0, C), tl.arange(0, ROWS)
-    read_DP = tl.zeros((ROWS, DP), tl.float32)
-    read_C = tl.zeros((ROWS, C), tl.float32)
-    before = (c < waiting)[None, :]
-    lists = (b * H + h) * PP + s * PER * TILE
-    at = lists + _places(r, starts, TILE)
-    real = r < total
-    pair = tl.load(pair_list + at, mask=real, other=0).to(tl.int64)
-    q_even, q_odd = tl.load(even_list + at, mask=real, other=0.0), tl.load(odd_list + at, mask=real, other=0.0)
-    for first in range(0, total, ROWS):
-        later = first + ROWS + r
-        at = lists + _places(later, starts, TILE)
-        next_pair = tl.load(pair_list + at, mask=later < total, other=0).to(tl.int64)
-        next_even = tl.load(even_list + at, mask=later < total, other=0.0)
-        next_odd = tl.load(odd_list + at, mask=later < total, other=0.0)
+    state, window = high + b * state_stride + h * N * D, window_q + b * window_stride + h * N * C
+    xs_at = xs + (b * H + h) * NP + 2 * p
+    even = tl.load(xs_at, mask=2 * p < N, other=0.0).to(tl.float32)
+    odd = tl.load(xs_at + 1, mask=2 * p < N, other=0.0).to(tl.float32)
+    active = (even > 0.0) | (odd > 0.0)
+    cosine, sine = tl.load(cos + b * PP + p, mask=active, other=0.0), tl.load(sin + b * PP + p, mask=active, other=0.0)
+    q_even = (even * cosine - odd * sine).to(window_q.dtype.element_ty)
+    q_odd = (odd * cosine + even * sine).to(window_q.dtype.element_ty)
+    number = active.to(tl.int32)
+    total = 2 * tl.sum(number, 0)
+    lists = (b * H + h) * LIST + 2 * s * CHUNK
+    at = lists + 2 * (tl.cumsum(number, 0) - number)
+    tl.store(rows + at, 2 * p, mask=active)
+    tl.store(rows + at + 1, 2 * p + 1, mask=active)
+    tl.store(values + at, q_even.to(tl.float32), mask=active)
+    tl.store(values + at + 1, q_odd.to(tl.float32), mask=active)
+    tl.store(window + 2 * p * C + waiting, q_even, mask=active)
+    tl.store(window + (2 * p + 1) * C + waiting, q_odd, mask=active)
+    tl.debug_barrier()
+    # Whole runs of 16 places, so that copies stay wide; this token's own place and those after it are dropped below.
+    begun = (c < (waiting + 15) // 16 * 16)[None, :]
+    read_DP, read_C = tl.zeros((ROWS, DP), tl.float32), tl.zeros((ROWS, C), tl.float32)
+    for first in tl.range(0, total, ROWS, num_stages=STAGES):
         real = first + r < total
-        q0, q1 = q_even.to(tl.float32)[:, None], q_odd.to(tl.float32)[:, None]
-        row = (h * P + pair) * 2
-        in_row = real[:, None] & (d < D)[None, :]
-        state_at = high + b * state_stride + row[:, None] * D + d[None, :]
-        read_DP += q0 * tl.load(state_at, mask=in_row, other=0.0).to(tl.float32)
-        read_DP += q1 * tl.load(state_at + D, mask=in_row, other=0.0).to(tl.float32)
-        # Whole runs of 16 places, so that loads stay wide; this token's own place may be written while they run.
-        in_row = real[:, None] & (c < (waiting + 15) // 16 * 16)[None, :]
-        window_at = window_q + b * window_stride + row[:, None] * C + c[None, :]
-        waits_even, waits_odd = (
-            tl.load(window_at, mask=in_row, other=0.0),
-            tl.load(window_at + C, mask=in_row, other=0.0),
-        )
-        read_C += tl.where(before, q0 * waits_even.to(tl.float32) + q1 * waits_odd.to(tl.float32), 0.0)
-        write_at = window_q + b * window_stride + row * C + waiting
-        tl.store(write_at, q_even, mask=real)
-        tl.store(write_at + C, q_odd, mask=real)
-        pair, q_even, q_odd = next_pair, next_even, next_odd
+        row = tl.load(rows + lists + first + r, mask=real, other=0)
+        q = tl.load(values + lists + first + r, mask=real, other=0.0)[:, None]
+        rho = tl.load(state + row[:, None] * D + d[None, :], mask=real[:, None] & (d < D)[None, :], other=0.0)
+        waits = tl.load(window + row[:, None] * C + c[None, :], mask=real[:, None] & begun, other=0.0)
+        read_DP += q * rho.to(tl.float32)
+        read_C += q * waits.to(tl.float32)
     out = partial + ((b * H + h) * S + s) * (DP + C)
     tl.store(out + d, tl.sum(read_DP, 0))
-    tl.store(out + DP + c, tl.sum(read_C, 0))
-
-
-@triton.jit
-def _places(j, starts, TILE: tl.constexpr):
-    """Where entry j of lists that begin at `starts`, one per tile, lies in tiles of TILE places."""
-    reached = starts[None, :] <= j[:, None]
-    its_tile = tl.sum(reached.to(tl.int32), 1) - 1
-    return its_tile * TILE + j - tl.max(tl.where(reached, starts[None, :], 0), 1)
+    tl.store(out + DP + c, tl.where(c < waiting, tl.sum(read_C, 0), 0.0))
 
 
 @triton.jit
@@ -144,96 +116,64 @@ def attend(
 ):  # fmt: skip
     """a = ln(sum of the partial reads + scores window_x) of one stream and head; x goes into the window."""
     b, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    d, c, k = tl.arange(0, DP), tl.arange(0, C), tl.arange(0, BLOCK)
+    d, c = tl.arange(0, DP), tl.arange(0, C)
     waiting = tl.load(filled + b)
-    sums_D = tl.zeros((BLOCK, DP), tl.float32)
-    scores = tl.zeros((BLOCK, C), tl.float32)
-    for first in range(0, S, BLOCK):
-        at = partial + ((b * H + h) * S + first + k)[:, None] * (DP + C)
-        sums_D += tl.load(at + d[None, :], mask=(first + k < S)[:, None], other=0.0)
-        scores += tl.load(at + DP + c[None, :], mask=(first + k < S)[:, None], other=0.0)
+    at = partial + (b * H + h) * S * (DP + C)
+    sum_D, scores = summed(at, DP + C, S, DP, BLOCK), summed(at + DP, DP + C, S, C, BLOCK)
     at = window_x + b * x_stride
     in_window = (c < waiting)[:, None] & (d < D)[None, :]
     x_CD = tl.load(at + c[:, None] * D + d[None, :], mask=in_window, other=0.0).to(tl.float32)
-    sum_D = tl.sum(sums_D, 0) + tl.sum(tl.sum(scores, 0)[:, None] * x_CD, 0)
-    tl.store(a + (b * H + h) * DP + d, _normalize(sum_D, d, D).to(a.dtype.element_ty))
+    a_D = normalize(sum_D + tl.sum(scores[:, None] * x_CD, 0), d, D)
+    tl.store(a + (b * H + h) * DP + d, a_D.to(a.dtype.element_ty))
     if h == 0:
         tl.store(at + waiting * D + d, tl.load(x + b * DP + d).to(window_x.dtype.element_ty), mask=d < D)
 
 
 @triton.jit
 def gate(
-    a, encoder_v, decoder, xs, partial, B, H, PP, TILES, G,
-    DP: tl.constexpr, BM: tl.constexpr, PER: tl.constexpr, TILE: tl.constexpr,
+    a, encoder_v, decoder, xs, partial, B, H, NP, G,
+    DP: tl.constexpr, BM: tl.constexpr, PER: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Share of y = (xs * relu(a encoder_v)) decoder that PER tiles of one head give, for BM streams."""
     h, g = tl.program_id(0) // G, tl.program_id(0) % G
-    b = tl.program_id(1) * BM + tl.arange(0, BM)
-    d = tl.arange(0, DP)
+    b, d = tl.program_id(1) * BM + tl.arange(0, BM), tl.arange(0, DP)
     here = (b < B)[:, None]
     a_BD = tl.load(a + (b[:, None] * H + h) * DP + d[None, :], mask=here, other=0.0)
     y_BD = tl.zeros((BM, DP), tl.float32)
-    for tile in range(g * PER, tl.minimum(g * PER + PER, TILES)):
-        p = tile * TILE + tl.arange(0, TILE)
-        for half in tl.static_range(2):
-            weights = tl.load(encoder_v + ((h * 2 + half) * DP + d)[:, None] * PP + p[None, :])
-            ys = tl.maximum(tl.dot(a_BD, weights, input_precision="ieee"), 0.0)
-            at = xs + ((b[:, None] * H + h) * 2 + half) * PP + p[None, :]
-            gated = ys * tl.load(at, mask=here, other=0.0).to(tl.float32)
-            rows = tl.load(decoder + ((h * 2 + half) * PP + p)[:, None] * DP + d[None, :])
-            y_BD = tl.dot(gated.to(rows.dtype), rows, y_BD, input_precision="ieee")
-    at = partial + (tl.program_id(0) * B + b)[:, None] * DP + d[None, :]
-    tl.store(at, y_BD, mask=here)
+    for tile in tl.range(g * PER, tl.minimum(g * PER + PER, NP // TILE), num_stages=STAGES):
+        n = tile * TILE + tl.arange(0, TILE)
+        columns = tl.load(encoder_v + (h * NP + n)[None, :] * DP + d[:, None])
+        x_BN = tl.load(xs + (b[:, None] * H + h) * NP + n[None, :], mask=here, other=0.0)
+        weights = tl.load(decoder + (h * NP + n)[:, None] * DP + d[None, :])
+        gated = x_BN.to(tl.float32) * tl.maximum(tl.dot(a_BD, columns, input_precision="ieee"), 0.0)
+        y_BD = tl.dot(gated.to(weights.dtype), weights, y_BD, input_precision="ieee")
+    tl.store(partial + (tl.program_id(0) * B + b)[:, None] * DP + d[None, :], y_BD, mask=here)
 
 
 @triton.jit
-def mix(partial, x, B, D, PARTS, DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
+def mix(partial, x, x_narrow, B, D, PARTS, DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
     """x = ln(x + ln(y)), or ln(y) without a residual path, y the sum of its parts; one stream."""
-    b = tl.program_id(0)
-    d, k = tl.arange(0, DP), tl.arange(0, BLOCK)
-    parts = tl.zeros((BLOCK, DP), tl.float32)
-    for first in range(0, PARTS, BLOCK):
-        at = partial + ((first + k) * B + b)[:, None] * DP + d[None, :]
-        parts += tl.load(at, mask=(first + k < PARTS)[:, None], other=0.0)
-    y_D = _normalize(tl.sum(parts, 0), d, D)
+    b, d = tl.program_id(0), tl.arange(0, DP)
+    y_D = normalize(summed(partial + b * DP, B * DP, PARTS, DP, BLOCK), d, D)
     if RESIDUAL:
-        y_D = _normalize(tl.load(x + b * DP + d) + y_D, d, D)
+        y_D = normalize(tl.load(x + b * DP + d) + y_D, d, D)
     tl.store(x + b * DP + d, y_D)
+    tl.store(x_narrow + b * DP + d, y_D.to(x_narrow.dtype.element_ty))
 
 
 @triton.jit
-def _normalize(z, d, D):
+def summed(at, stride, PARTS, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum of PARTS rows of WIDTH numbers, BLOCK of them at once."""
+    k, w = tl.arange(0, BLOCK), tl.arange(0, WIDTH)
+    parts = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for first in range(0, PARTS, BLOCK):
+        places = at + (first + k)[:, None] * stride + w[None, :]
+        parts += tl.load(places, mask=(first + k < PARTS)[:, None], other=0.0)
+    return tl.sum(parts, 0)
+
+
+@triton.jit
+def normalize(z, d, D):
     """Layer norm over the first D entries, 0 beyond."""
     centred = tl.where(d < D, z - tl.sum(tl.where(d < D, z, 0.0), 0) / D, 0.0)
     return centred / tl.sqrt(tl.sum(centred * centred, 0) / D + 1e-5)
-
-
-@triton.jit
-def fold(
-    high, low, window_q, window_x, N, D, L, H,
-    DP: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, PLANES: tl.constexpr,
-):  # fmt: skip
-    """rho += window_q^T window_x for ROWS neurons of one stream, layer and head; rows that never fired are left."""
-    layer, h, b = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(2).to(tl.int64)
-    n, d, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DP), tl.arange(0, C)
-    row = ((b * L + layer) * H + h) * N + n
-    q_at = window_q + row[:, None] * C + c[None, :]
-    q_NC = tl.load(q_at, mask=(n < N)[:, None], other=0.0)
-    fired = tl.max(tl.abs(q_NC.to(tl.float32)), 1) > 0.0
-    x_at = window_x + ((b * L + layer) * C + c)[:, None] * D + d[None, :]
-    x_CD = tl.load(x_at, mask=(d < D)[None, :], other=0.0)
-    added = tl.dot(q_NC, x_CD, input_precision="ieee")
-    touched = fired[:, None] & (d < D)[None, :]
-    at = row[:, None] * D + d[None, :]
-    if PLANES:
-        upper = tl.load(high + at, mask=touched, other=0.0).to(tl.int16, bitcast=True).to(tl.int32)
-        lower = tl.load(low + at, mask=touched, other=0).to(tl.int32)
-        rho = ((upper << 16) + lower).to(tl.float32, bitcast=True) + added
-        bits = rho.to(tl.int32, bitcast=True)
-        upper = (bits + 32768) >> 16
-        tl.store(low + at, (bits - (upper << 16)).to(tl.int16), mask=touched)
-        tl.store(high + at, upper.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=touched)
-    else:
-        rho = tl.load(high + at, mask=touched, other=0.0) + added
-        tl.store(high + at, rho, mask=touched)
-    tl.store(q_at, tl.zeros((ROWS, C), q_NC.dtype), mask=fired[:, None] & (c < C)[None, :])

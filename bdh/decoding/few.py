@@ -1,0 +1,116 @@
+"""A step of few streams: two programs per layer (`bdh.decoding.kernels_few`), one for the logits, one to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from bdh.decoding import kernels_few
+from bdh.decoding.fused import FusedStep, Settings
+from bdh.decoding.memory import Memory
+from bdh.decoding.weights import Weights
+
+MOST = 2
+"""Streams up to which reading the weights once per stream is faster than multiplying them with all streams at once."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How work is cut; found by measurement.
+
+    pairs, neurons: of one program of `ask` and of `answer`, with `ask_warps` and `answer_warps` warps. ask_group,
+    answer_group: programs whose shares the last of them adds, powers of two. ahead: `answer` fetches all of encoder_v
+    before x is known.
+    """
+
+    pairs: int = 64
+    neurons: int = 128
+    ask_warps: int = 8
+    answer_warps: int = 8
+    ask_group: int = 8
+    answer_group: int = 16
+    ahead: bool = False
+
+
+class FewStreams(FusedStep):
+    """`FusedStep` in two programs per layer, each of which reads the weights of its neurons for one stream."""
+
+    def __init__(
+        self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
+    ) -> None:
+        super().__init__(weights, memory, settings, early)
+        self.tiles = tiles or Tiles()
+        H, B = weights.sizes[0], len(memory.tokens)
+        self.ask_programs, self.answer_programs = self.PP // self.tiles.pairs, self.NP // self.tiles.neurons
+        self.ask_groups = triton.cdiv(self.ask_programs, self.tiles.ask_group)
+        self.answer_groups = triton.cdiv(H * self.answer_programs, self.tiles.answer_group)
+        width = self.DP + memory.window
+        self.x = self.empty(weights.layers, B, self.DP)
+        self.read_shares, self.reads = (
+            self.empty(B, H, count, width) for count in (self.ask_programs, self.ask_groups)
+        )
+        self.answer_shares, self.answers = (
+            self.empty(count, B, self.DP) for count in (H * self.answer_programs, self.answer_groups)
+        )
+        self.asked = self.empty(B, H, self.ask_groups, dtype=torch.int32)
+        self.answered = self.empty(self.answer_groups, B, dtype=torch.int32)
+        self.answer_block = min(32, triton.next_power_of_2(self.answer_groups))
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """One token of every stream."""
+        for layer in range(self.weights.layers):
+            self.ask(layer)
+            self.answer(layer)
+        self.head()
+        self.choose()
+
+    def programs(self) -> dict[str, Callable[[], object]]:
+        """The programs of a step by name, those of layers for layer 1."""
+        return {
+            "ask": lambda: self.ask(1),
+            "answer": lambda: self.answer(1),
+            "ask_first": lambda: self.ask(0),
+            "head": self.head,
+        }
+
+    def ask(self, layer: int) -> None:
+        """x of the layer, x_sparse, and what its active pairs read; x and they enter the window."""
+        weights, memory, tiles = self.weights, self.memory, self.tiles
+        (H, D, N), B = weights.sizes, len(memory.tokens)
+        high, window_q, window_x = memory.high[:, layer], memory.window_q[:, layer], memory.window_x[:, layer]
+        fusing = {"enable_fp_fusion": False} if layer == 0 else {}
+        kernels_few.ask[(H * self.ask_programs, B)](
+            memory.tokens, memory.position, weights.embed, self.frequency, self.answers, self.x, self.encoder, self.xs,
+            self.cos, self.sin, high, window_q, window_x, memory.filled, self.read_shares, self.asked, self.reads,
+            high.stride(0), window_q.stride(0), window_x.stride(0), H, N, self.NP, self.PP, D, self.ask_programs,
+            self.ask_groups, B, self.answer_groups, layer,
+            DP=self.DP, C=memory.window, PAIRS=tiles.pairs, GROUP=tiles.ask_group, BLOCK=self.answer_block,
+            FIRST=layer == 0, RESIDUAL=not weights.accumulates, EARLY=bool(self.launch),
+            num_warps=tiles.ask_warps, **fusing, **self.launch,
+        )  # fmt: skip
+
+    def answer(self, layer: int) -> None:
+        """Normalised reads, y_sparse, the gate and the decoder."""
+        memory, tiles, (H, D, _) = self.memory, self.tiles, self.weights.sizes
+        B, window_x = len(memory.tokens), self.memory.window_x[:, layer]
+        kernels_few.answer[(H * self.answer_programs, B)](
+            self.xs, self.reads, window_x, memory.filled, self.encoder_v, self.decoder, self.answer_shares,
+            self.answered, self.answers, window_x.stride(0), H, self.NP, D, self.answer_programs, self.answer_groups,
+            B, self.ask_groups, DP=self.DP, C=memory.window, NEURONS=tiles.neurons, GROUP=tiles.answer_group,
+            BLOCK=min(32, triton.next_power_of_2(self.ask_groups)), EARLY=bool(self.launch), AHEAD=tiles.ahead,
+            num_warps=tiles.answer_warps, **self.launch,
+        )  # fmt: skip
+
+    def head(self) -> None:
+        """Logits, in float32."""
+        weights, B, tile = self.weights, len(self.memory.tokens), 16
+        D, V = weights.lm_head.shape
+        kernels_few.head[(triton.cdiv(V, tile), B)](
+            self.answers, self.x, weights.lm_head, self.logits, D, V, B, self.answer_groups, weights.layers,
+            DP=self.DP, TILE=tile, BLOCK=self.answer_block, RESIDUAL=not weights.accumulates,
+            EARLY=bool(self.launch), num_warps=4, **self.launch,
+        )  # fmt: skip

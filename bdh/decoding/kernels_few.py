@@ -1,0 +1,176 @@
+"""Triton programs of one decoding step of few streams, two per layer; importing this file needs triton.
+
+`ask` finishes the layer before, encodes and reads the state; `answer` attends, gates and decodes. Every program owns
+some neurons of one head and keeps what it finds of them; sums over neurons pass through device memory: programs write
+their share, and the last of a group to arrive adds the shares of the group, in the order of the programs, so that a
+result depends on no race and the next program has few rows to add.
+
+EARLY: a program is launched while the one before it still runs. It fetches weights, which nobody writes, at once, and
+waits for the end of all programs before it ahead of every other access.
+
+Letters: as in `bdh.decoding.kernels`; S programs per head, G groups of them.
+"""
+
+# The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disallow-untyped-defs=False
+
+import triton
+import triton.language as tl
+
+from bdh.decoding.kernels import normalize, phase, summed
+
+
+@triton.jit
+def ask(
+    tokens, position, embed, frequency, answers, x, encoder, xs, cos, sin, high, window_q, window_x, filled,
+    shares, arrived, reads, state_stride, window_stride, x_stride, H, N, NP, PP, D, S, G, B, PARTS, LAYER,
+    DP: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    FIRST: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """x of the layer, xs = relu(x encoder) of PAIRS pairs and what they read of the state and of the window.
+
+    FIRST: x is the embedding and the rotation is computed; launch without fusing of multiply and add then.
+    """
+    h, s, b = tl.program_id(0) // S, tl.program_id(0) % S, tl.program_id(1).to(tl.int64)
+    p, d, c = s * PAIRS + tl.arange(0, PAIRS), tl.arange(0, DP), tl.arange(0, C)
+    at = encoder + (h * NP + 2 * p)[:, None] * DP + d[None, :]
+    for_even, for_odd = tl.load(at), tl.load(at + DP)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    waiting = tl.load(filled + b)
+    turn_at = b * PP + p
+    if FIRST:
+        x_D = tl.load(embed + tl.load(tokens + b) * D + d, mask=d < D, other=0.0)
+        angle = phase(tl.load(position + b), tl.load(frequency + p))
+        cosine, sine = tl.cos(angle), tl.sin(angle)
+        if h == 0:
+            tl.store(cos + turn_at, cosine)
+            tl.store(sin + turn_at, sine)
+    else:
+        cosine, sine = tl.load(cos + turn_at), tl.load(sin + turn_at)
+        x_D = mixed(answers, x + ((LAYER - 1) * B + b) * DP, b, B, D, PARTS, DP, BLOCK, RESIDUAL)
+    narrow_D = x_D.to(encoder.dtype.element_ty)
+    if tl.program_id(0) == 0:
+        tl.store(x + (LAYER * B + b) * DP + d, x_D)
+        tl.store(window_x + b * x_stride + waiting * D + d, narrow_D, mask=d < D)
+    wide_D = narrow_D.to(tl.float32)[None, :]
+    even = tl.maximum(tl.sum(for_even.to(tl.float32) * wide_D, 1), 0.0)
+    odd = tl.maximum(tl.sum(for_odd.to(tl.float32) * wide_D, 1), 0.0)
+    xs_at = xs + (b * H + h) * NP + 2 * p
+    if (not RESIDUAL) and (not FIRST):
+        even += tl.load(xs_at).to(tl.float32)
+        odd += tl.load(xs_at + 1).to(tl.float32)
+    even, odd = even.to(xs.dtype.element_ty), odd.to(xs.dtype.element_ty)
+    tl.store(xs_at, even)
+    tl.store(xs_at + 1, odd)
+    even, odd = even.to(tl.float32), odd.to(tl.float32)
+    active = ((even > 0.0) | (odd > 0.0)) & (2 * p < N)
+    q_even = (even * cosine - odd * sine).to(window_q.dtype.element_ty)
+    q_odd = (odd * cosine + even * sine).to(window_q.dtype.element_ty)
+    row = (h * N + 2 * p)[:, None]
+    at = high + b * state_stride + row * D + d[None, :]
+    in_row = active[:, None] & (d < D)[None, :]
+    rho_even, rho_odd = tl.load(at, mask=in_row, other=0.0), tl.load(at + D, mask=in_row, other=0.0)
+    # Whole runs of 16 places, so that loads stay wide; this token's own place and those after it are dropped below.
+    at = window_q + b * window_stride + row * C + c[None, :]
+    begun = active[:, None] & (c < (waiting + 15) // 16 * 16)[None, :]
+    waits_even, waits_odd = tl.load(at, mask=begun, other=0.0), tl.load(at + C, mask=begun, other=0.0)
+    at = window_q + b * window_stride + (h * N + 2 * p) * C + waiting
+    tl.store(at, q_even, mask=active)
+    tl.store(at + C, q_odd, mask=active)
+    q_even, q_odd = q_even.to(tl.float32)[:, None], q_odd.to(tl.float32)[:, None]
+    read_D = tl.sum(q_even * rho_even.to(tl.float32) + q_odd * rho_odd.to(tl.float32), 0)
+    scores_C = tl.sum(q_even * waits_even.to(tl.float32) + q_odd * waits_odd.to(tl.float32), 0)
+    own, group = (b * H + h) * S, (b * H + h) * G + s // GROUP
+    at = shares + (own + s) * (DP + C)
+    tl.store(at + d, read_D)
+    tl.store(at + DP + c, tl.where(c < waiting, scores_C, 0.0))
+    if is_last(arrived + group, tl.minimum(GROUP, S - s // GROUP * GROUP)):
+        first = shares + (own + s // GROUP * GROUP) * (DP + C)
+        tl.store(reads + group * (DP + C) + d, group_sum(first, DP + C, S - s // GROUP * GROUP, DP, GROUP))
+        tl.store(reads + group * (DP + C) + DP + c, group_sum(first + DP, DP + C, S - s // GROUP * GROUP, C, GROUP))
+
+
+@triton.jit
+def answer(
+    xs, reads, window_x, filled, encoder_v, decoder, shares, arrived, answers, x_stride, H, NP, D, S, G, B, PARTS,
+    DP: tl.constexpr, C: tl.constexpr, NEURONS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    EARLY: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Share of y = (xs * relu(a encoder_v)) decoder of NEURONS neurons, a the normalised sum of PARTS reads.
+
+    Weights of neurons with x = 0 are not fetched; AHEAD: columns of encoder_v are, before x is known.
+    """
+    h, s, b = tl.program_id(0) // S, tl.program_id(0) % S, tl.program_id(1).to(tl.int64)
+    n, d, c = s * NEURONS + tl.arange(0, NEURONS), tl.arange(0, DP), tl.arange(0, C)
+    at = (h * NP + n)[:, None] * DP + d[None, :]
+    if AHEAD:
+        columns = tl.load(encoder_v + at)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    x_N = tl.load(xs + (b * H + h) * NP + n).to(tl.float32)
+    if not AHEAD:
+        columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0)
+    waiting = tl.load(filled + b)
+    x_at = window_x + b * x_stride + c[:, None] * D + d[None, :]
+    x_CD = tl.load(x_at, mask=(c < waiting)[:, None] & (d < D)[None, :], other=0.0)
+    first = reads + (b * H + h) * PARTS * (DP + C)
+    sum_D, scores = summed(first, DP + C, PARTS, DP, BLOCK), summed(first + DP, DP + C, PARTS, C, BLOCK)
+    a_D = normalize(sum_D + tl.sum(scores[:, None] * x_CD.to(tl.float32), 0), d, D)
+    a_D = a_D.to(encoder_v.dtype.element_ty).to(tl.float32)
+    y_N = tl.maximum(tl.sum(columns.to(tl.float32) * a_D[None, :], 1), 0.0)
+    gated = (x_N * y_N).to(decoder.dtype.element_ty).to(tl.float32)
+    weights = tl.load(decoder + at, mask=(gated > 0.0)[:, None], other=0.0)
+    y_D = tl.sum(gated[:, None] * weights.to(tl.float32), 0)
+    own = tl.program_id(0)
+    tl.store(shares + (own * B + b) * DP + d, y_D)
+    group, size = own // GROUP, tl.minimum(GROUP, H * S - own // GROUP * GROUP)
+    if is_last(arrived + group * B + b, size):
+        first = shares + (group * GROUP * B + b) * DP
+        tl.store(answers + (group * B + b) * DP + d, group_sum(first, B * DP, size, DP, GROUP))
+
+
+@triton.jit
+def head(
+    answers, x, lm_head, logits, D, V, B, PARTS, LAYERS,
+    DP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """TILE logits of one stream, in float32; finishes the last layer first."""
+    v, d, b = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, DP), tl.program_id(1).to(tl.int64)
+    weights = tl.load(lm_head + d[:, None] * V + v[None, :], mask=(d < D)[:, None] & (v < V)[None, :], other=0.0)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    x_D = mixed(answers, x + ((LAYERS - 1) * B + b) * DP, b, B, D, PARTS, DP, BLOCK, RESIDUAL)
+    tl.store(logits + b * V + v, tl.sum(x_D[:, None] * weights, 0), mask=v < V)
+
+
+@triton.jit
+def mixed(answers, x, b, B, D, PARTS, DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
+    """The residual stream after a layer that read `x`: ln(x + ln(y)), or ln(y), y the sum of PARTS rows."""
+    d = tl.arange(0, DP)
+    y_D = normalize(summed(answers + b * DP, B * DP, PARTS, DP, BLOCK), d, D)
+    if RESIDUAL:
+        y_D = normalize(tl.load(x + d) + y_D, d, D)
+    return y_D
+
+
+@triton.jit
+def is_last(counter, size):
+    """Whether this program is the last of `size` that ask; what the others stored before asking can be read then."""
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == size - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
+@triton.jit
+def group_sum(first, stride, size, WIDTH: tl.constexpr, GROUP: tl.constexpr):
+    """Sum of the first `size` of GROUP rows, which other programs have just written."""
+    k, w = tl.arange(0, GROUP), tl.arange(0, WIDTH)
+    at = first + k[:, None] * stride + w[None, :]
+    return tl.sum(tl.load(at, mask=(k < size)[:, None], other=0.0, cache_modifier=".cg"), 0)
