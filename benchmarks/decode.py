@@ -36,6 +36,8 @@ from benchmarks.machine import describe, recorded, seconds_each
 OFFICIAL = {"n_layer": 6, "n_embd": 256, "n_head": 4, "mlp_internal_dim_multiplier": 128, "dropout": 0.1}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 8, "dropout": 0.1}
 V = 256
+DENSITY_EVERY = 500
+"""Training steps between two looks at the densities."""
 
 
 def text_of(path: str | None) -> Tensor:
@@ -61,9 +63,17 @@ def train(model: LanguageModel, text: Tensor, steps: int, device: torch.device, 
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if (step + 1) % DENSITY_EVERY == 0:
+            shares = density(model.eval(), text[None, :window])
+            print(f"step {step + 1}: loss {loss.item():.3f}, density", _rounded(shares), flush=True)
+            model.train()
     if steps:
         print(f"trained {steps} steps, last loss {loss.item():.3f} nats per byte", flush=True)
     return model.eval()
+
+
+def _rounded(shares: dict[str, float]) -> dict[str, float]:
+    return {name: round(share, 4) for name, share in shares.items()}
 
 
 def official(path: str, model: LanguageModel, settings: dict, device: torch.device):
@@ -139,10 +149,10 @@ def alternating(works: dict, rounds: int, device: str) -> dict[str, list[float]]
     return times
 
 
-def decoder_of(model: LanguageModel, text: Tensor, streams: int, context: int) -> Decoder:
+def decoder_of(model: LanguageModel, text: Tensor, streams: int, context: int, early: bool | None) -> Decoder:
     """Streams that have read `context` tokens of different places of the text."""
     starts = torch.linspace(0, len(text) - context - 1, streams).long().tolist()
-    decoder, began = Decoder(model, streams), time.perf_counter()
+    decoder, began = Decoder(model, streams, early=early), time.perf_counter()
     decoder.start([text[start : start + context].tolist() for start in starts])
     decoder.run(1)
     seconds = time.perf_counter() - began
@@ -155,7 +165,7 @@ def one_stream(model, options, text, settings, device, machine, details) -> list
     peer = official(options.reference, model, settings, device) if options.reference else None
     details["correctness"] = correctness(model, peer, text, options.context, device)
     print("correctness:", json.dumps(details["correctness"]), flush=True)
-    decoder = decoder_of(model, text, 1, options.context)
+    decoder = decoder_of(model, text, 1, options.context, options.early)
     details["one_stream"] = {"bytes": decoder.memory.bytes_per_stream()}
     if peer is None:
         return []
@@ -170,13 +180,13 @@ def one_stream(model, options, text, settings, device, machine, details) -> list
 
 def many_streams(model, options, text, device, machine, details) -> list[dict]:
     """`decode_b64`: all streams together against our own single stream, both at the same context."""
-    single = decoder_of(model, text, 1, options.context)
+    single = decoder_of(model, text, 1, options.context, options.early)
     found = components(single)
-    many = decoder_of(model, text, options.streams, options.context)
+    many = decoder_of(model, text, options.streams, options.context, options.early)
     works = {"many": lambda: many.run(WINDOW), "single": lambda: single.run(WINDOW)}
     medians = {k: statistics.median(v) for k, v in alternating(works, options.rounds, device.type).items()}
     details["density"] = density(model, text[None, : min(512, options.context)].to(device))
-    print("density:", {name: round(share, 4) for name, share in details["density"].items()}, flush=True)
+    print("density:", _rounded(details["density"]), flush=True)
     for decoder, seconds, parts in ((single, medians["single"], found), (many, medians["many"], components(many))):
         streams = len(decoder.memory.tokens)
         details[f"b{streams}"] = roofline(decoder, details["density"], seconds / WINDOW) | {"components_us": parts}
@@ -200,6 +210,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--model", type=json.loads, default=None, help="settings of the model as JSON")
     parser.add_argument("--tiny", action="store_true", help="a model of a few thousand parameters")
     parser.add_argument("--fast", action="store_true", help="7 rounds, 150 training steps")
+    parser.add_argument("--no-early", dest="early", action="store_false", default=None, help="programs do not overlap")
     parser.add_argument("--no-compile", action="store_true", help="take the peer's eager loop alone")
     options = parser.parse_args()
     options.rounds = options.rounds or (7 if options.fast or options.tiny else 21)

@@ -39,23 +39,15 @@ def density(model: LanguageModel, tokens_BT: Tensor) -> dict[str, float]:
 def components(decoder: Decoder) -> dict[str, float]:
     """Microseconds of every program, alone and back to back in a graph; of one layer, but fold of all layers.
 
+    `all_but_choose` is a step up to its logits, with gaps between programs and caches as they are in use.
+
     Empty where the step runs in torch operations. Programs run out of turn, so the text of the streams is spoilt.
     """
     step = decoder.fused
     if step is None or not torch.cuda.is_available():
         return {}
-    works: dict[str, Callable[[], object]] = {
-        "encode": lambda: step.encode(1),
-        "read": lambda: step.read(1),
-        "attend": lambda: step.attend(1),
-        "gate": step.gate,
-        "mix": step.mix,
-        "begin": step.begin,
-        "head": step.head,
-    }
-    x = step.x.clone()
+    works = step.programs() | {"all_but_choose": step.logits_of_tokens}
     found = {name: graph_seconds(work) * 1e6 for name, work in works.items()}
-    step.x.copy_(x)
     times = []
     for _ in range(3):
         decoder.fold()

@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a GPU or TRITON_INTERPRET=1"),
 ]
 NARROW = (torch.float32, torch.bfloat16)
+STEPS = ("few", "many")
+"""Programs for few streams and for many; both take any number of them."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,22 +62,30 @@ def sound_interpreter(monkeypatch):
     monkeypatch.setattr(builder, "create_fp_to_fp", lambda self, source, to, mode: truncate(self, source, to))
 
 
-def decoders(model, streams, narrow, window=16):
-    """The programs and their torch form, on the same device."""
+def decoders(model, streams, narrow, window=16, step="many"):
+    """The programs, in tiles that small models have several of, and their torch form, on the same device."""
+    from bdh.decoding import few, many
+
+    tiles = {
+        "few": few.Tiles(pairs=32, neurons=32, ask_warps=4, answer_warps=4, ask_group=4, answer_group=16),
+        "many": many.Tiles(encode=32, chunk=16, rows=16, stages=3, gate=32, groups=3),
+    }
     model = model.to(DEVICE)
-    return (Decoder(model, streams, window, engine, narrow) for engine in ("fused", "plain"))
+    return (Decoder(model, streams, window, engine, narrow, tiles=tiles[step]) for engine in ("fused", "plain"))
 
 
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
     ("variant", "kind"), [("bdh", "usual"), ("bdh", "silent"), ("bdh", "active"), ("eq8", "usual")]
 )
-def test_programs_equal_the_parallel_form(variant, kind):
+def test_programs_equal_the_parallel_form(variant, kind, step):
     model = model_of(variant, torch.float32, kind)
-    fused, _ = decoders(model, len(LENGTHS), torch.float32)
+    fused, _ = decoders(model, len(LENGTHS), torch.float32, step=step)
     errors = worst_error(model.cpu(), fused, 18)
     assert max(errors.values()) < 2e-5, errors
 
 
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
     ("settings", "narrow"),
     [
@@ -86,10 +96,10 @@ def test_programs_equal_the_parallel_form(variant, kind):
     ],
     ids=["usual-bfloat16", "three-heads", "three-tiles", "three-tiles-bfloat16"],
 )
-def test_programs_equal_their_torch_form(settings, narrow):
+def test_programs_equal_their_torch_form(settings, narrow, step):
     model, tokens = model_of(dtype=torch.float32, **settings), texts(26).to(DEVICE)
     found = []
-    for decoder in decoders(model, len(tokens), narrow):
+    for decoder in decoders(model, len(tokens), narrow, step=step):
         decoder.start([text[:8].tolist() for text in tokens])
         found.append((torch.stack([decoder.feed(column) for column in tokens[:, 8:].T]), decoder.state()["rho"]))
     limit = 1e-5 if narrow == torch.float32 else 1e-2
@@ -145,18 +155,31 @@ def test_sampling_program_draws_what_its_torch_form_draws(temperature, top_k):
     assert filled.tolist() == [4] * B
 
 
-def test_whole_texts_equal_those_of_the_torch_form():
+@pytest.mark.parametrize("step", STEPS)
+def test_whole_texts_equal_those_of_the_torch_form(step):
     texts_of = []
-    for decoder in decoders(model_of(dtype=torch.float32), 2, torch.float32):
+    for decoder in decoders(model_of(dtype=torch.float32), 2, torch.float32, step=step):
         decoder.start([[1, 2, 3], [4]], temperature=0.8, top_k=7, seeds=[5, 6])
         texts_of.append(torch.cat([decoder.run(n) for n in (5, 13)], dim=1))
     assert torch.equal(*texts_of)
 
 
-def test_positions_beyond_the_exact_phase():
+@pytest.mark.parametrize("step", STEPS)
+def test_positions_beyond_the_exact_phase(step):
     found, tokens = [], texts(12, 1).to(DEVICE)
-    for decoder in decoders(model_of(dtype=torch.float32), 1, torch.float32):
+    for decoder in decoders(model_of(dtype=torch.float32), 1, torch.float32, step=step):
         decoder.start([[0]])
         decoder.memory.position.fill_(16380)
         found.append(torch.stack([decoder.feed(column) for column in tokens.T]).cpu())
     assert relative(*found) < 1e-4
+
+
+def test_programs_that_overlap_write_what_those_that_wait_write():
+    """On a GPU bit for bit, again and again; the interpreter runs one program after another anyway."""
+    model, tokens, found = model_of(dtype=torch.float32).to(DEVICE), texts(40, 1).to(DEVICE), []
+    for early in (False, None, None):
+        decoder = Decoder(model, 1, 16, "fused", torch.float32, early)
+        decoder.start([[1, 2, 3]])
+        found.append(torch.stack([decoder.feed(column) for column in tokens.T]))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

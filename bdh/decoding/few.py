@@ -47,11 +47,9 @@ class FewStreams(FusedStep):
         self.ask_programs, self.answer_programs = self.PP // self.tiles.pairs, self.NP // self.tiles.neurons
         self.ask_groups = triton.cdiv(self.ask_programs, self.tiles.ask_group)
         self.answer_groups = triton.cdiv(H * self.answer_programs, self.tiles.answer_group)
-        width = self.DP + memory.window
         self.x = self.empty(weights.layers, B, self.DP)
-        self.read_shares, self.reads = (
-            self.empty(B, H, count, width) for count in (self.ask_programs, self.ask_groups)
-        )
+        self.read_shares = self.empty(B, H, self.ask_programs, self.DP + memory.window)
+        self.reads = self.empty(B, H, self.ask_groups, self.DP)
         self.answer_shares, self.answers = (
             self.empty(count, B, self.DP) for count in (H * self.answer_programs, self.answer_groups)
         )
@@ -59,23 +57,17 @@ class FewStreams(FusedStep):
         self.answered = self.empty(self.answer_groups, B, dtype=torch.int32)
         self.answer_block = min(32, triton.next_power_of_2(self.answer_groups))
 
-    @torch.no_grad()
-    def __call__(self) -> None:
-        """One token of every stream."""
+    def logits_of_tokens(self) -> None:
+        """From `memory.tokens` to `logits`."""
         for layer in range(self.weights.layers):
             self.ask(layer)
-            self.answer(layer)
+            self.answer()
         self.head()
-        self.choose()
 
     def programs(self) -> dict[str, Callable[[], object]]:
         """The programs of a step by name, those of layers for layer 1."""
-        return {
-            "ask": lambda: self.ask(1),
-            "answer": lambda: self.answer(1),
-            "ask_first": lambda: self.ask(0),
-            "head": self.head,
-        }
+        works: dict[str, Callable[[], object]] = {"ask": lambda: self.ask(1), "ask_first": lambda: self.ask(0)}
+        return works | {"answer": self.answer, "head": self.head}
 
     def ask(self, layer: int) -> None:
         """x of the layer, x_sparse, and what its active pairs read; x and they enter the window."""
@@ -86,21 +78,20 @@ class FewStreams(FusedStep):
         kernels_few.ask[(H * self.ask_programs, B)](
             memory.tokens, memory.position, weights.embed, self.frequency, self.answers, self.x, self.encoder, self.xs,
             self.cos, self.sin, high, window_q, window_x, memory.filled, self.read_shares, self.asked, self.reads,
-            high.stride(0), window_q.stride(0), window_x.stride(0), H, N, self.NP, self.PP, D, self.ask_programs,
+            high.stride(0), window_q.stride(0), window_x.stride(0), H, self.NP, self.PP, self.ask_programs,
             self.ask_groups, B, self.answer_groups, layer,
-            DP=self.DP, C=memory.window, PAIRS=tiles.pairs, GROUP=tiles.ask_group, BLOCK=self.answer_block,
+            N=N, D=D, DP=self.DP, C=memory.window, PAIRS=tiles.pairs, GROUP=tiles.ask_group, BLOCK=self.answer_block,
             FIRST=layer == 0, RESIDUAL=not weights.accumulates, EARLY=bool(self.launch),
             num_warps=tiles.ask_warps, **fusing, **self.launch,
         )  # fmt: skip
 
-    def answer(self, layer: int) -> None:
+    def answer(self) -> None:
         """Normalised reads, y_sparse, the gate and the decoder."""
-        memory, tiles, (H, D, _) = self.memory, self.tiles, self.weights.sizes
-        B, window_x = len(memory.tokens), self.memory.window_x[:, layer]
+        tiles, (H, D, _), B = self.tiles, self.weights.sizes, len(self.memory.tokens)
         kernels_few.answer[(H * self.answer_programs, B)](
-            self.xs, self.reads, window_x, memory.filled, self.encoder_v, self.decoder, self.answer_shares,
-            self.answered, self.answers, window_x.stride(0), H, self.NP, D, self.answer_programs, self.answer_groups,
-            B, self.ask_groups, DP=self.DP, C=memory.window, NEURONS=tiles.neurons, GROUP=tiles.answer_group,
+            self.xs, self.reads, self.encoder_v, self.decoder, self.answer_shares, self.answered, self.answers,
+            H, self.NP, self.answer_programs, B, self.ask_groups,
+            D=D, DP=self.DP, NEURONS=tiles.neurons, GROUP=tiles.answer_group,
             BLOCK=min(32, triton.next_power_of_2(self.ask_groups)), EARLY=bool(self.launch), AHEAD=tiles.ahead,
             num_warps=tiles.answer_warps, **self.launch,
         )  # fmt: skip
@@ -110,7 +101,7 @@ class FewStreams(FusedStep):
         weights, B, tile = self.weights, len(self.memory.tokens), 16
         D, V = weights.lm_head.shape
         kernels_few.head[(triton.cdiv(V, tile), B)](
-            self.answers, self.x, weights.lm_head, self.logits, D, V, B, self.answer_groups, weights.layers,
-            DP=self.DP, TILE=tile, BLOCK=self.answer_block, RESIDUAL=not weights.accumulates,
+            self.answers, self.x, weights.lm_head, self.logits, V, B, self.answer_groups, weights.layers,
+            D=D, DP=self.DP, TILE=tile, BLOCK=self.answer_block, RESIDUAL=not weights.accumulates,
             EARLY=bool(self.launch), num_warps=4, **self.launch,
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """What the fused steps share: weights and buffers laid out for Triton programs, drawing and folding; needs triton.
 
-`many.ManyStreams` multiplies the weights with all streams at once, `few.FewStreams` reads them once per stream in as few
-programs as possible. Both read `memory.tokens` and write the next ones there and into `history`, allocate nothing and
-never ask the host, so a CUDA graph can hold a step.
+`many.ManyStreams` multiplies the weights with all streams at once, `few.FewStreams` reads them once per stream in as
+few programs as possible. Both read `memory.tokens` and write the next ones there and into `history`, allocate nothing
+and never ask the host, so a CUDA graph can hold a step.
 """
 
 from __future__ import annotations
@@ -66,8 +66,14 @@ class FusedStep:
         self.decoder = rows(weights.decoder)
         self.frequency = F.pad(weights.frequency, (0, self.PP - N // 2))
 
+    @torch.no_grad()
     def __call__(self) -> None:
         """One token of every stream."""
+        self.logits_of_tokens()
+        self.choose()
+
+    def logits_of_tokens(self) -> None:
+        """From `memory.tokens` to `logits`; what is read enters the window, but is not counted yet."""
         raise NotImplementedError
 
     def programs(self) -> dict[str, Callable[[], object]]:

@@ -1,7 +1,7 @@
 """The Triton program of `Memory.fold`; importing this file needs triton."""
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 # mypy: disallow-untyped-defs=False
 
 import triton

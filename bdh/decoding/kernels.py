@@ -8,7 +8,7 @@ NP and PP are padded to a power of two and to whole tiles. Weights are H,NP,DP, 
 """
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 # mypy: disallow-untyped-defs=False
 
 import triton
@@ -63,8 +63,8 @@ def encode(
 @triton.jit
 def read(
     high, window_q, xs, cos, sin, filled, rows, values, partial, state_stride, window_stride,
-    H, N, NP, PP, D, LIST,
-    DP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+    H, N, NP, PP, LIST, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr,
+    S: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums of q * (state row | window row) over the active ones of CHUNK pairs, which enter the window.
 

@@ -12,7 +12,7 @@ Letters: as in `bdh.decoding.kernels`; S programs per head, G groups of them.
 """
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 # mypy: disallow-untyped-defs=False
 
 import triton
@@ -24,9 +24,9 @@ from bdh.decoding.kernels import normalize, phase, summed
 @triton.jit
 def ask(
     tokens, position, embed, frequency, answers, x, encoder, xs, cos, sin, high, window_q, window_x, filled,
-    shares, arrived, reads, state_stride, window_stride, x_stride, H, N, NP, PP, D, S, G, B, PARTS, LAYER,
-    DP: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
-    FIRST: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+    shares, arrived, reads, state_stride, window_stride, x_stride, H, NP, PP, S, G, B, PARTS, LAYER,
+    N: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK: tl.constexpr, FIRST: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x of the layer, xs = relu(x encoder) of PAIRS pairs and what they read of the state and of the window.
 
@@ -50,14 +50,12 @@ def ask(
             tl.store(sin + turn_at, sine)
     else:
         cosine, sine = tl.load(cos + turn_at), tl.load(sin + turn_at)
-        x_D = mixed(answers, x + ((LAYER - 1) * B + b) * DP, b, B, D, PARTS, DP, BLOCK, RESIDUAL)
+        x_D = mixed(answers, x + ((LAYER - 1) * B + b) * DP, b, B, PARTS, D, DP, BLOCK, RESIDUAL)
     narrow_D = x_D.to(encoder.dtype.element_ty)
     if tl.program_id(0) == 0:
         tl.store(x + (LAYER * B + b) * DP + d, x_D)
         tl.store(window_x + b * x_stride + waiting * D + d, narrow_D, mask=d < D)
-    wide_D = narrow_D.to(tl.float32)[None, :]
-    even = tl.maximum(tl.sum(for_even.to(tl.float32) * wide_D, 1), 0.0)
-    odd = tl.maximum(tl.sum(for_odd.to(tl.float32) * wide_D, 1), 0.0)
+    even, odd = tl.maximum(of_rows(for_even, narrow_D), 0.0), tl.maximum(of_rows(for_odd, narrow_D), 0.0)
     xs_at = xs + (b * H + h) * NP + 2 * p
     if (not RESIDUAL) and (not FIRST):
         even += tl.load(xs_at).to(tl.float32)
@@ -80,23 +78,24 @@ def ask(
     at = window_q + b * window_stride + (h * N + 2 * p) * C + waiting
     tl.store(at, q_even, mask=active)
     tl.store(at + C, q_odd, mask=active)
-    q_even, q_odd = q_even.to(tl.float32)[:, None], q_odd.to(tl.float32)[:, None]
-    read_D = tl.sum(q_even * rho_even.to(tl.float32) + q_odd * rho_odd.to(tl.float32), 0)
-    scores_C = tl.sum(q_even * waits_even.to(tl.float32) + q_odd * waits_odd.to(tl.float32), 0)
-    own, group = (b * H + h) * S, (b * H + h) * G + s // GROUP
-    at = shares + (own + s) * (DP + C)
-    tl.store(at + d, read_D)
-    tl.store(at + DP + c, tl.where(c < waiting, scores_C, 0.0))
-    if is_last(arrived + group, tl.minimum(GROUP, S - s // GROUP * GROUP)):
-        first = shares + (own + s // GROUP * GROUP) * (DP + C)
-        tl.store(reads + group * (DP + C) + d, group_sum(first, DP + C, S - s // GROUP * GROUP, DP, GROUP))
-        tl.store(reads + group * (DP + C) + DP + c, group_sum(first + DP, DP + C, S - s // GROUP * GROUP, C, GROUP))
+    read_D = weighted(q_even, rho_even) + weighted(q_odd, rho_odd)
+    scores_C = weighted(q_even, waits_even) + weighted(q_odd, waits_odd)
+    own, group = (b * H + h) * S + s, (b * H + h) * G + s // GROUP
+    tl.store(shares + own * (DP + C) + d, read_D)
+    tl.store(shares + own * (DP + C) + DP + c, tl.where(c < waiting, scores_C, 0.0))
+    size = tl.minimum(GROUP, S - s // GROUP * GROUP)
+    if is_last(arrived + group, size):
+        first = shares + (own - s % GROUP) * (DP + C)
+        sum_D, sums_C = group_sum(first, DP + C, size, DP, GROUP), group_sum(first + DP, DP + C, size, C, GROUP)
+        x_at = window_x + b * x_stride + c[:, None] * D + d[None, :]
+        x_CD = tl.load(x_at, mask=(c < waiting)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
+        tl.store(reads + group * DP + d, sum_D + tl.sum(sums_C[:, None] * x_CD, 0))
 
 
 @triton.jit
 def answer(
-    xs, reads, window_x, filled, encoder_v, decoder, shares, arrived, answers, x_stride, H, NP, D, S, G, B, PARTS,
-    DP: tl.constexpr, C: tl.constexpr, NEURONS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    xs, reads, encoder_v, decoder, shares, arrived, answers, H, NP, S, B, PARTS,
+    D: tl.constexpr, DP: tl.constexpr, NEURONS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
     EARLY: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Share of y = (xs * relu(a encoder_v)) decoder of NEURONS neurons, a the normalised sum of PARTS reads.
@@ -104,7 +103,7 @@ def answer(
     Weights of neurons with x = 0 are not fetched; AHEAD: columns of encoder_v are, before x is known.
     """
     h, s, b = tl.program_id(0) // S, tl.program_id(0) % S, tl.program_id(1).to(tl.int64)
-    n, d, c = s * NEURONS + tl.arange(0, NEURONS), tl.arange(0, DP), tl.arange(0, C)
+    n, d = s * NEURONS + tl.arange(0, NEURONS), tl.arange(0, DP)
     at = (h * NP + n)[:, None] * DP + d[None, :]
     if AHEAD:
         columns = tl.load(encoder_v + at)
@@ -114,17 +113,11 @@ def answer(
     x_N = tl.load(xs + (b * H + h) * NP + n).to(tl.float32)
     if not AHEAD:
         columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0)
-    waiting = tl.load(filled + b)
-    x_at = window_x + b * x_stride + c[:, None] * D + d[None, :]
-    x_CD = tl.load(x_at, mask=(c < waiting)[:, None] & (d < D)[None, :], other=0.0)
-    first = reads + (b * H + h) * PARTS * (DP + C)
-    sum_D, scores = summed(first, DP + C, PARTS, DP, BLOCK), summed(first + DP, DP + C, PARTS, C, BLOCK)
-    a_D = normalize(sum_D + tl.sum(scores[:, None] * x_CD.to(tl.float32), 0), d, D)
-    a_D = a_D.to(encoder_v.dtype.element_ty).to(tl.float32)
-    y_N = tl.maximum(tl.sum(columns.to(tl.float32) * a_D[None, :], 1), 0.0)
-    gated = (x_N * y_N).to(decoder.dtype.element_ty).to(tl.float32)
+    a_D = normalize(summed(reads + (b * H + h) * PARTS * DP, DP, PARTS, DP, BLOCK), d, D)
+    y_N = tl.maximum(of_rows(columns, a_D.to(encoder_v.dtype.element_ty)), 0.0)
+    gated = (x_N * y_N).to(decoder.dtype.element_ty)
     weights = tl.load(decoder + at, mask=(gated > 0.0)[:, None], other=0.0)
-    y_D = tl.sum(gated[:, None] * weights.to(tl.float32), 0)
+    y_D = weighted(gated, weights)
     own = tl.program_id(0)
     tl.store(shares + (own * B + b) * DP + d, y_D)
     group, size = own // GROUP, tl.minimum(GROUP, H * S - own // GROUP * GROUP)
@@ -135,8 +128,9 @@ def answer(
 
 @triton.jit
 def head(
-    answers, x, lm_head, logits, D, V, B, PARTS, LAYERS,
-    DP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+    answers, x, lm_head, logits, V, B, PARTS, LAYERS,
+    D: tl.constexpr, DP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+    RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """TILE logits of one stream, in float32; finishes the last layer first."""
     v, d, b = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, DP), tl.program_id(1).to(tl.int64)
@@ -144,18 +138,35 @@ def head(
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    x_D = mixed(answers, x + ((LAYERS - 1) * B + b) * DP, b, B, D, PARTS, DP, BLOCK, RESIDUAL)
+    x_D = mixed(answers, x + ((LAYERS - 1) * B + b) * DP, b, B, PARTS, D, DP, BLOCK, RESIDUAL)
     tl.store(logits + b * V + v, tl.sum(x_D[:, None] * weights, 0), mask=v < V)
 
 
 @triton.jit
-def mixed(answers, x, b, B, D, PARTS, DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
+def mixed(
+    answers, x, b, B, PARTS,
+    D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr,
+):  # fmt: skip
     """The residual stream after a layer that read `x`: ln(x + ln(y)), or ln(y), y the sum of PARTS rows."""
     d = tl.arange(0, DP)
     y_D = normalize(summed(answers + b * DP, B * DP, PARTS, DP, BLOCK), d, D)
     if RESIDUAL:
         y_D = normalize(tl.load(x + d) + y_D, d, D)
     return y_D
+
+
+@triton.jit
+def of_rows(rows, vector):
+    """Products of every row with a vector, float32: a matrix product with 16 copies of it, which are all the same."""
+    copies = tl.broadcast_to(vector[:, None], (vector.shape[0], 16))
+    return tl.max(tl.dot(rows, copies, input_precision="ieee"), 1)
+
+
+@triton.jit
+def weighted(weights, rows):
+    """Sum of weights * rows, float32, in the same way."""
+    copies = tl.broadcast_to(weights[None, :], (16, weights.shape[0]))
+    return tl.max(tl.dot(copies, rows, input_precision="ieee"), 0)
 
 
 @triton.jit

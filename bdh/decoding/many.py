@@ -24,8 +24,8 @@ class Tiles:
 
     encode: int = 128
     chunk: int = 512
-    rows: int = 32
-    stages: int = 4
+    rows: int = 16
+    stages: int = 6
     warps: int = 4
     gate: int = 64
     gate_stages: int = 2
@@ -53,9 +53,8 @@ class ManyStreams(FusedStep):
         self.a = self.empty(B, H, self.DP, dtype=memory.narrow)
         self.answers = self.empty(H * self.groups, B, self.DP)
 
-    @torch.no_grad()
-    def __call__(self) -> None:
-        """One token of every stream."""
+    def logits_of_tokens(self) -> None:
+        """From `memory.tokens` to `logits`."""
         self.begin()
         for layer in range(self.weights.layers):
             self.encode(layer)
@@ -64,12 +63,14 @@ class ManyStreams(FusedStep):
             self.gate()
             self.mix()
         self.head()
-        self.choose()
 
     def programs(self) -> dict[str, Callable[[], object]]:
         """The programs of a step by name, those of layers for layer 1."""
-        of_layers = {name: getattr(self, name) for name in ("encode", "read", "attend")}
-        works = {name: lambda work=work: work(1) for name, work in of_layers.items()}
+        works: dict[str, Callable[[], object]] = {
+            "encode": lambda: self.encode(1),
+            "read": lambda: self.read(1),
+            "attend": lambda: self.attend(1),
+        }
         return works | {name: getattr(self, name) for name in ("gate", "mix", "begin", "head")}
 
     def begin(self) -> None:
@@ -99,8 +100,8 @@ class ManyStreams(FusedStep):
         high, window_q = memory.high[:, layer], memory.window_q[:, layer]
         kernels.read[(len(self.x), H, self.splits)](
             high, window_q, self.xs, self.cos, self.sin, memory.filled, self.rows, self.values, self.reads,
-            high.stride(0), window_q.stride(0), H, N, self.NP, self.PP, D, self.rows.shape[2],
-            DP=self.DP, C=memory.window, S=self.splits, CHUNK=self.chunk, ROWS=tiles.rows, STAGES=tiles.stages,
+            high.stride(0), window_q.stride(0), H, N, self.NP, self.PP, self.rows.shape[2],
+            D=D, DP=self.DP, C=memory.window, S=self.splits, CHUNK=self.chunk, ROWS=tiles.rows, STAGES=tiles.stages,
             num_warps=tiles.warps,
         )  # fmt: skip
 
