@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -42,7 +42,8 @@ class FewStreams(FusedStep):
         self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
     ) -> None:
         super().__init__(weights, memory, settings, early)
-        self.tiles = tiles or Tiles()
+        tiles = tiles or Tiles()
+        self.tiles = replace(tiles, pairs=min(tiles.pairs, self.PP), neurons=min(tiles.neurons, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
         self.ask_programs, self.answer_programs = self.PP // self.tiles.pairs, self.NP // self.tiles.neurons
         self.ask_groups = triton.cdiv(self.ask_programs, self.tiles.ask_group)

@@ -21,7 +21,7 @@ from bdh.decoding.memory import Memory
 from bdh.decoding.weights import Weights
 
 PADDING = 256
-"""Neurons of a head are padded with silent ones to a multiple of this."""
+"""Neurons of a head are padded with silent ones to a multiple of this, or of the next power of two if that is less."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class FusedStep:
         self.weights, self.memory, self.settings = weights, memory, settings
         self.launch: dict[str, Any] = {"launch_pdl": True} if early else {}
         H, D, N = weights.sizes
-        self.DP, self.NP = max(16, triton.next_power_of_2(D)), triton.cdiv(N, PADDING) * PADDING
+        padding = min(PADDING, max(32, triton.next_power_of_2(N)))
+        self.DP, self.NP = max(16, triton.next_power_of_2(D)), triton.cdiv(N, padding) * padding
         self.PP = self.NP // 2
         self._copy_weights()
         B, V = len(memory.tokens), weights.lm_head.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -39,7 +39,8 @@ class ManyStreams(FusedStep):
         self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
     ) -> None:
         super().__init__(weights, memory, settings)
-        self.tiles = tiles or Tiles()
+        tiles = tiles or Tiles()
+        self.tiles = replace(tiles, encode=min(tiles.encode, self.NP), gate=min(tiles.gate, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
         self.block = min(64, max(16, triton.next_power_of_2(B)))
         self.chunk = min(self.tiles.chunk, max(16, triton.next_power_of_2(self.PP)))
