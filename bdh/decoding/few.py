@@ -23,16 +23,19 @@ class Tiles:
 
     pairs, neurons: of one program of `ask` and of `answer`, with `ask_warps` and `answer_warps` warps. ask_group,
     answer_group: programs whose shares the last of them adds, powers of two. ahead: `answer` fetches all of encoder_v
-    before x is known.
+    before x is known. keep: weights shall stay in the cache and rows of the state pass through it.
     """
 
-    pairs: int = 64
-    neurons: int = 128
-    ask_warps: int = 8
-    answer_warps: int = 8
-    ask_group: int = 8
-    answer_group: int = 16
+    pairs: int = 32
+    neurons: int = 64
+    ask_warps: int = 4
+    answer_warps: int = 4
+    ask_group: int = 16
+    answer_group: int = 32
     ahead: bool = False
+    keep: bool = True
+    late: bool = False
+    registers: int | None = 128
 
 
 class FewStreams(FusedStep):
@@ -56,6 +59,7 @@ class FewStreams(FusedStep):
         )
         self.asked = self.empty(B, H, self.ask_groups, dtype=torch.int32)
         self.answered = self.empty(self.answer_groups, B, dtype=torch.int32)
+        self.kept = "evict_last" if self.tiles.keep else ""
         self.answer_block = min(32, triton.next_power_of_2(self.answer_groups))
 
     def logits_of_tokens(self) -> None:
@@ -83,7 +87,8 @@ class FewStreams(FusedStep):
             self.ask_groups, B, self.answer_groups, layer,
             N=N, D=D, DP=self.DP, C=memory.window, PAIRS=tiles.pairs, GROUP=tiles.ask_group, BLOCK=self.answer_block,
             FIRST=layer == 0, RESIDUAL=not weights.accumulates, EARLY=bool(self.launch),
-            num_warps=tiles.ask_warps, **fusing, **self.launch,
+            KEPT=self.kept, PASSING="evict_first" if tiles.keep else "", LATE=tiles.late,
+            num_warps=tiles.ask_warps, maxnreg=tiles.registers, **fusing, **self.launch,
         )  # fmt: skip
 
     def answer(self) -> None:
@@ -94,7 +99,7 @@ class FewStreams(FusedStep):
             H, self.NP, self.answer_programs, B, self.ask_groups,
             D=D, DP=self.DP, NEURONS=tiles.neurons, GROUP=tiles.answer_group,
             BLOCK=min(32, triton.next_power_of_2(self.ask_groups)), EARLY=bool(self.launch), AHEAD=tiles.ahead,
-            num_warps=tiles.answer_warps, **self.launch,
+            KEPT=self.kept, num_warps=tiles.answer_warps, **self.launch,
         )  # fmt: skip
 
     def head(self) -> None:

@@ -8,6 +8,11 @@ result depends on no race and the next program has few rows to add.
 EARLY: a program is launched while the one before it still runs. It fetches weights, which nobody writes, at once, and
 waits for the end of all programs before it ahead of every other access.
 
+A tile that a matrix product takes is copied to shared memory where its last elementwise operation stands, and that copy
+waits for it: `where` after other loads lets all of them be under way.
+
+KEPT, PASSING: how the cache shall treat weights, which the next layer reads again, and rows of the state.
+
 Letters: as in `bdh.decoding.kernels`; S programs per head, G groups of them.
 """
 
@@ -27,15 +32,16 @@ def ask(
     shares, arrived, reads, state_stride, window_stride, x_stride, H, NP, PP, S, G, B, PARTS, LAYER,
     N: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr, GROUP: tl.constexpr,
     BLOCK: tl.constexpr, FIRST: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+    KEPT: tl.constexpr, PASSING: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """x of the layer, xs = relu(x encoder) of PAIRS pairs and what they read of the state and of the window.
 
     FIRST: x is the embedding and the rotation is computed; launch without fusing of multiply and add then.
     """
     h, s, b = tl.program_id(0) // S, tl.program_id(0) % S, tl.program_id(1).to(tl.int64)
-    p, d, c = s * PAIRS + tl.arange(0, PAIRS), tl.arange(0, DP), tl.arange(0, C)
-    at = encoder + (h * NP + 2 * p)[:, None] * DP + d[None, :]
-    for_even, for_odd = tl.load(at), tl.load(at + DP)
+    p, n = s * PAIRS + tl.arange(0, PAIRS), 2 * s * PAIRS + tl.arange(0, 2 * PAIRS)
+    d, c = tl.arange(0, DP), tl.arange(0, C)
+    weights = tl.load(encoder + (h * NP + n)[:, None] * DP + d[None, :], eviction_policy=KEPT)
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -55,48 +61,46 @@ def ask(
     if tl.program_id(0) == 0:
         tl.store(x + (LAYER * B + b) * DP + d, x_D)
         tl.store(window_x + b * x_stride + waiting * D + d, narrow_D, mask=d < D)
-    even, odd = tl.maximum(of_rows(for_even, narrow_D), 0.0), tl.maximum(of_rows(for_odd, narrow_D), 0.0)
-    xs_at = xs + (b * H + h) * NP + 2 * p
+    if LATE:
+        weights = tl.where((n < NP)[:, None], weights, 0.0)
+    xs_N = tl.maximum(of_rows(weights, narrow_D), 0.0)
+    xs_at = xs + (b * H + h) * NP + n
     if (not RESIDUAL) and (not FIRST):
-        even += tl.load(xs_at).to(tl.float32)
-        odd += tl.load(xs_at + 1).to(tl.float32)
-    even, odd = even.to(xs.dtype.element_ty), odd.to(xs.dtype.element_ty)
-    tl.store(xs_at, even)
-    tl.store(xs_at + 1, odd)
-    even, odd = even.to(tl.float32), odd.to(tl.float32)
+        xs_N += tl.load(xs_at).to(tl.float32)
+    xs_N = xs_N.to(xs.dtype.element_ty)
+    tl.store(xs_at, xs_N)
+    even, odd = tl.split(tl.reshape(xs_N.to(tl.float32), (PAIRS, 2)))
     active = ((even > 0.0) | (odd > 0.0)) & (2 * p < N)
-    q_even = (even * cosine - odd * sine).to(window_q.dtype.element_ty)
-    q_odd = (odd * cosine + even * sine).to(window_q.dtype.element_ty)
-    row = (h * N + 2 * p)[:, None]
-    at = high + b * state_stride + row * D + d[None, :]
-    in_row = active[:, None] & (d < D)[None, :]
-    rho_even, rho_odd = tl.load(at, mask=in_row, other=0.0), tl.load(at + D, mask=in_row, other=0.0)
+    q_N = tl.interleave(even * cosine - odd * sine, odd * cosine + even * sine).to(window_q.dtype.element_ty)
+    active_N = tl.interleave(active.to(tl.int32), active.to(tl.int32)) > 0
+    row = h * N + n
+    at = high + b * state_stride + row[:, None] * D + d[None, :]
+    in_row = active_N[:, None] & (d < D)[None, :]
+    rho = tl.load(at, mask=in_row, eviction_policy=PASSING)
     # Whole runs of 16 places, so that loads stay wide; this token's own place and those after it are dropped below.
-    at = window_q + b * window_stride + row * C + c[None, :]
-    begun = active[:, None] & (c < (waiting + 15) // 16 * 16)[None, :]
-    waits_even, waits_odd = tl.load(at, mask=begun, other=0.0), tl.load(at + C, mask=begun, other=0.0)
-    at = window_q + b * window_stride + (h * N + 2 * p) * C + waiting
-    tl.store(at, q_even, mask=active)
-    tl.store(at + C, q_odd, mask=active)
-    read_D = weighted(q_even, rho_even) + weighted(q_odd, rho_odd)
-    scores_C = weighted(q_even, waits_even) + weighted(q_odd, waits_odd)
+    at = window_q + b * window_stride + row[:, None] * C + c[None, :]
+    begun = active_N[:, None] & (c < (waiting + 15) // 16 * 16)[None, :]
+    waits = tl.load(at, mask=begun, eviction_policy=PASSING)
+    tl.store(window_q + b * window_stride + row * C + waiting, q_N, mask=active_N)
+    q_N, rho, waits = tl.where(active_N, q_N, 0.0), tl.where(in_row, rho, 0.0), tl.where(begun, waits, 0.0)
     own, group = (b * H + h) * S + s, (b * H + h) * G + s // GROUP
-    tl.store(shares + own * (DP + C) + d, read_D)
-    tl.store(shares + own * (DP + C) + DP + c, tl.where(c < waiting, scores_C, 0.0))
+    tl.store(shares + own * (DP + C) + d, weighted(q_N, rho))
+    tl.store(shares + own * (DP + C) + DP + c, tl.where(c < waiting, weighted(q_N, waits), 0.0))
     size = tl.minimum(GROUP, S - s // GROUP * GROUP)
     if is_last(arrived + group, size):
         first = shares + (own - s % GROUP) * (DP + C)
-        sum_D, sums_C = group_sum(first, DP + C, size, DP, GROUP), group_sum(first + DP, DP + C, size, C, GROUP)
         x_at = window_x + b * x_stride + c[:, None] * D + d[None, :]
-        x_CD = tl.load(x_at, mask=(c < waiting)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
-        tl.store(reads + group * DP + d, sum_D + tl.sum(sums_C[:, None] * x_CD, 0))
+        x_CD = tl.load(x_at, mask=(c < waiting)[:, None] & (d < D)[None, :], other=0.0)
+        parts_D, parts_C = group_of(first, DP + C, size, DP, GROUP), group_of(first + DP, DP + C, size, C, GROUP)
+        sum_D, scores_C = tl.sum(parts_D, 0), tl.sum(parts_C, 0)
+        tl.store(reads + group * DP + d, sum_D + tl.sum(scores_C[:, None] * x_CD.to(tl.float32), 0))
 
 
 @triton.jit
 def answer(
     xs, reads, encoder_v, decoder, shares, arrived, answers, H, NP, S, B, PARTS,
     D: tl.constexpr, DP: tl.constexpr, NEURONS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
-    EARLY: tl.constexpr, AHEAD: tl.constexpr,
+    EARLY: tl.constexpr, AHEAD: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Share of y = (xs * relu(a encoder_v)) decoder of NEURONS neurons, a the normalised sum of PARTS reads.
 
@@ -106,24 +110,24 @@ def answer(
     n, d = s * NEURONS + tl.arange(0, NEURONS), tl.arange(0, DP)
     at = (h * NP + n)[:, None] * DP + d[None, :]
     if AHEAD:
-        columns = tl.load(encoder_v + at)
+        columns = tl.load(encoder_v + at, eviction_policy=KEPT)
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     x_N = tl.load(xs + (b * H + h) * NP + n).to(tl.float32)
     if not AHEAD:
-        columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0)
+        columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
     a_D = normalize(summed(reads + (b * H + h) * PARTS * DP, DP, PARTS, DP, BLOCK), d, D)
     y_N = tl.maximum(of_rows(columns, a_D.to(encoder_v.dtype.element_ty)), 0.0)
     gated = (x_N * y_N).to(decoder.dtype.element_ty)
-    weights = tl.load(decoder + at, mask=(gated > 0.0)[:, None], other=0.0)
+    weights = tl.load(decoder + at, mask=(gated > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
     y_D = weighted(gated, weights)
     own = tl.program_id(0)
     tl.store(shares + (own * B + b) * DP + d, y_D)
     group, size = own // GROUP, tl.minimum(GROUP, H * S - own // GROUP * GROUP)
     if is_last(arrived + group * B + b, size):
         first = shares + (group * GROUP * B + b) * DP
-        tl.store(answers + (group * B + b) * DP + d, group_sum(first, B * DP, size, DP, GROUP))
+        tl.store(answers + (group * B + b) * DP + d, tl.sum(group_of(first, B * DP, size, DP, GROUP), 0))
 
 
 @triton.jit
@@ -149,9 +153,10 @@ def mixed(
 ):  # fmt: skip
     """The residual stream after a layer that read `x`: ln(x + ln(y)), or ln(y), y the sum of PARTS rows."""
     d = tl.arange(0, DP)
+    x_D = tl.load(x + d)
     y_D = normalize(summed(answers + b * DP, B * DP, PARTS, DP, BLOCK), d, D)
     if RESIDUAL:
-        y_D = normalize(tl.load(x + d) + y_D, d, D)
+        y_D = normalize(x_D + y_D, d, D)
     return y_D
 
 
@@ -180,8 +185,8 @@ def is_last(counter, size):
 
 
 @triton.jit
-def group_sum(first, stride, size, WIDTH: tl.constexpr, GROUP: tl.constexpr):
-    """Sum of the first `size` of GROUP rows, which other programs have just written."""
+def group_of(first, stride, size, WIDTH: tl.constexpr, GROUP: tl.constexpr):
+    """The first `size` of GROUP rows, which other programs have just written; zeros after them."""
     k, w = tl.arange(0, GROUP), tl.arange(0, WIDTH)
     at = first + k[:, None] * stride + w[None, :]
-    return tl.sum(tl.load(at, mask=(k < size)[:, None], other=0.0, cache_modifier=".cg"), 0)
+    return tl.load(at, mask=(k < size)[:, None], other=0.0, cache_modifier=".cg")
