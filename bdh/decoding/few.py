@@ -23,7 +23,8 @@ class Tiles:
 
     pairs, neurons: of one program of `ask` and of `answer`, with `ask_warps` and `answer_warps` warps. ask_group,
     answer_group: programs whose shares the last of them adds, powers of two. ahead: `answer` fetches all of encoder_v
-    before x is known. keep: weights shall stay in the cache and rows of the state pass through it.
+    before x is known. keep: weights shall stay in the cache and rows of the state pass through it. late: programs
+    of `ask` wait for encoder only after x is known. registers: of one of their threads, at most.
     """
 
     pairs: int = 32

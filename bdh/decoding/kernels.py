@@ -17,11 +17,13 @@ import triton.language as tl
 
 @triton.jit
 def begin(
-    tokens, position, embed, frequency, x, x_narrow, cos, sin, D, PP, DP: tl.constexpr, BLOCK: tl.constexpr
+    tokens, position, embed, frequency, x, x_narrow, cos, sin, D, PP,
+    DP: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x = embed[token]; cosine and sine of the phases of `bdh.nn.rope`. Launch without fusing of multiply and add."""
     b, block = tl.program_id(0), tl.program_id(1)
     p, d = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DP)
+    wait(EARLY)
     angle = phase(tl.load(position + b), tl.load(frequency + p, mask=p < PP, other=0))
     tl.store(cos + b * PP + p, tl.cos(angle), mask=p < PP)
     tl.store(sin + b * PP + p, tl.sin(angle), mask=p < PP)
@@ -44,10 +46,13 @@ def phase(place, turns):
 def encode(
     x_narrow, encoder, xs, B, ROWS,
     DP: tl.constexpr, DK: tl.constexpr, BM: tl.constexpr, TILE: tl.constexpr, ACCUMULATE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """xs = relu(x encoder), added to xs or not, of TILE of the ROWS neurons of all heads and BM streams."""
     n, b = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * BM + tl.arange(0, BM)
     here = (b < B)[:, None]
+    prefetch(encoder + n[:, None] * DP + tl.arange(0, triton.cdiv(DP, 64))[None, :] * 64, EARLY)
+    wait(EARLY)
     sums = tl.zeros((BM, TILE), tl.float32)
     for k in range(0, DP, DK):
         d = k + tl.arange(0, DK)
@@ -62,24 +67,28 @@ def encode(
 
 @triton.jit
 def read(
-    high, window_q, xs, cos, sin, filled, rows, values, partial, state_stride, window_stride,
-    H, N, NP, PP, LIST, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr,
-    S: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+    high, window_q, xs, cos, sin, filled, rows, values, partial, arrived, window_x, x, a,
+    state_stride, window_stride, x_stride, H, N, NP, PP, LIST, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr,
+    S: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, BLOCK: tl.constexpr,
+    STREAM: tl.constexpr, PRODUCT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Sums of q * (state row | window row) over the active ones of CHUNK pairs, which enter the window.
 
     Their rows are listed first (`rows`, `values`, a place of the list for every neuron); then ROWS rows at a time are
-    copied to shared memory while the groups of rows before them, up to STAGES - 1, are still on their way.
+    copied to shared memory while the groups of rows before them, up to STAGES - 1, are still on their way. The last of
+    the S programs of a stream and head to arrive attends. STREAM: the axis of the grid that counts streams. PRODUCT:
+    sums are matrix products.
     """
-    b, h, s = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    b, h, s = tl.program_id(STREAM).to(tl.int64), tl.program_id(1), tl.program_id(2 - STREAM)
     p, d, c, r = s * CHUNK + tl.arange(0, CHUNK), tl.arange(0, DP), tl.arange(0, C), tl.arange(0, ROWS)
+    wait(EARLY)
     waiting = tl.load(filled + b)
     state, window = high + b * state_stride + h * N * D, window_q + b * window_stride + h * N * C
     xs_at = xs + (b * H + h) * NP + 2 * p
     even = tl.load(xs_at, mask=2 * p < N, other=0.0).to(tl.float32)
     odd = tl.load(xs_at + 1, mask=2 * p < N, other=0.0).to(tl.float32)
+    cosine, sine = tl.load(cos + b * PP + p, mask=p < PP, other=0.0), tl.load(sin + b * PP + p, mask=p < PP, other=0.0)
     active = (even > 0.0) | (odd > 0.0)
-    cosine, sine = tl.load(cos + b * PP + p, mask=active, other=0.0), tl.load(sin + b * PP + p, mask=active, other=0.0)
     q_even = (even * cosine - odd * sine).to(window_q.dtype.element_ty)
     q_odd = (odd * cosine + even * sine).to(window_q.dtype.element_ty)
     number = active.to(tl.int32)
@@ -95,49 +104,71 @@ def read(
     tl.debug_barrier()
     # Whole runs of 16 places, so that copies stay wide; this token's own place and those after it are dropped below.
     begun = (c < (waiting + 15) // 16 * 16)[None, :]
-    read_DP, read_C = tl.zeros((ROWS, DP), tl.float32), tl.zeros((ROWS, C), tl.float32)
+    if PRODUCT:
+        read_DP, read_C = tl.zeros((DP, 16), tl.float32), tl.zeros((C, 16), tl.float32)
+    else:
+        read_DP, read_C = tl.zeros((ROWS, DP), tl.float32), tl.zeros((ROWS, C), tl.float32)
     for first in tl.range(0, total, ROWS, num_stages=STAGES):
         real = first + r < total
         row = tl.load(rows + lists + first + r, mask=real, other=0)
-        q = tl.load(values + lists + first + r, mask=real, other=0.0)[:, None]
+        q = tl.load(values + lists + first + r, mask=real, other=0.0)
         rho = tl.load(state + row[:, None] * D + d[None, :], mask=real[:, None] & (d < D)[None, :], other=0.0)
         waits = tl.load(window + row[:, None] * C + c[None, :], mask=real[:, None] & begun, other=0.0)
-        read_DP += q * rho.to(tl.float32)
-        read_C += q * waits.to(tl.float32)
-    out = partial + ((b * H + h) * S + s) * (DP + C)
-    tl.store(out + d, tl.sum(read_DP, 0))
-    tl.store(out + DP + c, tl.where(c < waiting, tl.sum(read_C, 0), 0.0))
+        if PRODUCT:
+            copies = tl.broadcast_to(q.to(rho.dtype)[:, None], (ROWS, 16))
+            read_DP = tl.dot(tl.trans(rho), copies, read_DP, input_precision="ieee")
+            read_C = tl.dot(tl.trans(waits), copies, read_C, input_precision="ieee")
+        else:
+            read_DP += q[:, None] * rho.to(tl.float32)
+            read_C += q[:, None] * waits.to(tl.float32)
+    head = b * H + h
+    out = partial + (head * S + s) * (DP + C)
+    if PRODUCT:
+        sum_D, sum_C = tl.max(read_DP, 1), tl.max(read_C, 1)
+    else:
+        sum_D, sum_C = tl.sum(read_DP, 0), tl.sum(read_C, 0)
+    tl.store(out + d, sum_D)
+    tl.store(out + DP + c, tl.where(c < waiting, sum_C, 0.0))
+    if is_last(arrived + head, S):
+        shares = partial + head * S * (DP + C)
+        attend(shares, window_x + b * x_stride, x + b * DP, a + head * DP, waiting, h, D, DP, C, S, BLOCK)
 
 
 @triton.jit
 def attend(
-    partial, window_x, filled, x, a, x_stride, H, D,
-    DP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr,
+    partial, window_x, x, a, waiting, h,
+    D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """a = ln(sum of the partial reads + scores window_x) of one stream and head; x goes into the window."""
-    b, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    d, c = tl.arange(0, DP), tl.arange(0, C)
-    waiting = tl.load(filled + b)
-    at = partial + (b * H + h) * S * (DP + C)
-    sum_D, scores = summed(at, DP + C, S, DP, BLOCK), summed(at + DP, DP + C, S, C, BLOCK)
-    at = window_x + b * x_stride
-    in_window = (c < waiting)[:, None] & (d < D)[None, :]
-    x_CD = tl.load(at + c[:, None] * D + d[None, :], mask=in_window, other=0.0).to(tl.float32)
-    a_D = normalize(sum_D + tl.sum(scores[:, None] * x_CD, 0), d, D)
-    tl.store(a + (b * H + h) * DP + d, a_D.to(a.dtype.element_ty))
+    PLACES: tl.constexpr = min(C, 16)
+    d, c = tl.arange(0, DP), tl.arange(0, PLACES)
+    sum_D = summed(partial, DP + C, S, DP, BLOCK)
+    for first in range(0, waiting, PLACES):
+        here = (first + c < waiting)[:, None] & (d < D)[None, :]
+        x_CD = tl.load(window_x + (first + c)[:, None] * D + d[None, :], mask=here, other=0.0).to(tl.float32)
+        sum_D += tl.sum(summed(partial + DP + first, DP + C, S, PLACES, BLOCK)[:, None] * x_CD, 0)
+    tl.store(a + d, normalize(sum_D, d, D).to(a.dtype.element_ty))
     if h == 0:
-        tl.store(at + waiting * D + d, tl.load(x + b * DP + d).to(window_x.dtype.element_ty), mask=d < D)
+        tl.store(window_x + waiting * D + d, tl.load(x + d).to(window_x.dtype.element_ty), mask=d < D)
 
 
 @triton.jit
 def gate(
     a, encoder_v, decoder, xs, partial, B, H, NP, G,
     DP: tl.constexpr, BM: tl.constexpr, PER: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Share of y = (xs * relu(a encoder_v)) decoder that PER tiles of one head give, for BM streams."""
     h, g = tl.program_id(0) // G, tl.program_id(0) % G
     b, d = tl.program_id(1) * BM + tl.arange(0, BM), tl.arange(0, DP)
     here = (b < B)[:, None]
+    if EARLY:
+        k = tl.arange(0, triton.cdiv(DP, 64))[None, :] * 64
+        for tile in range(g * PER, tl.minimum(g * PER + PER, NP // TILE)):
+            at = (h * NP + tile * TILE + tl.arange(0, TILE))[:, None] * DP + k
+            prefetch(encoder_v + at, EARLY)
+            prefetch(decoder + at, EARLY)
+    wait(EARLY)
     a_BD = tl.load(a + (b[:, None] * H + h) * DP + d[None, :], mask=here, other=0.0)
     y_BD = tl.zeros((BM, DP), tl.float32)
     for tile in tl.range(g * PER, tl.minimum(g * PER + PER, NP // TILE), num_stages=STAGES):
@@ -151,12 +182,17 @@ def gate(
 
 
 @triton.jit
-def mix(partial, x, x_narrow, B, D, PARTS, DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
+def mix(
+    partial, x, x_narrow, B, D, PARTS,
+    DP: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """x = ln(x + ln(y)), or ln(y) without a residual path, y the sum of its parts; one stream."""
     b, d = tl.program_id(0), tl.arange(0, DP)
+    wait(EARLY)
+    x_D = tl.load(x + b * DP + d)
     y_D = normalize(summed(partial + b * DP, B * DP, PARTS, DP, BLOCK), d, D)
     if RESIDUAL:
-        y_D = normalize(tl.load(x + b * DP + d) + y_D, d, D)
+        y_D = normalize(x_D + y_D, d, D)
     tl.store(x + b * DP + d, y_D)
     tl.store(x_narrow + b * DP + d, y_D.to(x_narrow.dtype.element_ty))
 
@@ -168,7 +204,7 @@ def summed(at, stride, PARTS, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     parts = tl.zeros((BLOCK, WIDTH), tl.float32)
     for first in range(0, PARTS, BLOCK):
         places = at + (first + k)[:, None] * stride + w[None, :]
-        parts += tl.load(places, mask=(first + k < PARTS)[:, None], other=0.0)
+        parts += tl.load(places, mask=(first + k < PARTS)[:, None], other=0.0, cache_modifier=".cg")
     return tl.sum(parts, 0)
 
 
@@ -177,3 +213,30 @@ def normalize(z, d, D):
     """Layer norm over the first D entries, 0 beyond."""
     centred = tl.where(d < D, z - tl.sum(tl.where(d < D, z, 0.0), 0) / D, 0.0)
     return centred / tl.sqrt(tl.sum(centred * centred, 0) / D + 1e-5)
+
+
+@triton.jit
+def wait(EARLY: tl.constexpr):
+    """EARLY: wait for all that the programs before this one wrote, and let those after it start."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch(at, EARLY: tl.constexpr):
+    """EARLY: bring the lines at these places, which nobody writes, into the cache."""
+    if EARLY:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def is_last(counter, size):
+    """Whether this program is the last of `size` that ask; what the others stored before asking can be read then."""
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == size - 1
+    if last:
+        tl.store(counter, 0)
+    return last

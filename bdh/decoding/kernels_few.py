@@ -23,7 +23,7 @@ Letters: as in `bdh.decoding.kernels`; S programs per head, G groups of them.
 import triton
 import triton.language as tl
 
-from bdh.decoding.kernels import normalize, phase, summed
+from bdh.decoding.kernels import is_last, normalize, phase, summed, wait
 
 
 @triton.jit
@@ -42,9 +42,7 @@ def ask(
     p, n = s * PAIRS + tl.arange(0, PAIRS), 2 * s * PAIRS + tl.arange(0, 2 * PAIRS)
     d, c = tl.arange(0, DP), tl.arange(0, C)
     weights = tl.load(encoder + (h * NP + n)[:, None] * DP + d[None, :], eviction_policy=KEPT)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+    wait(EARLY)
     waiting = tl.load(filled + b)
     turn_at = b * PP + p
     if FIRST:
@@ -111,9 +109,7 @@ def answer(
     at = (h * NP + n)[:, None] * DP + d[None, :]
     if AHEAD:
         columns = tl.load(encoder_v + at, eviction_policy=KEPT)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+    wait(EARLY)
     x_N = tl.load(xs + (b * H + h) * NP + n).to(tl.float32)
     if not AHEAD:
         columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
@@ -139,9 +135,7 @@ def head(
     """TILE logits of one stream, in float32; finishes the last layer first."""
     v, d, b = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, DP), tl.program_id(1).to(tl.int64)
     weights = tl.load(lm_head + d[:, None] * V + v[None, :], mask=(d < D)[:, None] & (v < V)[None, :], other=0.0)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+    wait(EARLY)
     x_D = mixed(answers, x + ((LAYERS - 1) * B + b) * DP, b, B, PARTS, D, DP, BLOCK, RESIDUAL)
     tl.store(logits + b * V + v, tl.sum(x_D[:, None] * weights, 0), mask=v < V)
 
@@ -172,16 +166,6 @@ def weighted(weights, rows):
     """Sum of weights * rows, float32, in the same way."""
     copies = tl.broadcast_to(weights[None, :], (16, weights.shape[0]))
     return tl.max(tl.dot(copies, rows, input_precision="ieee"), 0)
-
-
-@triton.jit
-def is_last(counter, size):
-    """Whether this program is the last of `size` that ask; what the others stored before asking can be read then."""
-    tl.debug_barrier()
-    last = tl.atomic_add(counter, 1, sem="acq_rel") == size - 1
-    if last:
-        tl.store(counter, 0)
-    return last
 
 
 @triton.jit

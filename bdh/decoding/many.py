@@ -1,4 +1,4 @@
-"""A step of many streams: a token is embedded by `begin`, read by encode, read, attend, gate and mix of every layer."""
+"""A step of many streams: a token is embedded by `begin`, read by encode, read, gate and mix of every layer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ class Tiles:
     """How work is cut; found by measurement.
 
     encode, gate: neurons at once. chunk: pairs whose rows one program of `read` fetches, `rows` at once, through
-    `stages` - 1 buffers, by `warps` warps. groups: programs of `gate`, at most.
+    `stages` - 1 buffers, by `warps` warps; `along` a stream first or the streams first; `product`: by tensor cores. registers: of a
+    thread of `read`, at most.
+    groups: programs of `gate`, at most. mix: shares that one program of `mix` adds at once.
     """
 
     encode: int = 128
     chunk: int = 512
     rows: int = 16
-    stages: int = 6
+    stages: int = 4
     warps: int = 4
-    gate: int = 64
-    gate_stages: int = 2
+    along: bool = True
+    product: bool = False
+    registers: int | None = 128
+    gate: int = 32
+    gate_stages: int = 3
     groups: int = 128
+    mix: int = 64
 
 
 class ManyStreams(FusedStep):
@@ -38,7 +44,7 @@ class ManyStreams(FusedStep):
     def __init__(
         self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
     ) -> None:
-        super().__init__(weights, memory, settings)
+        super().__init__(weights, memory, settings, early)
         tiles = tiles or Tiles()
         self.tiles = replace(tiles, encode=min(tiles.encode, self.NP), gate=min(tiles.gate, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
@@ -51,6 +57,7 @@ class ManyStreams(FusedStep):
         self.rows = self.empty(B, H, self.splits * self.chunk * 2, dtype=torch.int32)
         self.values = torch.zeros_like(self.rows, dtype=torch.float32)
         self.reads = self.empty(B, H, self.splits, self.DP + memory.window)
+        self.arrived = self.empty(B, H, dtype=torch.int32)
         self.a = self.empty(B, H, self.DP, dtype=memory.narrow)
         self.answers = self.empty(H * self.groups, B, self.DP)
 
@@ -60,18 +67,13 @@ class ManyStreams(FusedStep):
         for layer in range(self.weights.layers):
             self.encode(layer)
             self.read(layer)
-            self.attend(layer)
             self.gate()
             self.mix()
         self.head()
 
     def programs(self) -> dict[str, Callable[[], object]]:
         """The programs of a step by name, those of layers for layer 1."""
-        works: dict[str, Callable[[], object]] = {
-            "encode": lambda: self.encode(1),
-            "read": lambda: self.read(1),
-            "attend": lambda: self.attend(1),
-        }
+        works: dict[str, Callable[[], object]] = {"encode": lambda: self.encode(1), "read": lambda: self.read(1)}
         return works | {name: getattr(self, name) for name in ("gate", "mix", "begin", "head")}
 
     def begin(self) -> None:
@@ -80,7 +82,7 @@ class ManyStreams(FusedStep):
         B, D = len(memory.tokens), weights.sizes[1]
         kernels.begin[(B, triton.cdiv(self.PP, 1024))](
             memory.tokens, memory.position, weights.embed, self.frequency, self.x, self.x_narrow, self.cos, self.sin,
-            D, self.PP, DP=self.DP, BLOCK=1024, enable_fp_fusion=False,
+            D, self.PP, DP=self.DP, BLOCK=1024, EARLY=bool(self.launch), enable_fp_fusion=False, **self.launch,
         )  # fmt: skip
 
     def head(self) -> None:
@@ -92,27 +94,21 @@ class ManyStreams(FusedStep):
         B, rows = len(self.x), self.weights.sizes[0] * self.NP
         kernels.encode[(rows // self.tiles.encode, triton.cdiv(B, self.block))](
             self.x_narrow, self.encoder, self.xs, B, rows, DP=self.DP, DK=min(64, self.DP), BM=self.block,
-            TILE=self.tiles.encode, ACCUMULATE=self.weights.accumulates and layer > 0, num_warps=4, num_stages=4,
+            TILE=self.tiles.encode, ACCUMULATE=self.weights.accumulates and layer > 0, EARLY=bool(self.launch),
+            num_warps=4, num_stages=4, **self.launch,
         )  # fmt: skip
 
     def read(self, layer: int) -> None:
-        """Partial reads of the state and of the window by the active pairs, which enter the window."""
-        memory, (H, D, N), tiles = self.memory, self.weights.sizes, self.tiles
-        high, window_q = memory.high[:, layer], memory.window_q[:, layer]
-        kernels.read[(len(self.x), H, self.splits)](
+        """Normalised reads of the state and of the window by the active pairs, which enter the window, as x does."""
+        memory, (H, D, N), tiles, B = self.memory, self.weights.sizes, self.tiles, len(self.x)
+        high, window_q, window_x = memory.high[:, layer], memory.window_q[:, layer], memory.window_x[:, layer]
+        kernels.read[(self.splits, H, B) if tiles.along else (B, H, self.splits)](
             high, window_q, self.xs, self.cos, self.sin, memory.filled, self.rows, self.values, self.reads,
-            high.stride(0), window_q.stride(0), H, N, self.NP, self.PP, self.rows.shape[2],
+            self.arrived, window_x, self.x, self.a, high.stride(0), window_q.stride(0), window_x.stride(0),
+            H, N, self.NP, self.PP, self.rows.shape[2],
             D=D, DP=self.DP, C=memory.window, S=self.splits, CHUNK=self.chunk, ROWS=tiles.rows, STAGES=tiles.stages,
-            num_warps=tiles.warps,
-        )  # fmt: skip
-
-    def attend(self, layer: int) -> None:
-        """Normalised reads; the residual stream enters the window."""
-        memory, (H, D, _) = self.memory, self.weights.sizes
-        window_x = memory.window_x[:, layer]
-        kernels.attend[(len(self.x), H)](
-            self.reads, window_x, memory.filled, self.x, self.a, window_x.stride(0), H, D,
-            DP=self.DP, C=memory.window, S=self.splits, BLOCK=min(16, triton.next_power_of_2(self.splits)), num_warps=8,
+            BLOCK=min(16, triton.next_power_of_2(self.splits)), STREAM=2 if tiles.along else 0, PRODUCT=tiles.product,
+            EARLY=bool(self.launch), num_warps=tiles.warps, maxnreg=tiles.registers, **self.launch,
         )  # fmt: skip
 
     def gate(self) -> None:
@@ -121,7 +117,7 @@ class ManyStreams(FusedStep):
         kernels.gate[(H * self.groups, triton.cdiv(B, self.block))](
             self.a, self.encoder_v, self.decoder, self.xs, self.answers, B, H, self.NP, self.groups,
             DP=self.DP, BM=self.block, PER=self.per_group, TILE=self.tiles.gate, STAGES=self.tiles.gate_stages,
-            num_warps=8 if self.block > 32 else 4,
+            EARLY=bool(self.launch), num_warps=8 if self.block > 32 else 4, **self.launch,
         )  # fmt: skip
 
     def mix(self) -> None:
@@ -129,5 +125,6 @@ class ManyStreams(FusedStep):
         parts = len(self.answers)
         kernels.mix[(len(self.x),)](
             self.answers, self.x, self.x_narrow, len(self.x), self.weights.sizes[1], parts, DP=self.DP,
-            BLOCK=min(32, triton.next_power_of_2(parts)), RESIDUAL=not self.weights.accumulates, num_warps=8,
+            BLOCK=min(self.tiles.mix, triton.next_power_of_2(parts)), RESIDUAL=not self.weights.accumulates,
+            EARLY=bool(self.launch), num_warps=16, **self.launch,
         )  # fmt: skip
