@@ -96,7 +96,7 @@ def test_programs_equal_the_parallel_form(variant, kind, step):
     ],
     ids=["usual-bfloat16", "three-heads", "three-tiles", "three-tiles-bfloat16"],
 )
-@pytest.mark.parametrize("step", (*STEPS, "many-products"))
+@pytest.mark.parametrize("step", [*STEPS, "many-products"])
 def test_programs_equal_their_torch_form(settings, narrow, step):
     model, tokens = model_of(dtype=torch.float32, **settings), texts(26).to(DEVICE)
     found = []

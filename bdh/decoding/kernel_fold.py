@@ -27,11 +27,12 @@ def fold(
         touched = fired[:, None] & (d < D)[None, :]
         at = row[:, None] * D + d[None, :]
         old = tl.load(high + at, mask=touched, other=0.0)
-        rest = tl.load(low + at, mask=touched, other=0) if PLANES else 0
+        if PLANES:
+            rest = tl.load(low + at, mask=touched, other=0).to(tl.int32)
         x_at = window_x + ((b * L + layer) * C + c)[:, None] * D + d[None, :]
         added = tl.dot(q_NC, tl.load(x_at, mask=(d < D)[None, :], other=0.0), input_precision="ieee")
         if PLANES:
-            rho = (old.to(tl.int16, bitcast=True).to(tl.int32) << 16) + rest.to(tl.int32)
+            rho = (old.to(tl.int16, bitcast=True).to(tl.int32) << 16) + rest
             bits = (rho.to(tl.float32, bitcast=True) + added).to(tl.int32, bitcast=True)
             upper = (bits + 32768) >> 16
             tl.store(low + at, (bits - (upper << 16)).to(tl.int16), mask=touched)

@@ -19,9 +19,9 @@ class Tiles:
     """How work is cut; found by measurement.
 
     encode, gate: neurons at once. chunk: pairs whose rows one program of `read` fetches, `rows` at once, through
-    `stages` - 1 buffers, by `warps` warps; `along` a stream first or the streams first; `product`: by tensor cores. registers: of a
-    thread of `read`, at most.
-    groups: programs of `gate`, at most. mix: shares that one program of `mix` adds at once.
+    `stages` - 1 buffers, by `warps` warps of at most `registers` per thread. along: programs go along one stream
+    before the next. product: `read` sums by tensor cores. groups: programs of `gate`, at most. mix: shares that one
+    program of `mix` adds at once.
     """
 
     encode: int = 128
@@ -31,7 +31,7 @@ class Tiles:
     warps: int = 4
     along: bool = True
     product: bool = False
-    registers: int | None = 128
+    registers: int | None = None
     gate: int = 32
     gate_stages: int = 3
     groups: int = 128
