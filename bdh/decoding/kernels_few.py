@@ -91,7 +91,7 @@ def ask(
         x_CD = tl.load(x_at, mask=(c < waiting)[:, None] & (d < D)[None, :], other=0.0)
         parts_D, parts_C = group_of(first, DP + C, size, DP, GROUP), group_of(first + DP, DP + C, size, C, GROUP)
         sum_D, scores_C = tl.sum(parts_D, 0), tl.sum(parts_C, 0)
-        tl.store(reads + group * DP + d, sum_D + tl.sum(scores_C[:, None] * x_CD.to(tl.float32), 0))
+        tl.store(reads + group * DP + d, sum_D + weighted_wide(scores_C, x_CD))
 
 
 @triton.jit
@@ -111,9 +111,9 @@ def answer(
         columns = tl.load(encoder_v + at, eviction_policy=KEPT)
     wait(EARLY)
     x_N = tl.load(xs + (b * H + h) * NP + n).to(tl.float32)
+    a_D = normalize(summed(reads + (b * H + h) * PARTS * DP, DP, PARTS, DP, BLOCK), d, D)
     if not AHEAD:
         columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
-    a_D = normalize(summed(reads + (b * H + h) * PARTS * DP, DP, PARTS, DP, BLOCK), d, D)
     y_N = tl.maximum(of_rows(columns, a_D.to(encoder_v.dtype.element_ty)), 0.0)
     gated = (x_N * y_N).to(decoder.dtype.element_ty)
     weights = tl.load(decoder + at, mask=(gated > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
@@ -166,6 +166,18 @@ def weighted(weights, rows):
     """Sum of weights * rows, float32, in the same way."""
     copies = tl.broadcast_to(weights[None, :], (16, weights.shape[0]))
     return tl.max(tl.dot(copies, rows, input_precision="ieee"), 0)
+
+
+@triton.jit
+def weighted_wide(weights, rows):
+    """Sum of weights * rows for float32 weights, as three numbers of the type of the rows each: no bit is lost."""
+    k = tl.arange(0, 16)[:, None]
+    first = weights.to(rows.dtype)
+    rest = weights - first.to(tl.float32)
+    second = rest.to(rows.dtype)
+    third = (rest - second.to(tl.float32)).to(rows.dtype)
+    shares = tl.where(k == 0, first[None, :], tl.where(k == 1, second[None, :], third[None, :]))
+    return tl.sum(tl.where(k < 3, tl.dot(shares, rows, input_precision="ieee"), 0.0), 0)
 
 
 @triton.jit
