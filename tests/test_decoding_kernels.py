@@ -175,12 +175,13 @@ def test_positions_beyond_the_exact_phase(step):
     assert relative(*found) < 1e-4
 
 
-def test_programs_that_overlap_write_what_those_that_wait_write():
+@pytest.mark.parametrize("streams", [1, 3])
+def test_programs_that_overlap_write_what_those_that_wait_write(streams):
     """On a GPU bit for bit, again and again; the interpreter runs one program after another anyway."""
-    model, tokens, found = model_of(dtype=torch.float32).to(DEVICE), texts(40, 1).to(DEVICE), []
+    model, tokens, found = model_of(dtype=torch.float32).to(DEVICE), texts(40, streams).to(DEVICE), []
     for early in (False, None, None):
-        decoder = Decoder(model, 1, 16, "fused", torch.float32, early)
-        decoder.start([[1, 2, 3]])
+        decoder = Decoder(model, streams, 16, "fused", torch.float32, early)
+        decoder.start([[1, 2, 3]] * streams)
         found.append(torch.stack([decoder.feed(column) for column in tokens.T]))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
