@@ -50,8 +50,15 @@ def text_of(path: str | None) -> Tensor:
     return torch.cat([torch.cat((words[index], torch.tensor([32]))) for index in picked])
 
 
-def train(model: LanguageModel, text: Tensor, steps: int, device: torch.device, batch: int = 32, window: int = 512):
-    """`steps` AdamW steps (1e-3, decay .1) on random windows, so that activations are as dense as trained ones."""
+def train(
+    model: LanguageModel, text: Tensor, steps: int, device: torch.device, l1: float = 0.0, batch: int = 32,
+    window: int = 512,
+):  # fmt: skip
+    """`steps` AdamW steps (1e-3, decay .1) on random windows, so that activations are as dense as trained ones.
+
+    l1: weight of the mean activity of x, which makes them sparser.
+    """
+    model.measure_l1, model.l1_weight = l1 > 0, l1
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1, fused=device.type == "cuda")
     generator, text, model = torch.Generator().manual_seed(0), text.to(device), model.train()
     for step in range(steps):
@@ -59,8 +66,9 @@ def train(model: LanguageModel, text: Tensor, steps: int, device: torch.device, 
         starts = torch.randint(len(text) - window - 1, (batch, 1), generator=generator).to(device)
         piece = text[starts + torch.arange(window + 1, device=device)]
         with autocast(device, choose_precision("auto", device)):
-            loss = model(piece[:, :-1], piece[:, 1:]).loss
-        loss.backward()
+            output = model(piece[:, :-1], piece[:, 1:])
+        loss = output.loss
+        (loss + l1 * output.l1 if l1 > 0 else loss).backward()
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % DENSITY_EVERY == 0:
@@ -149,10 +157,17 @@ def alternating(works: dict, rounds: int, device: str) -> dict[str, list[float]]
     return times
 
 
-def decoder_of(model: LanguageModel, text: Tensor, streams: int, context: int, early: bool | None) -> Decoder:
-    """Streams that have read `context` tokens of different places of the text."""
+def decoder_of(
+    model: LanguageModel, text: Tensor, streams: int, context: int, early: bool | None, tiles=None
+) -> Decoder:
+    """Streams that have read `context` tokens of different places of the text; `tiles` as in --tiles."""
     starts = torch.linspace(0, len(text) - context - 1, streams).long().tolist()
-    decoder, began = Decoder(model, streams, early=early), time.perf_counter()
+    kind = None
+    if tiles:
+        from bdh.decoding import few, many
+
+        kind = few.Tiles(**tiles.get("few", {})) if streams <= few.MOST else many.Tiles(**tiles.get("many", {}))
+    decoder, began = Decoder(model, streams, early=early, tiles=kind), time.perf_counter()
     decoder.start([text[start : start + context].tolist() for start in starts])
     decoder.run(1)
     seconds = time.perf_counter() - began
@@ -165,7 +180,7 @@ def one_stream(model, options, text, settings, device, machine, details) -> list
     peer = official(options.reference, model, settings, device) if options.reference else None
     details["correctness"] = correctness(model, peer, text, options.context, device)
     print("correctness:", json.dumps(details["correctness"]), flush=True)
-    decoder = decoder_of(model, text, 1, options.context, options.early)
+    decoder = decoder_of(model, text, 1, options.context, options.early, options.tiles)
     details["one_stream"] = {"bytes": decoder.memory.bytes_per_stream()}
     if peer is None:
         return []
@@ -175,14 +190,22 @@ def one_stream(model, options, text, settings, device, machine, details) -> list
     medians = {k: statistics.median(v) for k, v in alternating(works, options.rounds, device.type).items()}
     details["one_stream"] |= {f"{name}_s": seconds for name, seconds in medians.items()}
     best = min(seconds for name, seconds in medians.items() if name != "ours")
-    return [row(f"decode_b1_ctx{options.context}", WINDOW / medians["ours"], 1 / best, options.rounds, machine)]
+    return [
+        row(
+            f"decode_b1_ctx{options.context}{options.suffix}",
+            WINDOW / medians["ours"],
+            1 / best,
+            options.rounds,
+            machine,
+        )
+    ]
 
 
 def many_streams(model, options, text, device, machine, details) -> list[dict]:
     """`decode_b64`: all streams together against our own single stream, both at the same context."""
-    single = decoder_of(model, text, 1, options.context, options.early)
+    single = decoder_of(model, text, 1, options.context, options.early, options.tiles)
     found = components(single)
-    many = decoder_of(model, text, options.streams, options.context, options.early)
+    many = decoder_of(model, text, options.streams, options.context, options.early, options.tiles)
     works = {"many": lambda: many.run(WINDOW), "single": lambda: single.run(WINDOW)}
     medians = {k: statistics.median(v) for k, v in alternating(works, options.rounds, device.type).items()}
     details["density"] = density(model, text[None, : min(512, options.context)].to(device))
@@ -192,7 +215,9 @@ def many_streams(model, options, text, device, machine, details) -> list[dict]:
         details[f"b{streams}"] = roofline(decoder, details["density"], seconds / WINDOW) | {"components_us": parts}
         print(f"b{streams}:", json.dumps(details[f"b{streams}"]), flush=True)
     speed = WINDOW * options.streams / medians["many"]
-    return [row(f"decode_b{options.streams}", speed, WINDOW / medians["single"], options.rounds, machine)]
+    return [
+        row(f"decode_b{options.streams}{options.suffix}", speed, WINDOW / medians["single"], options.rounds, machine)
+    ]
 
 
 def options_of() -> argparse.Namespace:
@@ -206,6 +231,11 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--l1", type=float, default=0.0, help="weight of the L1 term while the model trains")
+    parser.add_argument("--suffix", default="", help="of the names of the rows")
+    parser.add_argument(
+        "--tiles", type=json.loads, default={}, help='{"few": {...}, "many": {...}} for the two step kinds'
+    )
     parser.add_argument("--drift", type=int, default=0, metavar="TOKENS", help="measure the state's error instead")
     parser.add_argument("--model", type=json.loads, default=None, help="settings of the model as JSON")
     parser.add_argument("--tiny", action="store_true", help="a model of a few thousand parameters")
@@ -232,7 +262,7 @@ def main() -> None:
         settings = config["model"]
     else:
         model = build("bdh", vocab_size=V, seed=0, **settings).to(device)
-        model = train(model, text, options.train_steps, device)
+        model = train(model, text, options.train_steps, device, options.l1)
     details: dict = {}
     rows: list[dict] = []
     if options.drift:
