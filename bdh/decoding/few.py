@@ -23,8 +23,8 @@ class Tiles:
 
     pairs, neurons: of one program of `ask` and of `answer`, with `ask_warps` and `answer_warps` warps. ask_group,
     answer_group: programs whose shares the last of them adds, powers of two. ahead: `answer` fetches all of encoder_v
-    before x is known. keep: weights shall stay in the cache and rows of the state pass through it. late: programs
-    of `ask` wait for encoder only after x is known. registers: of one of their threads, at most.
+    before x is known. keep: weights shall stay in the cache and rows of the state pass through it. registers:
+    of one thread of `ask`, at most.
     """
 
     pairs: int = 32
@@ -35,7 +35,6 @@ class Tiles:
     answer_group: int = 32
     ahead: bool = False
     keep: bool = True
-    late: bool = False
     registers: int | None = 128
 
 
@@ -88,7 +87,7 @@ class FewStreams(FusedStep):
             self.ask_groups, B, self.answer_groups, layer,
             N=N, D=D, DP=self.DP, C=memory.window, PAIRS=tiles.pairs, GROUP=tiles.ask_group, BLOCK=self.answer_block,
             FIRST=layer == 0, RESIDUAL=not weights.accumulates, EARLY=bool(self.launch),
-            KEPT=self.kept, PASSING="evict_first" if tiles.keep else "", LATE=tiles.late,
+            KEPT=self.kept, PASSING="evict_first" if tiles.keep else "",
             num_warps=tiles.ask_warps, maxnreg=tiles.registers, **fusing, **self.launch,
         )  # fmt: skip
 

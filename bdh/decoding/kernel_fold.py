@@ -7,8 +7,7 @@
 import triton
 import triton.language as tl
 
-ROWS, WARPS = 32, 8
-"""Neurons and warps of a program; found by measurement."""
+ROWS = 32
 
 
 @triton.jit
@@ -23,20 +22,20 @@ def fold(
     q_at = window_q + row[:, None] * C + c[None, :]
     q_NC = tl.load(q_at, mask=(n < N)[:, None], other=0.0)
     fired = tl.max(tl.abs(q_NC.to(tl.float32)), 1) > 0.0
-    if tl.max(fired.to(tl.int32), 0) > 0:
-        touched = fired[:, None] & (d < D)[None, :]
-        at = row[:, None] * D + d[None, :]
-        old = tl.load(high + at, mask=touched, other=0.0)
-        if PLANES:
-            rest = tl.load(low + at, mask=touched, other=0).to(tl.int32)
-        x_at = window_x + ((b * L + layer) * C + c)[:, None] * D + d[None, :]
-        added = tl.dot(q_NC, tl.load(x_at, mask=(d < D)[None, :], other=0.0), input_precision="ieee")
-        if PLANES:
-            rho = (old.to(tl.int16, bitcast=True).to(tl.int32) << 16) + rest
-            bits = (rho.to(tl.float32, bitcast=True) + added).to(tl.int32, bitcast=True)
-            upper = (bits + 32768) >> 16
-            tl.store(low + at, (bits - (upper << 16)).to(tl.int16), mask=touched)
-            tl.store(high + at, upper.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=touched)
-        else:
-            tl.store(high + at, old + added, mask=touched)
-        tl.store(q_at, tl.zeros((ROWS, C), q_NC.dtype), mask=fired[:, None] & (c < C)[None, :])
+    x_at = window_x + ((b * L + layer) * C + c)[:, None] * D + d[None, :]
+    x_CD = tl.load(x_at, mask=(d < D)[None, :], other=0.0)
+    added = tl.dot(q_NC, x_CD, input_precision="ieee")
+    touched = fired[:, None] & (d < D)[None, :]
+    at = row[:, None] * D + d[None, :]
+    if PLANES:
+        upper = tl.load(high + at, mask=touched, other=0.0).to(tl.int16, bitcast=True).to(tl.int32)
+        lower = tl.load(low + at, mask=touched, other=0).to(tl.int32)
+        rho = ((upper << 16) + lower).to(tl.float32, bitcast=True) + added
+        bits = rho.to(tl.int32, bitcast=True)
+        upper = (bits + 32768) >> 16
+        tl.store(low + at, (bits - (upper << 16)).to(tl.int16), mask=touched)
+        tl.store(high + at, upper.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=touched)
+    else:
+        rho = tl.load(high + at, mask=touched, other=0.0) + added
+        tl.store(high + at, rho, mask=touched)
+    tl.store(q_at, tl.zeros((ROWS, C), q_NC.dtype), mask=fired[:, None] & (c < C)[None, :])

@@ -70,16 +70,15 @@ def read(
     high, window_q, xs, cos, sin, filled, rows, values, partial, arrived, window_x, x, a,
     state_stride, window_stride, x_stride, H, N, NP, PP, LIST, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr,
     S: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, BLOCK: tl.constexpr,
-    STREAM: tl.constexpr, PRODUCT: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Sums of q * (state row | window row) over the active ones of CHUNK pairs, which enter the window.
 
     Their rows are listed first (`rows`, `values`, a place of the list for every neuron); then ROWS rows at a time are
-    copied to shared memory while the groups of rows before them, up to STAGES - 1, are still on their way. The last of
-    the S programs of a stream and head to arrive attends. STREAM: the axis of the grid that counts streams. PRODUCT:
-    sums are matrix products.
+    copied to shared memory while the groups of rows before them, up to STAGES - 1, are still on their way. Sums are
+    matrix products with 16 equal columns. The last of the S programs of a stream and head to arrive attends.
     """
-    b, h, s = tl.program_id(STREAM).to(tl.int64), tl.program_id(1), tl.program_id(2 - STREAM)
+    s, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     p, d, c, r = s * CHUNK + tl.arange(0, CHUNK), tl.arange(0, DP), tl.arange(0, C), tl.arange(0, ROWS)
     wait(EARLY)
     waiting = tl.load(filled + b)
@@ -104,31 +103,20 @@ def read(
     tl.debug_barrier()
     # Whole runs of 16 places, so that copies stay wide; this token's own place and those after it are dropped below.
     begun = (c < (waiting + 15) // 16 * 16)[None, :]
-    if PRODUCT:
-        read_DP, read_C = tl.zeros((DP, 16), tl.float32), tl.zeros((C, 16), tl.float32)
-    else:
-        read_DP, read_C = tl.zeros((ROWS, DP), tl.float32), tl.zeros((ROWS, C), tl.float32)
+    read_DP, read_C = tl.zeros((DP, 16), tl.float32), tl.zeros((C, 16), tl.float32)
     for first in tl.range(0, total, ROWS, num_stages=STAGES):
         real = first + r < total
         row = tl.load(rows + lists + first + r, mask=real, other=0)
         q = tl.load(values + lists + first + r, mask=real, other=0.0)
         rho = tl.load(state + row[:, None] * D + d[None, :], mask=real[:, None] & (d < D)[None, :], other=0.0)
         waits = tl.load(window + row[:, None] * C + c[None, :], mask=real[:, None] & begun, other=0.0)
-        if PRODUCT:
-            copies = tl.broadcast_to(q.to(rho.dtype)[:, None], (ROWS, 16))
-            read_DP = tl.dot(tl.trans(rho), copies, read_DP, input_precision="ieee")
-            read_C = tl.dot(tl.trans(waits), copies, read_C, input_precision="ieee")
-        else:
-            read_DP += q[:, None] * rho.to(tl.float32)
-            read_C += q[:, None] * waits.to(tl.float32)
+        copies = tl.broadcast_to(q.to(rho.dtype)[:, None], (ROWS, 16))
+        read_DP = tl.dot(tl.trans(rho), copies, read_DP, input_precision="ieee")
+        read_C = tl.dot(tl.trans(waits), copies, read_C, input_precision="ieee")
     head = b * H + h
     out = partial + (head * S + s) * (DP + C)
-    if PRODUCT:
-        sum_D, sum_C = tl.max(read_DP, 1), tl.max(read_C, 1)
-    else:
-        sum_D, sum_C = tl.sum(read_DP, 0), tl.sum(read_C, 0)
-    tl.store(out + d, sum_D)
-    tl.store(out + DP + c, tl.where(c < waiting, sum_C, 0.0))
+    tl.store(out + d, tl.max(read_DP, 1))
+    tl.store(out + DP + c, tl.where(c < waiting, tl.max(read_C, 1), 0.0))
     if is_last(arrived + head, S):
         shares = partial + head * S * (DP + C)
         attend(shares, window_x + b * x_stride, x + b * DP, a + head * DP, waiting, h, D, DP, C, S, BLOCK)

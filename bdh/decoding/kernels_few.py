@@ -32,7 +32,7 @@ def ask(
     shares, arrived, reads, state_stride, window_stride, x_stride, H, NP, PP, S, G, B, PARTS, LAYER,
     N: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr, GROUP: tl.constexpr,
     BLOCK: tl.constexpr, FIRST: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
-    KEPT: tl.constexpr, PASSING: tl.constexpr, LATE: tl.constexpr,
+    KEPT: tl.constexpr, PASSING: tl.constexpr,
 ):  # fmt: skip
     """x of the layer, xs = relu(x encoder) of PAIRS pairs and what they read of the state and of the window.
 
@@ -59,8 +59,6 @@ def ask(
     if tl.program_id(0) == 0:
         tl.store(x + (LAYER * B + b) * DP + d, x_D)
         tl.store(window_x + b * x_stride + waiting * D + d, narrow_D, mask=d < D)
-    if LATE:
-        weights = tl.where((n < NP)[:, None], weights, 0.0)
     xs_N = tl.maximum(of_rows(weights, narrow_D), 0.0)
     xs_at = xs + (b * H + h) * NP + n
     if (not RESIDUAL) and (not FIRST):

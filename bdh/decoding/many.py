@@ -19,18 +19,15 @@ class Tiles:
     """How work is cut; found by measurement.
 
     encode, gate: neurons at once. chunk: pairs whose rows one program of `read` fetches, `rows` at once, through
-    `stages` - 1 buffers, by `warps` warps of at most `registers` per thread. along: programs go along one stream
-    before the next. product: `read` sums by tensor cores. groups: programs of `gate`, at most. mix: shares that one
-    program of `mix` adds at once.
+    `stages` - 1 buffers, by `warps` warps of at most `registers` per thread. groups: programs of `gate`, at most. mix:
+    shares that one program of `mix` adds at once.
     """
 
     encode: int = 128
     chunk: int = 512
-    rows: int = 16
-    stages: int = 4
+    rows: int = 32
+    stages: int = 6
     warps: int = 4
-    along: bool = True
-    product: bool = False
     registers: int | None = None
     gate: int = 32
     gate_stages: int = 3
@@ -102,12 +99,12 @@ class ManyStreams(FusedStep):
         """Normalised reads of the state and of the window by the active pairs, which enter the window, as x does."""
         memory, (H, D, N), tiles, B = self.memory, self.weights.sizes, self.tiles, len(self.x)
         high, window_q, window_x = memory.high[:, layer], memory.window_q[:, layer], memory.window_x[:, layer]
-        kernels.read[(self.splits, H, B) if tiles.along else (B, H, self.splits)](
+        kernels.read[(self.splits, H, B)](
             high, window_q, self.xs, self.cos, self.sin, memory.filled, self.rows, self.values, self.reads,
             self.arrived, window_x, self.x, self.a, high.stride(0), window_q.stride(0), window_x.stride(0),
             H, N, self.NP, self.PP, self.rows.shape[2],
             D=D, DP=self.DP, C=memory.window, S=self.splits, CHUNK=self.chunk, ROWS=tiles.rows, STAGES=tiles.stages,
-            BLOCK=min(16, triton.next_power_of_2(self.splits)), STREAM=2 if tiles.along else 0, PRODUCT=tiles.product,
+            BLOCK=min(16, triton.next_power_of_2(self.splits)),
             EARLY=bool(self.launch), num_warps=tiles.warps, maxnreg=tiles.registers, **self.launch,
         )  # fmt: skip
 
