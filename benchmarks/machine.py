@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FILES = ("reference", "text", "checkpoint")
+FILES = ("reference", "text", "checkpoint", "peer_curves")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
