@@ -190,15 +190,8 @@ def one_stream(model, options, text, settings, device, machine, details) -> list
     medians = {k: statistics.median(v) for k, v in alternating(works, options.rounds, device.type).items()}
     details["one_stream"] |= {f"{name}_s": seconds for name, seconds in medians.items()}
     best = min(seconds for name, seconds in medians.items() if name != "ours")
-    return [
-        row(
-            f"decode_b1_ctx{options.context}{options.suffix}",
-            WINDOW / medians["ours"],
-            1 / best,
-            options.rounds,
-            machine,
-        )
-    ]
+    name = f"decode_b1_ctx{options.context}{options.suffix}"
+    return [row(name, WINDOW / medians["ours"], 1 / best, options.rounds, machine)]
 
 
 def many_streams(model, options, text, device, machine, details) -> list[dict]:
@@ -214,10 +207,8 @@ def many_streams(model, options, text, device, machine, details) -> list[dict]:
         streams = len(decoder.memory.tokens)
         details[f"b{streams}"] = roofline(decoder, details["density"], seconds / WINDOW) | {"components_us": parts}
         print(f"b{streams}:", json.dumps(details[f"b{streams}"]), flush=True)
-    speed = WINDOW * options.streams / medians["many"]
-    return [
-        row(f"decode_b{options.streams}{options.suffix}", speed, WINDOW / medians["single"], options.rounds, machine)
-    ]
+    name, speed = f"decode_b{options.streams}{options.suffix}", WINDOW * options.streams / medians["many"]
+    return [row(name, speed, WINDOW / medians["single"], options.rounds, machine)]
 
 
 def options_of() -> argparse.Namespace:
