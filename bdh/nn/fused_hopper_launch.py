@@ -8,6 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from bdh.nn import fused_hopper as programs
+from bdh.nn import fused_hopper_states as state_programs
 from bdh.nn.fused_dropout import Mask
 from bdh.nn.fused_settings import Tuning
 from bdh.nn.fused_shape import TILE, Shape
@@ -16,6 +17,7 @@ GROUP_ROWS = TILE // 2
 ENOUGH_PROGRAMS = 112
 LARGEST_SEGMENT = 512
 REGISTERS = 168
+STATE_STEP = 64
 
 
 def probe(device: torch.device) -> None:
@@ -78,6 +80,19 @@ def activity(
         "activity", p.view(-1, shape.C), q, dx, turns, dx, dx, q if l1 is None else l1,
         shape, tuning, programs.TURN_BACK.value, sums=l1 is not None,
     )  # fmt: skip
+
+
+def states(q: Tensor, u: Tensor, backward: bool, shape: Shape) -> Tensor:
+    """See `fused_forms.states`."""
+    rho = torch.empty(shape.segments, shape.HN, shape.D, dtype=q.dtype, device=q.device)
+    own = [GROUP_ROWS, shape.D]
+    state_programs.states_kernel[(shape.HN // TILE, shape.B)](
+        _tiles(q, [STATE_STEP, GROUP_ROWS]), _tiles(u.view(-1, shape.D), [STATE_STEP, shape.D]),
+        _tiles(rho.view(-1, shape.D), own), shape.T, shape.R if u.ndim == 3 else 0,
+        SEGMENTS=shape.T // shape.C, C=shape.C, D=shape.D, N=shape.N, HN=shape.HN, BK=STATE_STEP, BM=GROUP_ROWS,
+        SLOTS=3, BACKWARD=backward, REGISTERS=REGISTERS, num_warps=4,
+    )  # fmt: skip
+    return rho
 
 
 def _stream(

@@ -143,6 +143,8 @@ def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -
 
     There the compiler (Triton 3.6) multiplies a transposed tile of 16 tokens wrongly.
     """
+    if hopper_fits(q, shape, tuning) and shape.C % TILE == 0:
+        return _hopper().states(q, u, backward, shape)
     b = tuning.of("states")
     M, K = fit(narrower(b["M"], shape.D), shape.N), fit(b["K"], shape.C)
     if q.is_cuda and K < SMALLEST_STEP:
