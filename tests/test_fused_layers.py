@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from bdh.models.base import build
-from bdh.nn import fused_forms, fused_path
+from bdh.nn import fused_forms, fused_path, fused_training
 from bdh.nn.fused_readout import Readout
 from bdh.nn.fused_settings import Tuning
 from bdh.nn.fused_shape import columns, heads_of
@@ -170,3 +170,17 @@ def test_loss_in_parts_equals_cross_entropy(dtype, tolerance):
     right = [expected, *torch.autograd.grad(expected, (x, head))]
     for one, other in zip(found, right, strict=True):
         assert (one - other).norm() <= tolerance * other.norm()
+
+
+def test_passes_run_on_where_no_graph_can_be_made(monkeypatch, caplog):
+    model, batch = model_of(), batch_of(2, 20)
+    expected = trained(model, "fused", batch)
+
+    def refuses(one):
+        raise RuntimeError("a capture\nthat failed")
+
+    monkeypatch.setattr(fused_training, "_recorded", refuses)
+    monkeypatch.setattr(fused_training.Runner, "may_record", lambda self, one: self.records and self.steps > 0)
+    for _ in range(2):
+        close(trained(model, "fused", batch), expected, 1e-12)
+    assert caplog.text.count("no CUDA graph could be made: a capture") == 1

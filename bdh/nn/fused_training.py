@@ -39,7 +39,7 @@ class Pass:
     """
 
     def __init__(self, plan: Plan, u: Tensor, lm_head: Tensor, targets: Tensor, tokens: int, l1: float) -> None:
-        self.plan, self.l1_of_all = plan, l1
+        self.plan = plan
         self.u, self.du = torch.empty_like(u), torch.empty_like(u)
         self.targets = torch.empty_like(targets)
         self.draws = torch.zeros(plan.layers, 2, dtype=torch.int32, device=u.device)
@@ -86,6 +86,7 @@ class Runner:
         self.steps = 0
         self.one: Pass | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.records = True
 
     def run(
         self, u: Tensor, matrices: tuple[Tensor, Tensor, Tensor], lm_head: Tensor, targets: Tensor, l1_weight: float,
@@ -120,13 +121,22 @@ class Runner:
         )
         key += (u.dtype, lm_head.shape, lm_head.dtype, tokens, l1_weight)
         if self.one is None or key != self.key:
-            self.key, self.steps, self.graph, self.one = key, 0, None, None
+            self.key, self.steps, self.graph, self.one, self.records = key, 0, None, None, True
             self.one = Pass(part, u, lm_head, targets, tokens, l1_weight / plan.activities)
         return self.one
 
+    def may_record(self, one: Pass) -> bool:
+        """Whether the next pass can become a graph: on a GPU, after a step that compiled every program."""
+        return self.records and self.steps > 0 and one.plan.tuning.graph and one.u.is_cuda
+
     def _step(self, one: Pass) -> None:
-        if self.graph is None and self.steps > 0 and one.plan.tuning.graph and one.u.is_cuda:
-            self.graph = _recorded(one)
+        if self.graph is None and self.may_record(one):
+            try:
+                self.graph = _recorded(one)
+            except RuntimeError as problem:
+                self.records = False
+                reason = (str(problem).splitlines() or ["no reason given"])[0]
+                _log.warning("passes are started one program at a time, since no CUDA graph could be made: %s", reason)
         if self.graph is None:
             one.run()
         else:
