@@ -39,6 +39,13 @@ def test_random_windows_depend_on_seed_and_step_alone() -> None:
         assert not np.array_equal(first, random_windows(tokens, 8, 16, seed=seed, step=step)[0])
 
 
+def test_random_windows_of_some_rows_are_those_of_the_whole_batch() -> None:
+    tokens = np.arange(10_000)
+    whole = random_windows(tokens, 8, 16, seed=1, step=2)
+    for one, other in zip(random_windows(tokens, 8, 16, seed=1, step=2, rows=slice(3, 6)), whole, strict=True):
+        np.testing.assert_array_equal(one, other[3:6])
+
+
 def test_random_windows_of_one_step_do_not_shift_into_the_next() -> None:
     tokens = np.arange(1 << 20)
     starts = [random_windows(tokens, 8, 2, seed=0, step=step)[0][:, 0] for step in range(50)]

@@ -9,11 +9,13 @@ import numpy as np
 from bdh.corpora.tokens import TokenCorpus
 from bdh.errors import CorpusError
 
+ALL_ROWS = slice(None)
+
 
 def random_windows(
-    tokens: np.ndarray, batch_size: int, window: int, seed: int, step: int
+    tokens: np.ndarray, batch_size: int, window: int, seed: int, step: int, rows: slice = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets (B, window), int64, at uniformly random places of `tokens`.
+    """Inputs and targets (B, window), int64, at uniformly random places of `tokens`; of the batch only `rows`.
 
     A pure function of its arguments: a resumed training needs no state of a sampler. Raises CorpusError when
     the split is not longer than the window.
@@ -21,7 +23,7 @@ def random_windows(
     places = _places(tokens, window)
     bits = np.random.Philox(key=seed, counter=step << 64).random_raw(batch_size)
     starts = ((bits >> 11) * 2.0**-53 * places).astype(np.int64)
-    return _windows(tokens, starts, window)
+    return _windows(tokens, starts[rows], window)
 
 
 def fixed_windows(tokens: np.ndarray, count: int, window: int) -> tuple[np.ndarray, np.ndarray]:

@@ -93,9 +93,10 @@ class Training:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B/W,T) of optimizer step 1, 2, ...: this rank's streams of the batch of seed and step."""
-        inputs, targets = random_windows(self.text, self.settings.batch_size, self.settings.window, self.seed, step)
-        own = self.group.rows(self.settings.batch_size)
-        return self._to_device(inputs[own]), self._to_device(targets[own])
+        streams, window = self.settings.batch_size, self.settings.window
+        own = self.group.rows(streams)
+        inputs, targets = random_windows(self.text, streams, window, self.seed, step, own)
+        return self._to_device(inputs), self._to_device(targets)
 
     def _to_device(self, windows: np.ndarray) -> Tensor:
         """A copy on the device; a GPU takes it from pinned memory, so that the CPU can run ahead."""
