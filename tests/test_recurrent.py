@@ -10,6 +10,7 @@ from bdh.nn.decayed_attention import decayed_attention
 from bdh.nn.reservoir import Rules, Stream, Weights, fresh_stream, largest, layer_norm, step
 from bdh.nn.reservoir_diagnostics import effective_rank, stream_diagnostics
 from bdh.nn.reservoir_scan import scan
+from bdh.nn.reservoir_truncation import one_by_one, side_by_side, truncated_scan
 
 B, D, N, V = 3, 8, 24, 37
 EVERYTHING = Rules(
@@ -104,20 +105,48 @@ def test_scan_equals_step_in_values_state_and_gradients(name, T, dtype, toleranc
         assert_close(found, right, 10 * tolerance, f"gradient of {quantity}")
 
 
+@pytest.mark.parametrize("truncated", [one_by_one, side_by_side, truncated_scan])
+@pytest.mark.parametrize("T", [68, 71, 17])
+@pytest.mark.parametrize("name", RULES)
+def test_truncated_scan_equals_truncated_steps(name, T, truncated):
+    rules, weights = RULES[name], weights_of()
+    e, spikes = inputs_of(T, rules)
+    start = used_stream(weights, rules)
+    start = start._replace(rho_BKDN=start.rho_BKDN.clone().requires_grad_())
+    sources = (*weights, e, start.rho_BKDN)
+    outputs = []
+    for parts, last in (
+        truncated(weights, rules, start, e, spikes, 17),
+        stepwise(weights, rules, start, e, spikes, truncation=17),
+    ):
+        total = sum(part.cos().sum() for part in (*parts, *last))
+        outputs.append((*parts, *last, *torch.autograd.grad(total, sources)))
+    for number, (one, other) in enumerate(zip(*outputs, strict=True)):
+        assert_close(one, other, 1e-9, f"part {number}")
+
+
+def test_runs_side_by_side_take_one_row_of_spikes_for_all_streams_and_can_leave_out_activities():
+    rules, weights = RULES["neuro"], weights_of()
+    e, spikes = inputs_of(71, rules)
+    start = fresh_stream(B, weights, rules)
+    once, _ = side_by_side(weights, rules, start, e, spikes[:1], 17, activity=False)
+    spread, _ = side_by_side(weights, rules, start, e, spikes[:1].expand(B, -1, -1), 17)
+    assert torch.equal(once.v_BTD, spread.v_BTD)
+    assert torch.equal(once.gain_BT, spread.gain_BT)
+    assert once.x_BTN is None
+    assert spread.x_BTN.shape == (B, 71, N)
+
+
+@pytest.mark.parametrize("truncated", [one_by_one, side_by_side])
 @pytest.mark.parametrize("name", ["recurrent", "neuro"])
-def test_truncation_cuts_gradients_at_its_multiples_and_nowhere_else(name):
+def test_truncation_cuts_gradients_at_its_multiples_and_nowhere_else(name, truncated):
     rules, weights = RULES[name], weights_of()
     e, spikes = inputs_of(71, rules)
     start = fresh_stream(B, weights, rules)
-    trace, _ = scan(weights, rules, start, e, spikes, truncation=17)
-    expected, _ = stepwise(weights, rules, start, e, spikes, truncation=17)
+    trace, _ = truncated(weights, rules, start, e, spikes, 17)
     assert_close(trace.v_BTD, scan(weights, rules, start, e, spikes)[0].v_BTD, 1e-12, "values do not depend on it")
-    found = torch.autograd.grad(trace.v_BTD.cos().sum(), (*weights, e), retain_graph=True)
-    right = torch.autograd.grad(expected[0].cos().sum(), (*weights, e))
-    for one, other in zip(found, right, strict=True):
-        assert_close(one, other, 1e-9, "gradient")
-    (late,) = torch.autograd.grad(trace.v_BTD[:, 40].sum(), e)
-    reached = late.abs().sum((0, 2)) > 0
+    (late,) = torch.autograd.grad(trace.v_BTD[:, 40].cos().sum(), e)
+    reached = late.abs().sum((0, 2)) > 1e-9
     assert not reached[:34].any()
     assert reached[34:40].all()
     assert not reached[41:].any()

@@ -24,6 +24,7 @@ from bdh.nn.reservoir import Rules, Stream, Weights, fresh_stream
 from bdh.nn.reservoir_diagnostics import stream_diagnostics
 from bdh.nn.reservoir_scan import Trace, scan
 from bdh.nn.reservoir_spikes import drawn_spikes, fixed_spikes
+from bdh.nn.reservoir_truncation import truncated_scan
 
 TINY = {"n": 24, "d": 8}
 
@@ -102,7 +103,7 @@ class Model(LanguageModel):
         with history, torch.autocast(tokens_BT.device.type, enabled=False):
             e_BTD = self.token_emb.to(weights.E.dtype)[tokens_BT]
             spikes_BTN = self._spikes(B, T, None if state is None else position_B)
-            trace, stream = scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.truncation(), activity)
+            trace, stream = self._scan(weights, stream, e_BTD, spikes_BTN, activity)
         self._show(trace)
         logits_BTV = self.readout(trace.v_BTD)
         return Output(
@@ -111,6 +112,14 @@ class Model(LanguageModel):
             state=None if state is None else self._state(stream, position_B + T),
             l1=trace.x_BTN.abs().mean() if self.measure_l1 and trace.x_BTN is not None else None,
         )
+
+    def _scan(
+        self, weights: Weights, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, activity: bool
+    ) -> tuple[Trace, Stream]:
+        C = self.truncation()
+        if C is None:
+            return scan(weights, self.rules, stream, e_BTD, spikes_BTN, activity)
+        return truncated_scan(weights, self.rules, stream, e_BTD, spikes_BTN, C, activity)
 
     def weights(self) -> Weights:
         """E, Dx and Dy in the precision of the core."""

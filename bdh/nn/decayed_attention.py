@@ -38,3 +38,10 @@ def decayed_attention(
         aged_BCD = e_BCD * power_C[1 : C + 1].flip(0)[:, None]
         rho_BDN = torch.baddbmm(rho_BDN * power_C[C], aged_BCD.mT, x_BCN)
     return torch.cat(read, 1), rho_BDN
+
+
+def decayed_write(x_BTN: Tensor, e_BTD: Tensor, decay: float) -> Tensor:
+    """What T tokens leave in rho (B,D,N) at its end: sum_t u^{T-t} e_t x_t^T, counted from t = 0."""
+    T = x_BTN.shape[1]
+    power_T = decay ** torch.arange(T, 0, -1, device=x_BTN.device, dtype=torch.float64)
+    return (e_BTD * power_T.to(x_BTN.dtype)[:, None]).mT @ x_BTN

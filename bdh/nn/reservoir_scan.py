@@ -41,27 +41,22 @@ def scan(
     stream: Stream,
     e_BTD: Tensor,
     spikes_BTN: Tensor | None = None,
-    truncation: int | None = None,
     activity: bool = True,
 ) -> tuple[Trace, Stream]:
     """Read T embeddings from `stream`: the trace (x and y only with `activity`) and the new state.
 
     Text is read in blocks, of 64 tokens on a CPU (they stay in the cache) and of up to 1024 on a GPU, which bounds
-    memory. Gradients flow from block to block, but not over the borders between runs of `truncation` tokens (None: they
-    flow over all T).
+    memory; gradients flow from block to block (`bdh.nn.reservoir_truncation` cuts them).
     """
     T = e_BTD.shape[1]
     block = BLOCK
     if e_BTD.is_cuda:
         block = max(BLOCK, min(LONGEST_BLOCK, ENTRIES // (e_BTD.shape[0] * weights.Dx.shape[0])))
-    cuts = set(range(0, T, truncation if truncation and torch.is_grad_enabled() else T))
-    starts = sorted(cuts | set(range(0, T, block)))
     traces = []
-    for start, stop in zip(starts, [*starts[1:], T], strict=True):
-        if start and start in cuts:
-            stream = stream.detach()
-        spikes = None if spikes_BTN is None else spikes_BTN[:, start:stop]
-        (v_BTD, gain_BT, x_BTN, y_BTN), stream = _run(weights, rules, stream, e_BTD[:, start:stop], spikes)
+    for start in range(0, T, block):
+        part = slice(start, start + block)
+        spikes = None if spikes_BTN is None else spikes_BTN[:, part]
+        (v_BTD, gain_BT, x_BTN, y_BTN), stream = _run(weights, rules, stream, e_BTD[:, part], spikes)
         traces.append((v_BTD, gain_BT, x_BTN, y_BTN) if activity else (v_BTD, gain_BT))
     whole = traces[0] if len(traces) == 1 else tuple(torch.cat(parts, 1) for parts in zip(*traces, strict=True))
     return Trace(*whole, *(() if activity else (None, None))), stream
@@ -71,21 +66,27 @@ def _run(
     weights: Weights, rules: Rules, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Stream]:
     """v, gain, x and y of one block, and the state after it."""
-    drive_BTN = e_BTD @ weights.Dx.T
-    if rules.use_relu_lowrank:
-        drive_BTN = F.relu(drive_BTN)
+    drive_BTN = drive(weights, rules, e_BTD)
     if rules.feeds_back:
         scanned = kernel_scan if available(rules, stream) else feedback_scan
         x_BTN, y_BTN, v_BTD, gain_BT, rho_BKDN = scanned(weights, rules, stream, e_BTD, drive_BTN, spikes_BTN)
     else:
-        if rules.x_accumulates:
-            x_BTN = stream.x_BN[:, None] + drive_BTN.cumsum(1)
-        else:
-            x_BTN = activity_scan(rules, stream.x_BN, drive_BTN)
+        x_BTN = activity_without_feedback(rules, stream.x_BN, drive_BTN)
         a_BTD, rho_BKDN = _read(rules, x_BTN, e_BTD, stream.rho_BKDN)
         y_BTN, v_BTD = respond(a_BTD, x_BTN, spikes_BTN, weights, rules)
         gain_BT = v_BTD.new_ones(v_BTD.shape[:2])
     return (v_BTD, gain_BT, x_BTN, y_BTN), Stream(x_BTN[:, -1], y_BTN[:, -1], v_BTD[:, -1], rho_BKDN)
+
+
+def drive(weights: Weights, rules: Rules, e_BTD: Tensor) -> Tensor:
+    """What the tokens add to x (B,T,N): relu(Dx e), or Dx e."""
+    drive_BTN = e_BTD @ weights.Dx.T
+    return F.relu(drive_BTN) if rules.use_relu_lowrank else drive_BTN
+
+
+def activity_without_feedback(rules: Rules, x_BN: Tensor, drive_BTN: Tensor) -> Tensor:
+    """x (B,T,N) from x before the first token, where it waits for no read."""
+    return x_BN[:, None] + drive_BTN.cumsum(1) if rules.x_accumulates else activity_scan(rules, x_BN, drive_BTN)
 
 
 def _read(rules: Rules, x_BTN: Tensor, e_BTD: Tensor, rho_BKDN: Tensor) -> tuple[Tensor, Tensor]:
