@@ -3,10 +3,12 @@
 python -m benchmarks.scaling --devices 1,2,4 --variants bdh,recurrent_trained,neuro_trained --out FILE
 python -m benchmarks.scaling --device cpu --devices 1,2 --batch 4 --window 32 --model '{"n_layer": 1, "n_embd": 16}'
 
-One process per device, started by the launcher that the training uses. Every step is a step of the project's own
-training (data, forward, backward, exchange of gradients, optimizer, average of the weights); ranks that a smaller
-group does not need wait. Blocks of steps alternate between the sizes, so a drift of the machine meets all alike.
-`share of communication` compares steps with and without the exchange of gradients.
+Streams per device, window, shape and compiler are those of the variant at the scale `gpu` of params.yaml; `--batch`,
+`--window`, `--model` and `--compile` replace them. One process per device, started by the launcher that the training
+uses. Every step is a step of the project's own training (data, forward, backward, exchange of gradients, optimizer,
+average of the weights); ranks that a smaller group does not need wait. Blocks of steps alternate between the sizes, so
+a drift of the machine meets all alike. `communication` is the share of a step by which steps without the exchange of
+gradients are shorter.
 
 Rows: `ddp_<W>` is bdh, `ddp_<W>_<variant>` any other; `ours` is tokens/s on W devices, `peer` W times that of one,
 `ratio` the efficiency, `n` the blocks whose median it is.
@@ -39,11 +41,11 @@ from bdh.models.catalog import settings_of
 from bdh.parallel.group import Group
 from bdh.parallel.launch import launch
 from bdh.parallel.worker import is_worker, joined
-from bdh.params import load
+from bdh.params import Params, Train, load
 from bdh.processes import stoppable
 from benchmarks.machine import describe, recorded
 
-VOCABULARY = 256
+VOCABULARY, CORPUS = 256, "shakespeare"
 NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHMEM_DISABLE_NVLS": "1"}
 """NVLink multicast can put GPUs out of service that others on the host share."""
 
@@ -54,10 +56,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--variants", default="bdh")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--batch", type=int, default=32, help="streams per device")
-    parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--model", default="{}", help="settings as JSON; the default is the variant's own (official)")
-    parser.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
+    parser.add_argument("--batch", type=int, help="streams per device")
+    parser.add_argument("--window", type=int)
+    parser.add_argument("--model", default="{}", help="settings as JSON")
+    parser.add_argument("--compile", choices=["auto", "on", "off"])
     parser.add_argument("--steps", type=int, default=10, help="steps per block")
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--warmup", type=int, default=2, help="blocks before the measured ones")
@@ -92,14 +94,25 @@ def measure_all(options: argparse.Namespace, world: Group, corpus: TokenCorpus) 
     groups = {size: subgroup(world, size, device) for size in sizes_of(options)}
     rows, shares = [], {}
     for variant in options.variants.split(","):
-        seconds, alone = measure(variant, options, world, groups, corpus, device)
+        train = settings_on_one_device(variant, options)
+        seconds, alone = measure(variant, train, options, world, groups, corpus, device)
         if world.first:
-            rows += rows_of(variant, seconds, options, device)
+            rows += rows_of(variant, train.batch_size * train.window, seconds, options.commit, device)
             shares |= {
                 name_of(variant, size): max(0.0, 1 - alone[size] / statistics.median(seconds[size])) for size in alone
             }
     if world.first:
         report(rows, shares, options, device)
+
+
+def at_gpu_scale() -> Params:
+    return load().model_copy(update={"scale": "gpu"})
+
+
+def settings_on_one_device(variant: str, options: argparse.Namespace) -> Train:
+    given = {"batch_size": options.batch, "window": options.window, "compile": options.compile}
+    update = {name: value for name, value in given.items() if value is not None}
+    return at_gpu_scale().train_of(variant, CORPUS).model_copy(update=update | {"steps": 10**9})
 
 
 def subgroup(world: Group, size: int, device: torch.device) -> Group | None:
@@ -113,6 +126,7 @@ def subgroup(world: Group, size: int, device: torch.device) -> Group | None:
 
 def measure(
     variant: str,
+    train: Train,
     options: argparse.Namespace,
     world: Group,
     groups: dict[int, Group | None],
@@ -121,7 +135,7 @@ def measure(
 ) -> tuple[dict[int, list[float]], dict[int, float]]:
     """Seconds per step by size, one per block, and the median without the exchange of gradients."""
     trainings = {
-        size: make_training(variant, options, group, corpus, device) if group is not None else None
+        size: make_training(variant, train, options, group, corpus, device) if group is not None else None
         for size, group in groups.items()
     }
     full: dict[int, list[float]] = {size: [] for size in groups}
@@ -138,21 +152,15 @@ def measure(
 
 
 def make_training(
-    variant: str, options: argparse.Namespace, group: Group, corpus: TokenCorpus, device: torch.device
+    variant: str, train: Train, options: argparse.Namespace, group: Group, corpus: TokenCorpus, device: torch.device
 ) -> Training:
     known = settings_of(variant)
-    shape = {name: value for name, value in json.loads(options.model).items() if name in known}
-    shape |= {name: options.window for name in ("block_size", "window") if name in known}
-    settings = load().scales.gpu.train.model_copy(
-        update={
-            "batch_size": options.batch * group.size,
-            "window": options.window,
-            "compile": options.compile,
-            "steps": 10**9,
-        }
-    )
+    shape = at_gpu_scale().model_of(variant, CORPUS) | json.loads(options.model)
+    shape = {name: value for name, value in shape.items() if name in known}
+    shape |= {name: train.window for name in ("block_size", "window") if name in known}
     model = build(variant, vocab_size=VOCABULARY, seed=0, **shape)
     precision = choose_precision(options.precision, device)
+    settings = train.model_copy(update={"batch_size": train.batch_size * group.size})
     training = Training(model, corpus, settings, seed=0, device=device, precision=precision, group=group)
     start_compiler(training, SilentDisplay("scaling", settings.steps))
     return training
@@ -176,9 +184,10 @@ def seconds_of_block(
 
 
 def rows_of(
-    variant: str, seconds: dict[int, list[float]], options: argparse.Namespace, device: torch.device
+    variant: str, tokens: int, seconds: dict[int, list[float]], revision: str | None, device: torch.device
 ) -> list[dict]:
-    speed = {size: size * options.batch * options.window / statistics.median(times) for size, times in seconds.items()}
+    """One row per size above 1; `tokens` of one device in one step."""
+    speed = {size: size * tokens / statistics.median(times) for size, times in seconds.items()}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return [
         {
@@ -188,8 +197,9 @@ def rows_of(
             "peer": size * speed[1],
             "ratio": speed[size] / (size * speed[1]),
             "n": len(seconds[size]),
+            "tokens_per_device": tokens,
             "device": name,
-            "commit": options.commit or commit(),
+            "commit": revision or commit(),
         }
         for size in speed
         if size > 1

@@ -90,12 +90,22 @@ def test_parallel_modules_are_part_of_the_train_stage():
 
 
 def test_parallel_scaling_rows_say_tokens_per_second_against_one_device():
-    options = SimpleNamespace(batch=32, window=512, commit="c")
     seconds = {1: [0.1, 0.2, 0.3], 2: [0.25, 0.2, 0.3], 4: [0.4]}
-    two, four = scaling.rows_of("bdh", seconds, options, torch.device("cpu"))
+    two, four = scaling.rows_of("bdh", 32 * 512, seconds, "c", torch.device("cpu"))
     assert two == {
         "work": "ddp_2", "metric": "efficiency", "ours": 2 * 32 * 512 / 0.25, "peer": 2 * 32 * 512 / 0.2,
-        "ratio": pytest.approx(0.8), "n": 3, "device": "cpu", "commit": "c",
+        "ratio": pytest.approx(0.8), "n": 3, "tokens_per_device": 32 * 512, "device": "cpu", "commit": "c",
     }  # fmt: skip
     assert (four["work"], four["ratio"], four["n"]) == ("ddp_4", pytest.approx(0.5), 1)
-    assert scaling.rows_of("neuro_trained", seconds, options, torch.device("cpu"))[0]["work"] == "ddp_2_neuro_trained"
+    small = scaling.rows_of("neuro_trained", 64, seconds, "c", torch.device("cpu"))
+    assert small[0]["work"] == "ddp_2_neuro_trained"
+
+
+def test_parallel_scaling_takes_the_settings_of_the_gpu_scale():
+    options = SimpleNamespace(batch=None, window=None, compile=None)
+    official = scaling.settings_on_one_device("bdh", options)
+    assert (official.batch_size, official.window) == (32, 512)
+    streams = scaling.settings_on_one_device("neuro_trained", options)
+    assert (streams.batch_size, streams.window, streams.compile) == (1024, 64, "off")
+    options.batch = 4
+    assert scaling.settings_on_one_device("bdh", options).batch_size == 4
