@@ -12,7 +12,7 @@ from scipy import stats
 
 from bdh.errors import RunError
 from bdh.report import formats, spread, verdicts
-from bdh.report.figure import spread_apart
+from bdh.report.figure import spread_apart, tick_label
 from bdh.report.records import flatten, read_record
 
 
@@ -174,3 +174,19 @@ def test_labels_never_touch_and_keep_their_order(wanted, gap):
     assert max(placed) <= 300.0 + 1e-6
     if len(wanted) * gap <= 300:
         assert min(placed) >= -1e-6
+
+
+def test_marks_of_logarithmic_axes_are_plain_numbers():
+    values = (2e12, 5e4, 1000, 900, 1, 0.9, 0.02, 0.001, 1e-5, 2e-12)
+    assert [tick_label(v) for v in values] == [
+        "2 T",
+        "50 k",
+        "1 k",
+        "900",
+        "1",
+        "0.9",
+        "0.02",
+        "0.001",
+        "1e−5",
+        "2e−12",
+    ]

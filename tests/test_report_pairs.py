@@ -168,3 +168,21 @@ def test_strata_show_intervals_or_that_they_are_not_measurable(results):
     assert executive.detail.endswith("no difference shown")
     counts = {row.title: [cell.text for cell in row.cells] for row in table.rows if row.reference}
     assert counts == {"documents": ["2", "8"], "tokens": ["700", "700"], "bytes": ["2,500", "2,500"]}
+
+
+@pytest.mark.parametrize("arms", [("carry",), ("carry", "shuffled")])
+def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results, tmp_path, arms):
+    results((0,))
+    for path in (tmp_path / "reports/hebbian").glob("*.json"):
+        report = json.loads(path.read_text())
+        for arm in arms:
+            for part in report["arms"].get(arm, {}).get("by_role", {}).values():
+                part.pop("difference_to_static", None)
+                part["reason"] = "not measurable: too few"
+        path.write_text(json.dumps(report))
+    table = next(t for t in strata_tables(load_inputs(Axes()), CORPUS) if t.name.endswith("by-role"))
+    titles = [row.title for row in table.rows]
+    assert "bdh, static" in titles
+    assert not any(title.endswith("carry minus static") for title in titles)
+    assert table.notes[-1].startswith("Left out, since no stratum has enough units: ")
+    assert ("bdh, carry minus static" in table.notes[-1]) == any(title.endswith("minus static") for title in titles)

@@ -13,9 +13,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from bdh.report import palette
+from bdh.report import formats, palette
 
 WIDTH, HEIGHT = 6.4, 3.9
 FONT = 9.0
@@ -145,7 +145,15 @@ def _scales(axes: Axes, panel: Panel) -> None:
         marks = (1.0,) if high / low > 1e4 else (1.0, 2.0, 5.0) if high / low > 5 else tuple(map(float, range(1, 10)))
         axis.set_major_locator(LogLocator(subs=marks, numticks=12))
         axis.set_minor_formatter(NullFormatter())
-        axis.set_major_formatter(EngFormatter(sep=" "))
+        axis.set_major_formatter(FuncFormatter(tick_label))
+
+
+def tick_label(value: float, _: int = 0) -> str:
+    """A mark of a logarithmic axis: `20 k`, `5`, `0.02`; below a thousandth `1e−5`."""
+    for size, prefix in formats.PREFIXES:
+        if value >= size:
+            return f"{value / size:g} {prefix}"
+    return f"{value:g}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
 
 
 def _label_ends(axes: Axes, panel: Panel) -> None:

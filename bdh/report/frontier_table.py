@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 
 from bdh.report import formats, measures
@@ -24,6 +25,7 @@ GRAPHS = {
     "degrees/out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",
 }
 TABLES = METRICS | GRAPHS
+LONGEST_LINE = 56
 RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
     Column("value", "", "Our protocol, trained weights."),
@@ -130,7 +132,9 @@ def _nulls(runs: list[Run], metric: str) -> Cell:
     for name in names:
         one = _with_sd(runs, f"{metric}/nulls/{name}/mean", f"{metric}/nulls/{name}/sd")
         p = measures.over(runs, measures.number_of("frontier", f"{metric}/nulls/{name}/p"))
-        lines.append(f"{name}: {one.text}" + ("" if p is None else f", p {formats.chance(p.mean)}"))
+        numbers = one.text + ("" if p is None else f", p {formats.chance(p.mean)}")
+        line = f"{name}: {numbers}"
+        lines += [line] if len(line) <= LONGEST_LINE else [*textwrap.wrap(f"{name}:", LONGEST_LINE), numbers]
     return Cell(first.text, first.value, first.note, detail="\n".join(lines))
 
 

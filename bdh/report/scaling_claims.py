@@ -9,7 +9,7 @@ from bdh.report.inputs import Inputs
 
 CLAIMED = 8
 NEAR = 0.9
-RULE = f"supported: weak scaling of bdh on {CLAIMED} GPUs keeps at least {NEAR:.0%} of {CLAIMED} times one GPU"
+RULE = f"Weak scaling of bdh on {CLAIMED} GPUs keeps at least {100 * NEAR:.0f} % of {CLAIMED} times one GPU."
 
 
 def near_linear(inputs: Inputs) -> Finding:

@@ -14,6 +14,7 @@ from bdh.report.verdicts import of_interval, of_seeds
 
 KINDS = {"by_year": "year", "by_sector": "sector", "by_role": "role of the speaker"}
 COUNTS = ("documents", "tokens", "bytes")
+NOT_MEASURABLE = "not measurable"
 
 
 def strata_tables(inputs: Inputs, corpus: str) -> list[Table]:
@@ -34,7 +35,9 @@ def stratum_bits(run: Run, arm: str, kind: str, label: str) -> float | None:
 
 
 def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
-    rows, arms = [], [arm for arm in arms_of(inputs.of(corpus)) if arm != "observe"]
+    arms = [arm for arm in arms_of(inputs.of(corpus)) if arm != "observe"]
+    rows: list[Row] = []
+    left_out: list[str] = []
     for variant in inputs.variants:
         runs, slot = inputs.of(corpus, variant), slot_of(inputs.variants, variant)
         if strata(runs, "static", kind):
@@ -42,7 +45,11 @@ def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
         for arm in arms:
             if strata(runs, arm, kind):
                 cells = [_difference_cell(runs, f"arms/{arm}/{kind}/{label}") for label in labels]
-                rows.append(Row(f"{variant}, {arm.replace('_', ' ')} minus static", cells, slot))
+                row = Row(f"{variant}, {arm.replace('_', ' ')} minus static", cells, slot)
+                if all(cell.text == NOT_MEASURABLE for cell in cells):
+                    left_out.append(row.title)
+                else:
+                    rows.append(row)
     counted = [[_count(inputs.of(corpus), kind, label, name) for label in labels] for name in COUNTS]
     rows += [Row(name, cells, reference=True) for name, cells in zip(COUNTS, counted, strict=True)]
     return Table(
@@ -55,8 +62,18 @@ def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
             "Intervals: 95 %, bootstrap over the units of text in the stratum, paired for differences; several seeds:"
             " from the lowest to the highest end. A stratum with fewer than 8 units is not measurable.",
             "Strata are not tested against each other, and nothing is adjusted for their number.",
+            *_notes_on(left_out, rows),
         ],
     )
+
+
+def _notes_on(left_out: list[str], rows: list[Row]) -> list[str]:
+    """What says which rows are not shown because no stratum has enough units."""
+    if not left_out:
+        return []
+    some = any(row.title.endswith("minus static") for row in rows)
+    which = "; ".join(left_out) if some else "every arm minus static, of every variant"
+    return [f"Left out, since no stratum has enough units: {which}."]
 
 
 def _bits_cell(runs: Sequence[Run], kind: str, label: str) -> Cell:
@@ -72,7 +89,7 @@ def _difference_cell(runs: Sequence[Run], path: str) -> Cell:
     value = over_seeds(run.hebbian.number(f"{path}/difference_to_static") for run in runs)
     if value is None:
         reason = next((text for run in runs if (text := run.hebbian.text(f"{path}/reason"))), "no documents")
-        return Cell("not measurable" if reason.startswith("not measurable") else formats.ABSENT, None, reason)
+        return Cell(NOT_MEASURABLE if reason.startswith(NOT_MEASURABLE) else formats.ABSENT, None, reason)
     verdict = of_seeds(
         [of_interval(run.hebbian.number(f"{path}/ci_low"), run.hebbian.number(f"{path}/ci_high")) for run in runs]
     )

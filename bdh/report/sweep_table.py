@@ -117,4 +117,4 @@ def _alone(damping: float) -> float | None:
 
 
 def _tokens(value: float | None) -> str:
-    return formats.ABSENT if value is None else f"{value:.3g}"
+    return formats.whole(value) if value is None or value >= 100 else f"{value:.3g}"
