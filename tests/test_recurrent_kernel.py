@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from bdh.models.base import build
-from bdh.nn.reservoir import Rules, fresh_stream
+from bdh.nn import reservoir_scan
+from bdh.nn.reservoir import Rules, Weights, fresh_stream
 from bdh.nn.reservoir_feedback import feedback_scan
 from bdh.nn.reservoir_kernel import available, kernel_scan
+from bdh.nn.reservoir_truncation import one_by_one, side_by_side
 from tests.test_recurrent import EVERYTHING, RULES, D, N, inputs_of, used_stream, weights_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -53,6 +55,22 @@ def test_kernel_equals_eager_scan(name, fresh):
     for quantity, one, right in zip(("x", "y", "v", "gain", "rho"), found, expected, strict=True):
         error = (one.cpu() - right).norm() / right.norm()
         assert error < 1e-4, f"{quantity}: relative error {error:.1e}"
+
+
+def test_states_at_the_cuts_of_gradients_come_from_the_kernel(monkeypatch):
+    calls, device = [], "cpu" if INTERPRETED else "cuda"
+    monkeypatch.setattr(reservoir_scan, "kernel_scan", lambda *given: calls.append(given) or kernel_scan(*given))
+    weights = Weights(*(w.requires_grad_() for w in moved(weights_of(torch.float32, grad=False), device)))
+    e, spikes = inputs_of(19, EVERYTHING, torch.float32)
+    start = moved(used_stream(weights_of(torch.float32, grad=False), EVERYTHING, torch.float32), device)
+    outputs = []
+    for truncated, expected_calls in ((one_by_one, 0), (side_by_side, 3)):
+        trace, _ = truncated(weights, EVERYTHING, start, e.to(device), spikes.to(device), 6)
+        assert len(calls) == expected_calls
+        outputs.append((*trace, *torch.autograd.grad(trace.v_BTD.cos().sum(), tuple(weights))))
+    for number, (right, found) in enumerate(zip(*outputs, strict=True)):
+        error = (found - right).norm() / right.norm()
+        assert error < 1e-3, f"part {number}: relative error {error:.1e}"
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
