@@ -96,6 +96,25 @@ def test_sync_refills_an_empty_store_and_dvc_has_nothing_to_do(finished, clone):
     assert "up to date" in clone.run("dvc", "repro", "--dry", "--allow-missing").stdout
 
 
+def test_repro_in_a_fresh_clone_fills_in_what_had_not_to_run(clone):
+    told = clone.run("bdh", "repro").stdout
+    assert "Running stage" not in told
+    assert f"filled in from results that had not to be computed again: {len(STAGES)}" in told
+    assert audit(open_store()) == []
+    assert "filled in" not in clone.run("bdh", "repro").stdout
+
+
+def test_repro_without_tracking_makes_no_store(clone):
+    assert "filled in" not in clone.run("bdh", "repro", BDH_TRACKING="off").stdout
+    assert not list(clone.folder.glob("mlflow.db"))
+
+
+def test_repro_goes_on_where_the_store_cannot_be_filled(clone):
+    (clone.folder / "mlflow.db").write_text("not a database")
+    done = clone.run("bdh", "repro")
+    assert "bdh sync" in done.stdout + done.stderr
+
+
 def test_sync_rebuilds_the_run_that_the_stage_had_made(finished, clone):
     original = open_store(f"sqlite:///{finished.folder / 'mlflow.db'}").get_run(finished.pointer()["run_id"])
     store = open_store()

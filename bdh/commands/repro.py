@@ -39,7 +39,8 @@ def repro(
 
     DVC itself runs one stage after the other. Corpora come first, then the chain train, hebbian, frontier of every
     run in a process of its own, then a plain `dvc repro`, which finds everything done and writes the comparison. A run
-    with `train.devices` above 1 waits until as many GPUs are free for it.
+    with `train.devices` above 1 waits until as many GPUs are free for it. Results that had not to be computed again get
+    their runs in MLflow at the end.
     """
     enter_root()
     from bdh.params import load
@@ -48,6 +49,7 @@ def repro(
         call([*DVC, "repro", "code", "tokenize"])
         run_chains(gpus_wanted(load()), jobs)
     call([*DVC, "repro"])
+    fill_in_store()
 
 
 def gpus_wanted(params: Params) -> dict[str, int | str]:
@@ -140,3 +142,21 @@ def call(command: list[str]) -> None:
     code = subprocess.run(command, check=False).returncode
     if code != 0:
         raise PipelineError(f"`{' '.join(command[2:])}` ended with {code}; see above, then run it again")
+
+
+def fill_in_store() -> None:
+    """Runs in MLflow for results that git brought; like all tracking it warns and never fails."""
+    from bdh.tracking.session import ADVICE, wanted
+    from bdh.tracking.store import open_store, short, shown
+    from bdh.tracking.sync import fill_in
+
+    if not wanted():
+        return
+    try:
+        store = open_store()
+        filled = fill_in(store)
+    except Exception as error:  # whatever a store or its server raises
+        say(f"warning: tracking: {short(error)}; {ADVICE}")
+        return
+    if filled:
+        say(f"{shown(store.uri)}: filled in from results that had not to be computed again: {filled}")

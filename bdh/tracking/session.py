@@ -169,11 +169,12 @@ _prepared: WritingTracker | None = None
 def prepare() -> None:
     """Start the writing process now, so that it imports MLflow while the stage imports what it needs itself."""
     global _prepared
-    if _prepared is None and _wanted():
+    if _prepared is None and wanted():
         _prepared = _take_prepared()
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
+    """Whether this process tracks at all."""
     return os.environ.get(SWITCH, "on") != "off" and _is_first()
 
 
@@ -206,7 +207,7 @@ def tracked(
     """
     global _active
     since = time.time()
-    if not _wanted():
+    if not wanted():
         yield Tracker()
         if _is_first():
             point(stage, key, Tracker(), since)
@@ -259,7 +260,7 @@ def update_champions(summary: Mapping[str, Any]) -> None:
 
     Weights are not copied: a version points to the DVC output. Like all tracking it warns and never fails.
     """
-    if not _wanted():
+    if not wanted():
         return
     if _active is not None:
         _active._send(op="champions", summary=summary)

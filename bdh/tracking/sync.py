@@ -16,7 +16,7 @@ from bdh.files import RUNS, TOKENS, read_json
 from bdh.lockfile import Entry, stage_and_key
 from bdh.models.catalog import known_variants, settings_of
 from bdh.tracking import identity, mirror
-from bdh.tracking.pointers import Pointer, read_pointer, repoint, tracked_entries
+from bdh.tracking.pointers import Pointer, all_pointers, read_pointer, repoint, tracked_entries
 from bdh.tracking.records import Record, plain_tags
 from bdh.tracking.registry import crown
 from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_tags, sweep
@@ -39,6 +39,17 @@ def sync(store: Store) -> list[Action]:
     summary = mirror.main_report("compare", "all")
     crown(store, read_json(summary) if summary.exists() else {})
     return actions
+
+
+def fill_in(store: Store) -> int:
+    """`sync` if some result has no run in this store, as in a fresh clone that brings its results; runs made again.
+
+    A stage that DVC finds done does not run, so nothing else would show it to this store.
+    """
+    named = (pointer.run_id for pointer in all_pointers())
+    if all(run_id is not None and store.get_run(run_id) is not None for run_id in named):
+        return 0
+    return sum(action.done == "rebuilt" for action in sync(store))
 
 
 def _sync_one(store: Store, entry: Entry) -> Action:
