@@ -1,6 +1,7 @@
 """Records, spreads, intervals and verdicts: the arithmetic below every table."""
 
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import stats
 
 from bdh.errors import RunError
 from bdh.report import formats, spread, verdicts
-from bdh.report.figure import spread_apart, tick_label
+from bdh.report.figure import Curve, Panel, render_panel, spread_apart, tick_label
 from bdh.report.records import flatten, read_record
 
 
@@ -190,3 +191,10 @@ def test_marks_of_logarithmic_axes_are_plain_numbers():
         "1e−5",
         "2e−12",
     ]
+
+
+@pytest.mark.parametrize("high", [1.7, 3.0, 40.0, 1e6])
+def test_logarithmic_axes_of_any_reach_have_several_marks(high):
+    panel = Panel("p", "t", "x", "y", [Curve("a", 0, [0, 1], [0.92, high])], log_y=True)
+    marks = re.findall(r'id="p\.ytick_\d+".*?<text[^>]*>([^<]+)</text>', render_panel(panel), re.S)
+    assert len(marks) >= 3

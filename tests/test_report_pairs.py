@@ -170,8 +170,14 @@ def test_strata_show_intervals_or_that_they_are_not_measurable(results):
     assert counts == {"documents": ["2", "8"], "tokens": ["700", "700"], "bytes": ["2,500", "2,500"]}
 
 
-@pytest.mark.parametrize("arms", [("carry",), ("carry", "shuffled")])
-def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results, tmp_path, arms):
+@pytest.mark.parametrize(
+    ("arms", "which"),
+    [
+        (("carry",), "bdh, carry minus static; bdh_structured, carry minus static"),
+        (("carry", "carry_corpus", "shuffled"), "every arm minus static, of every variant"),
+    ],
+)
+def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results, tmp_path, arms, which):
     results((0,))
     for path in (tmp_path / "reports/hebbian").glob("*.json"):
         report = json.loads(path.read_text())
@@ -183,6 +189,5 @@ def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results
     table = next(t for t in strata_tables(load_inputs(Axes()), CORPUS) if t.name.endswith("by-role"))
     titles = [row.title for row in table.rows]
     assert "bdh, static" in titles
-    assert not any(title.endswith("carry minus static") for title in titles)
-    assert table.notes[-1].startswith("Left out, since no stratum has enough units: ")
-    assert ("bdh, carry minus static" in table.notes[-1]) == any(title.endswith("minus static") for title in titles)
+    assert not any(title.endswith(f"{arm.replace('_', ' ')} minus static") for title in titles for arm in arms)
+    assert table.notes[-1] == f"Left out, since no stratum has enough units: {which}."

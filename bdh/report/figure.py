@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -137,13 +138,14 @@ def _scales(axes: Axes, panel: Panel) -> None:
             axes.set_xlim(left / NARROW, right * NARROW)
     if panel.log_y:
         axes.set_yscale("log")
+    evenly = MaxNLocator(7, steps=[1, 2, 2.5, 5, 10])
     for axis, log in ((axes.xaxis, panel.log_x), (axes.yaxis, panel.log_y)):
         if not log:
-            axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_major_locator(copy(evenly))
             continue
         low, high = axis.get_view_interval()
-        marks = (1.0,) if high / low > 1e4 else (1.0, 2.0, 5.0) if high / low > 5 else tuple(map(float, range(1, 10)))
-        axis.set_major_locator(LogLocator(subs=marks, numticks=12))
+        marks = (1.0,) if high / low > 1e4 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=marks, numticks=12) if high / low > 5 else copy(evenly))
         axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(FuncFormatter(tick_label))
 
