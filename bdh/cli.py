@@ -9,14 +9,13 @@ from typing import Any, cast
 
 import typer
 
-from bdh.commands.audit import audit
 from bdh.commands.doctor import doctor
 from bdh.commands.generate import generate
 from bdh.commands.golden import golden
 from bdh.commands.repro import repro
-from bdh.commands.sync import sync
+from bdh.commands.sync import audit, sync
 from bdh.commands.ui import ui
-from bdh.errors import EXIT_CODE, reported
+from bdh.project.errors import EXIT_CODE, reported
 
 INTERRUPTED = 130
 

@@ -1,9 +1,11 @@
-"""Continue a text token by token, any variant; `bdh.decoding.text` has the faster path of the BDH family.
+"""Continue a text token by token, any variant; `bdh.generation` has the faster path of the BDH family.
 
 A model whose state has constant size reads every token once and never again: memory does not grow with the text.
 A model with a limit (`max_positions`) keeps its cache until it is full; then the last half of what it can hold is
 read into a fresh cache, so that a token is read about twice on average and always sees between half of the limit and
 all of it. A prompt longer than the limit is cut to its last `max_positions` tokens.
+
+Continue a text by the fastest way that the model and the machine have, called as `bdh.generation.generate`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bdh.errors import RunError
+from bdh.kernels.decoding.decoder import Decoder
+from bdh.kernels.decoding.memory import decodable
 from bdh.models.base import LanguageModel, State
+from bdh.project.errors import RunError
 
 PROMPT_CHUNK = 512
 
@@ -115,3 +119,45 @@ def check_request(model: LanguageModel, tokens: list[int], count: int, temperatu
             f"generation of {count} tokens at temperature {temperature} among top_k {top_k}: "
             "count and temperature must be at least 0, top_k at least 1"
         )
+
+
+BURST = 16
+"""Tokens that a GPU writes between two looks of the host."""
+
+
+def continue_text(
+    model: LanguageModel,
+    tokens: Sequence[int],
+    count: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> Iterator[int]:
+    """Yield `count` tokens that continue `tokens`, a pure function of the arguments and of the kind of device.
+
+    Where the step runs in torch operations, the tokens are those of `bdh.generation.generate` up to rounding: the same
+    draws from the same probabilities. The programs of a GPU draw by other random numbers
+    (`bdh.kernels.decoding.reference`).
+    Raises RunError for settings that cannot be met.
+    """
+    tokens = [int(token) for token in tokens]
+    check_request(model, tokens, count, temperature, top_k)
+    if not decodable(model):
+        return generate(model, tokens, count, temperature, top_k, seed)
+    return _continue_fast(Decoder(model), tokens, count, temperature, top_k, seed)
+
+
+def _continue_fast(
+    decoder: Decoder, tokens: list[int], count: int, temperature: float, top_k: int | None, seed: int
+) -> Iterator[int]:
+    decoder.start([tokens], temperature, top_k, [seed])
+    if decoder.fused is not None:
+        for written in range(0, count, BURST):
+            yield from decoder.run(min(BURST, count - written))[0].tolist()
+        return
+    dice = torch.Generator().manual_seed(seed)
+    token = tokens[-1]
+    for _ in range(count):
+        logits_V = decoder.feed(torch.tensor([token]))[0].cpu()
+        token = choose_token(logits_V, temperature, top_k, dice)
+        yield token

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from bdh.metrics import dfa, tmi
-from bdh.metrics.communities import best_partition, undirected_as_reference
-from bdh.metrics.graph import Factors, largest_entries
-from bdh.metrics.sps import Updates, block_order
-from bdh.metrics.sps_reference import reference_protocol
-from bdh.plasticity.coactivation import Coactivation
+from bdh.frontier import persistence, tmi
+from bdh.frontier.communities import best_partition, undirected_as_reference
+from bdh.frontier.graph import Factors, largest_entries
+from bdh.frontier.persistence import reference_protocol
+from bdh.frontier.sps import Updates, block_order
+from bdh.hebbian.coactivation import Coactivation
 from benchmarks.controls import CONTROLS, fires
 
 JSON = Path("docs/calibration.json")
@@ -69,7 +69,7 @@ def persistence_of_noise() -> list[dict[str, object]]:
         weights = np.random.default_rng(1).normal(size=(2, 128, 8))
         updates = Updates(((codes[:, 0, 0] @ weights[0]) * (codes[:, 0, 0] @ weights[1])).T)
         order = block_order(2048, np.random.default_rng(2))
-        ours = dfa.hurst(updates.projections)[0] - dfa.hurst(updates.projections[:, order])[0]
+        ours = persistence.hurst(updates.projections)[0] - persistence.hurst(updates.projections[:, order])[0]
         rows.append({"metric": "sps", "setting": f"noise, damping {damping:g}",
                      "reference_protocol": reference_protocol(state)["hurst"], "ours": ours,
                      "ours_means": "H less H of the noise in random order"})  # fmt: skip

@@ -6,7 +6,7 @@
 The work, the same on both sides: take in U c vectors of one layer and head (U 64, one per window of 128 tokens,
 damping .99, eta .005), keep S = 4 snapshots, and give their inner products, sums and Pearson correlations, which is all
 that the metrics ask of them. Dense: sigma <- damping * sigma + eta * c c^T in float32 with BLAS (sger, in place), a
-copy per snapshot. Ours: `bdh.plasticity.coactivation`. The codes are sparse and positive, 5 % active, as x_sparse is.
+copy per snapshot. Ours: `bdh.hebbian.coactivation`. The codes are sparse and positive, 5 % active, as x_sparse is.
 Reported: peak of what NumPy allocates (tracemalloc), median seconds, largest relative difference of the numbers.
 Runs of both sides alternate. At a size whose dense form does not fit (S + 1 matrices), its memory is counted, not
 measured, and its time is left out. One thread unless OMP_NUM_THREADS says otherwise.
@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from scipy.linalg.blas import sger
 
-from bdh.files import write_json
-from bdh.plasticity.coactivation import Coactivation, inner_products, pearson, sums
+from bdh.hebbian.coactivation import Coactivation, inner_products, pearson, sums
+from bdh.project.files import write_json
 from benchmarks.machine import describe
 
 UPDATES, SNAPSHOTS, WINDOW, DENSITY = 64, 4, 128, 0.05

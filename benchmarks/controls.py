@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bdh.metrics import degrees, mcl, sec, sps, state_graph, tmi
-from bdh.metrics.concepts import Labelled
+from bdh.frontier import degrees, mcl, sec, sps, state_graph, tmi
+from bdh.frontier.concepts import Labelled
+from bdh.hebbian.held_out import HeldOut
 from bdh.models.base import GraphFactors, LanguageModel, Output
-from bdh.plasticity.held_out import HeldOut
 
 GRAPHS = tmi.Settings(top_share=0.03, restarts=1, null_draws=5, method="louvain")
 SPS = sps.Settings(draws=60)

@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bdh.decoding.decoder import WINDOW, Decoder
-from bdh.device import autocast, choose_device, choose_precision
-from bdh.files import write_json
-from bdh.learning.checkpoints import load_run
+from bdh.kernels.decoding.decoder import WINDOW, Decoder
 from bdh.models.base import LanguageModel, build
+from bdh.project.device import autocast, choose_device, choose_precision
+from bdh.project.files import write_json
+from bdh.training.checkpoints import load_run
 from benchmarks.decode_components import components, density, roofline
 from benchmarks.decode_drift import drift
 from benchmarks.machine import describe, recorded, seconds_each
@@ -164,7 +164,7 @@ def decoder_of(
     starts = torch.linspace(0, len(text) - context - 1, streams).long().tolist()
     kind = None
     if tiles:
-        from bdh.decoding import few, many
+        from bdh.kernels.decoding import few, many
 
         kind = few.Tiles(**tiles.get("few", {})) if streams <= few.MOST else many.Tiles(**tiles.get("many", {}))
     decoder, began = Decoder(model, streams, early=early, tiles=kind), time.perf_counter()

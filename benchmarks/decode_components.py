@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bdh.decoding.decoder import Decoder
+from bdh.kernels.decoding.decoder import Decoder
 from bdh.models.base import LanguageModel
 from bdh.nn.probe import listening
 from benchmarks.machine import seconds_each

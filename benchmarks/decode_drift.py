@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bdh.decoding.decoder import Decoder
+from bdh.kernels.decoding.decoder import Decoder
 from bdh.models.base import LanguageModel
 
 

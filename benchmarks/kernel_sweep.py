@@ -1,4 +1,4 @@
-"""Tiles worth timing per kernel, each a change to those of `bdh.nn.fused_settings.BLOCKS`; all fit a Hopper GPU."""
+"""Tiles worth timing per kernel, changes to those of `bdh.kernels.training.shape.BLOCKS`; all fit a Hopper GPU."""
 
 SWEEP: dict[str, list[dict[str, int]]] = {
     "encode": [{"N": 128, "warps": 8}, {"M": 64}, {"K": 32, "stages": 5}, {"warps": 8}],
@@ -16,4 +16,4 @@ STREAM_SWEEP: dict[str, list[dict[str, int]]] = {
     "gradient": [{"right": 3}, {"own": 3}, {"N": 32, "right": 4, "own": 4}],
     "activity": [{"N": 32, "right": 4, "own": 2}],
 }
-"""The same for the programs of `bdh.nn.fused_hopper` (fields of `fused_settings.STREAMS`)."""
+"""The same for the programs of `bdh.kernels.training.hopper` (fields of `fused_settings.STREAMS`)."""

@@ -5,9 +5,9 @@
     python -m benchmarks.kernels --only gate,encode --sweep '{"gate": [{"N": 64}, {"N": 64, "warps": 4}]}'
     TRITON_INTERPRET=1 python -m benchmarks.kernels --device cpu --streams 2 --tokens 32 --width 16 --neurons 64 --quick
 
---blocks takes {kernel: {name: number}} that replaces tiles of `bdh.nn.fused_settings.BLOCKS` everywhere; --sweep takes
-{kernel: [{...}, ...]}, or `default` for those of `benchmarks/kernel_sweep.py`, and times each; "registers" limits the
-registers of a thread. Columns: median of 20 in milliseconds, TFLOP/s, TB/s, maximal error over the largest value.
+--blocks takes {kernel: {name: number}} that replaces tiles of `bdh.kernels.training.shape.BLOCKS` everywhere; --sweep
+takes {kernel: [{...}, ...]}, or `default` for those of `benchmarks/kernel_sweep.py`, and times each; "registers" limits
+the registers of a thread. Columns: median of 20 in milliseconds, TFLOP/s, TB/s, maximal error over the largest value.
 Rows named `product ...` are plain matrix products. Compiling takes seconds per tile: run the kernels side by side with
 `--only KERNEL --streams 1 --quick --no-check` first, which fills Triton's cache.
 """
@@ -25,11 +25,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bdh.nn import fused_forms, fused_forms_rows
-from bdh.nn.fused_dropout import Mask
-from bdh.nn.fused_products import product
-from bdh.nn.fused_settings import Tuning
-from bdh.nn.fused_shape import Shape, turns
+from bdh.kernels.training import reference
+from bdh.kernels.training.dropout import Mask
+from bdh.kernels.training.reference import product
+from bdh.kernels.training.shape import Shape, Tuning, turns
 from benchmarks.kernel_sweep import STREAM_SWEEP, SWEEP
 
 Run = Callable[[ModuleType, Tuning], dict[str, Tensor]]
@@ -61,7 +60,7 @@ def inputs(shape: Shape, dtype: torch.dtype, device: str, share: float) -> dict[
     t["rho"], t["drho"] = (random(shape.segments, HN, D, scale=s) for s in (1.0, 1e-2))
     t["l1"] = torch.full((1,), 1e-3, device=device)
     t["draw"] = torch.tensor([7, 3], dtype=torch.int32, device=device)
-    fused_forms.gate(t["x"], t["a"], t["V"], Mask(share, 0), t["draw"], t["g"], shape, Tuning())
+    reference.gate(t["x"], t["a"], t["V"], Mask(share, 0), t["draw"], t["g"], shape, Tuning())
     return t
 
 
@@ -94,7 +93,7 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
 
     def activity(forms: ModuleType, tuning: Tuning, kind: str) -> dict[str, Tensor]:
         # the kernel works in place, on the GPU without a copy that would be timed: take the plain form first
-        dx, carry = t["dx"].clone() if forms is fused_forms or kind != "plain" else t["dx"], t["carry"].clone()
+        dx, carry = t["dx"].clone() if forms is reference or kind != "plain" else t["dx"], t["carry"].clone()
         states = (t["da"], t["v"], t["rho"], t["drho"]) if kind == "states" else None
         carried = (t["before"], carry, False) if kind == "carried" else None
         l1 = t["l1"] if kind == "carried" else None
@@ -142,9 +141,9 @@ def row_cases(t: dict[str, Tensor], shape: Shape) -> dict[str, Case]:
     reads = parts.new_empty(shape.segments, H * shape.C, D).normal_(generator=generator)
 
     def rows_of(forms: ModuleType) -> ModuleType:
-        if forms is fused_forms:
-            return fused_forms_rows
-        from bdh.nn import fused_launch_rows
+        if forms is reference:
+            return reference
+        from bdh.kernels.training import launch as fused_launch_rows
 
         return fused_launch_rows
 
@@ -202,7 +201,7 @@ def measure(name: str, case: Case, launch: ModuleType, tuning: Tuning, options: 
     try:
         worst = "      -"
         if case.kernel and not options.no_check:
-            expected, found = case.run(fused_forms, tuning), case.run(launch, tuning)
+            expected, found = case.run(reference, tuning), case.run(launch, tuning)
             worst = " ".join(f"{key} {error(found[key], expected[key]):.1e}" for key in found)
             del found, expected
         taken = milliseconds(lambda: case.run(launch, tuning), 1 if options.quick else 20, options.device)
@@ -228,7 +227,7 @@ def main() -> None:
     parser.add_argument("--no-hopper", action="store_true", help="the programs for any GPU alone")
     parser.add_argument("--quick", action="store_true", help="one repeat")
     options = parser.parse_args()
-    from bdh.nn import fused_launch
+    from bdh.kernels.training import launch as fused_launch
 
     segment = options.segment or options.tokens
     shape = Shape(options.streams, options.tokens, segment, options.width, options.heads, options.neurons)

@@ -1,6 +1,6 @@
 """Training steps of small models in float32 and under bfloat16 autocast on this machine's CPU.
 
-Run: python benchmarks/precision.py [--steps 12]. It is what `precision: auto` (bdh/device.py) rests on.
+Run: python benchmarks/precision.py [--steps 12]. It is what `precision: auto` (bdh/project/device.py) rests on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from bdh.device import autocast, choose_precision
 from bdh.models.base import build
+from bdh.project.device import autocast, choose_precision
 
 CPU = torch.device("cpu")
 PRECISIONS = (torch.float32, torch.bfloat16)

@@ -3,10 +3,10 @@
     python -m benchmarks.recurrent --reference FOLDER   # with bdh_gpu_neuro_torch.py and bdh_gpu_ref_stabilized.py
     python -m benchmarks.recurrent --device cuda --streams 32 1024 8192
 
-Without --reference the baseline is `bdh.nn.reservoir.step`, one stream, one token at a time, with the diagnostics that
-the published code computes at every step. Rounds of baseline and ours alternate, so that a busy machine slows both;
-the result is the median over rounds, the ratio is the median of the ratios within rounds. Forward pass with logits,
-n 128, d 32, vocabulary 256, evaluation mode. Writes <device>_recurrent.json below --out.
+Without --reference the baseline is `bdh.reservoir.step.step`, one stream, one token at a time, with the diagnostics
+that the published code computes at every step. Rounds of baseline and ours alternate, so that a busy machine slows
+both; the result is the median over rounds, the ratio is the median of the ratios within rounds. Forward pass with
+logits, n 128, d 32, vocabulary 256, evaluation mode. Writes <device>_recurrent.json below --out.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 
-from bdh.files import write_json
 from bdh.models.base import LanguageModel, build
-from bdh.nn import reservoir_scan
-from bdh.nn.reservoir import fresh_stream, step
-from bdh.nn.reservoir_diagnostics import stream_diagnostics
+from bdh.project.files import write_json
+from bdh.reservoir import scan
+from bdh.reservoir.step import fresh_stream, step, stream_diagnostics
 
 NEURONS, WIDTH, VOCABULARY = 128, 32, 256
 VARIANTS = ("recurrent", "stabilized", "neuro")
@@ -125,7 +124,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     if options.eager:
-        reservoir_scan.available = lambda rules, stream: False
+        scan.available = lambda rules, stream: False
     rows = []
     for variant in options.variants:
         for row in compare(variant, options):

@@ -31,18 +31,18 @@ import torch
 import torch.distributed
 
 from bdh.corpora.tokens import TokenCorpus
-from bdh.device import choose_device, choose_precision
-from bdh.errors import DeviceError, HatcheryError, reported
-from bdh.learning.display import SilentDisplay
-from bdh.learning.loop import start_compiler
-from bdh.learning.training import Training
 from bdh.models.base import build
 from bdh.models.catalog import settings_of
-from bdh.parallel.group import Group
-from bdh.parallel.launch import launch
-from bdh.parallel.worker import is_worker, joined
 from bdh.params import Params, Train, load
-from bdh.processes import stoppable
+from bdh.project.device import choose_device, choose_precision
+from bdh.project.errors import DeviceError, HatcheryError, reported
+from bdh.project.processes import stoppable
+from bdh.training.display import SilentDisplay
+from bdh.training.distributed.group import Group
+from bdh.training.distributed.launch import launch
+from bdh.training.distributed.worker import is_worker, joined
+from bdh.training.loop import start_compiler
+from bdh.training.state import Training
 from benchmarks.machine import describe, recorded
 
 VOCABULARY, CORPUS = 256, "shakespeare"

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bdh.metrics.communities import best_partition, undirected_as_reference
-from bdh.metrics.graph import Factors, largest_entries
+from bdh.frontier.communities import best_partition, undirected_as_reference
+from bdh.frontier.graph import Factors, largest_entries
 from benchmarks.machine import describe
 
 SHARE = 0.023

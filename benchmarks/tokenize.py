@@ -45,8 +45,8 @@ def bare(corpus: str, raw: Path) -> dict[str, Any]:
     """Read all texts first, untimed; then time `encode_batch` and the ids as lists."""
     import pyarrow.parquet as pq
 
-    from bdh.corpora.bytepairs import BytePairs
     from bdh.corpora.provenance import Provenance
+    from bdh.corpora.tokenizer import BytePairs
     from bdh.params import corpus_of, load
 
     column = corpus_of(load(), corpus).text.columns.text

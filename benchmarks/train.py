@@ -8,7 +8,8 @@
 The peer is the official `bdh.py`, given by path; on a GPU it runs under torch.compile. Ratios above 1 mean that ours
 is better. `FLOP`: matrix products of forward and backward, the causal half of the scores, nothing recomputed. `bytes`:
 what our path moves over its activations at least. `of peak`: FLOP per second against a square bfloat16 product measured
-here. --tuning takes a JSON object with fields of `bdh.nn.fused_settings.Tuning`. Works: see `benchmarks.train_models`.
+here. --tuning takes a JSON object with fields of `bdh.kernels.training.shape.Tuning`. Works: see
+`benchmarks.train_models`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any
 
 import torch
 
-from bdh.files import write_json
-from bdh.nn.operations import bdh_neurons, bdh_operations
+from bdh.nn.counts import bdh_neurons, bdh_operations
+from bdh.project.files import write_json
 from benchmarks.machine import describe, recorded, seconds_each
 from benchmarks.train_correctness import check
 from benchmarks.train_curve import curve

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bdh.kernels.training.shape import Tuning
 from bdh.models.base import LanguageModel, build
-from bdh.nn.fused_settings import Tuning
 from benchmarks.train_step import loss_of, official
 
 OFFICIAL = {"n_layer": 6, "n_embd": 256, "n_head": 4, "mlp_internal_dim_multiplier": 128}

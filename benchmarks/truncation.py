@@ -3,7 +3,7 @@
     python -m benchmarks.truncation                                            # on a CPU
     python -m benchmarks.truncation --sizes 32x512,1024x64 --compile --out benchmarks/results/h200_truncation.json
 
-Forward and backward pass, both forms of `bdh.nn.reservoir_truncation` on the same batch, taking turns; medians over
+Forward and backward pass, both forms of `bdh.reservoir.truncation` on the same batch, taking turns; medians over
 rounds, the ratio the median of those within rounds. Gradients of both are compared first. `--compile` compiles both
 where the section of the variant in params.yaml does (`recurrent_trained`).
 """
@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from bdh.files import write_json
 from bdh.models import recurrent
 from bdh.models.base import LanguageModel, build
-from bdh.nn.reservoir_truncation import one_by_one, side_by_side
+from bdh.project.files import write_json
+from bdh.reservoir.truncation import one_by_one, side_by_side
 from benchmarks.machine import describe, recorded, seconds_each
 
 FORMS = {"one_by_one": one_by_one, "side_by_side": side_by_side}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bdh.closure import write_manifests
-from bdh.errors import reported
+from bdh.project.closure import write_manifests
+from bdh.project.errors import reported
 
 
 @reported

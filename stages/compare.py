@@ -5,18 +5,17 @@ from __future__ import annotations
 import typer
 
 from bdh import params, tracking
-from bdh.errors import reported
-from bdh.files import REPORTS, replacing, write_json
+from bdh.project.errors import reported
+from bdh.project.files import REPORTS, replacing, write_json
 
 
 @reported
 def main() -> None:
     """Read the results of every run that params.yaml names; write summary.json, results.csv, claims and index.html."""
-    from bdh.report.inputs import load_inputs
-    from bdh.report.ledger import write_ledger
+    from bdh.report.claims.ledger import write_ledger
+    from bdh.report.data.inputs import load_inputs
+    from bdh.report.data.summary import result_rows, summarise, write_results
     from bdh.report.page import render_page
-    from bdh.report.results import result_rows, write_results
-    from bdh.report.summary import summarise
 
     settings = params.load()
     inputs = load_inputs(settings)

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from bdh.corpora.fetch import fetch_corpus
-from bdh.errors import reported
-from bdh.files import RAW
 from bdh.params import corpus_of, load
+from bdh.project.errors import reported
+from bdh.project.files import RAW
 
 
 @reported

@@ -6,13 +6,14 @@ import typer
 
 from bdh import params, tracking
 from bdh.corpora.tokens import TokenCorpus
-from bdh.device import choose_device, fix_seed
-from bdh.errors import reported
-from bdh.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
-from bdh.learning.checkpoints import load_run
-from bdh.metrics import concepts, curves, frontier, passages
-from bdh.plasticity import coactivation, held_out
-from bdh.processes import stoppable
+from bdh.frontier import concepts, passages, rows
+from bdh.frontier import run as frontier
+from bdh.hebbian import coactivation, held_out
+from bdh.project.device import choose_device, fix_seed
+from bdh.project.errors import reported
+from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
+from bdh.project.processes import stoppable
+from bdh.training.checkpoints import load_run
 
 
 @reported
@@ -34,7 +35,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
         found, points = frontier.measure(run, texts, options, device, bfloat16=settings.precision == "bfloat16")
         report = REPORTS / "frontier" / f"{key}.json"
         write_json(report, {"variant": variant, "corpus": corpus, "seed": seed} | found)
-        curves.save(REPORTS / "curves" / f"{key}.csv", points)
+        rows.save(REPORTS / "curves" / f"{key}.csv", points)
         tracker.log_metrics(frontier.headline(found))
         tracker.log_file(report)
 

@@ -6,13 +6,13 @@ import typer
 
 from bdh import params, tracking
 from bdh.corpora.tokens import TokenCorpus
-from bdh.device import choose_device, fix_seed
-from bdh.errors import reported
-from bdh.files import HEBBIAN, REPORTS, RUNS, TOKENS, run_key
-from bdh.learning.checkpoints import load_run
-from bdh.plasticity import evaluation, held_out
-from bdh.plasticity.results import headline
-from bdh.processes import stoppable
+from bdh.hebbian import evaluation, held_out
+from bdh.hebbian.scores import headline
+from bdh.project.device import choose_device, fix_seed
+from bdh.project.errors import reported
+from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, run_key
+from bdh.project.processes import stoppable
+from bdh.training.checkpoints import load_run
 
 
 @reported

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import typer
 
-from bdh.errors import reported
-from bdh.files import run_key
-from bdh.learning.runs import describe, held, learn, ranks_of, write
-from bdh.parallel.launch import launch
-from bdh.parallel.worker import joined
 from bdh.params import load
-from bdh.processes import stoppable
+from bdh.project.errors import reported
+from bdh.project.files import run_key
+from bdh.project.processes import stoppable
 from bdh.tracking import tracked
+from bdh.training.distributed.launch import launch
+from bdh.training.distributed.worker import joined
+from bdh.training.run import describe, held, learn, ranks_of, write
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 
 from bdh.models import bdh, transformer
 from bdh.models.base import build
-from bdh.nn.operations import bdh_neurons
-from bdh.nn.reservoir import Rules, Weights, core_drive, layer_norm
-from tests.shared import shared
+from bdh.nn.counts import bdh_neurons
+from bdh.reservoir.step import Rules, Weights, core_drive, layer_norm
+from tests.support.shared import shared
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_errata_name_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/errata.md").read_text(encoding="utf-8")))
-    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py")]
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
     defined = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
     assert len(named) > 20
     assert named <= defined, sorted(named - defined)

@@ -5,10 +5,10 @@ from itertools import islice
 import pytest
 import torch
 
-from bdh.errors import RunError
 from bdh.generation import generate
 from bdh.models.base import LanguageModel, build, variant_module
 from bdh.models.catalog import known_variants
+from bdh.project.errors import RunError
 
 V = 37
 PROMPT = [3, 1, 4, 1, 5]

@@ -1,12 +1,241 @@
-"""`bdh doctor`."""
+"""`bdh doctor`.
+
+Where each corpus of params.yaml could be taken from now: made here, fetched before, a mirror, the network.
+
+What `bdh doctor` looks at: one function per subject, each returning how it is and what to do.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
 import typer
 
-from bdh.commands.checks import Check, all_checks
 from bdh.commands.console import say, show_table
-from bdh.repository import enter_root
+from bdh.corpora.fetch import MIRROR
+from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, LocalSource, Params, SourceFile, load
+from bdh.project.errors import HatcheryError, one_line
+from bdh.project.files import RAW, enter_root
+
+PATIENCE_S = 3.0
+Row = tuple[Literal["ok", "note", "problem"], str, str, str]
+
+
+def corpus_checks(params: Params) -> Iterator[Row]:
+    """One row per corpus section (state, name, how it is, what to do); only a chosen corpus can be a problem."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        found = pool.map(_where, params.corpus.items())
+        for name, (place, missing) in zip(params.corpus, found, strict=True):
+            chosen = name in params.corpora
+            title = f"corpus {name}{'' if chosen else ' (not chosen)'}"
+            if not missing:
+                yield "ok", title, place, ""
+            else:
+                yield (
+                    "problem" if chosen else "note",
+                    title,
+                    f"cannot be reached: {missing}",
+                    _way_out(params.corpus[name]),
+                )
+
+
+def _way_out(corpus: Corpus) -> str:
+    if isinstance(corpus.source, LocalSource):
+        return "put the file there, or change source.path in params.yaml"
+    return f"set {MIRROR} to a folder or URL that holds it, or connect to the network"
+
+
+def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
+    """(where the corpus comes from, what cannot be reached)."""
+    name, corpus = section
+    source, files = corpus.source, files_of(corpus)
+    if (RAW / name).is_dir():
+        return f"fetched: {RAW / name}", ""
+    if isinstance(source, LocalSource):
+        path = Path(source.path).expanduser()
+        return (f"local: {path}", "") if path.is_file() else ("", str(path.absolute()))
+    places = {file.path: _place(file) for file in files}
+    if lost := [path for path, place in places.items() if place is None]:
+        return "", ", ".join(lost)
+    made = ["generated here"] if isinstance(source, GeneratedSource) else []
+    return ", ".join(dict.fromkeys([*made, *(place for place in places.values() if place)])), ""
+
+
+def files_of(corpus: Corpus) -> list[SourceFile]:
+    """The files that a corpus and its tokenizer are downloaded as."""
+    tokenizer = corpus.tokenizer
+    files = [] if isinstance(corpus.source, GeneratedSource | LocalSource) else list(corpus.source.files)
+    return files + ([tokenizer.vocab, tokenizer.merges] if isinstance(tokenizer, Gpt2Tokenizer) else [])
+
+
+def _place(file: SourceFile) -> str | None:
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    if mirror and _in_mirror(f"{mirror}/{file.path}"):
+        return f"mirror {mirror}"
+    return "network" if file.url and _answers(file.url) else None
+
+
+def _in_mirror(address: str) -> bool:
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        return bool(system.exists(path))
+    except Exception:  # every fsspec backend raises its own
+        return False
+
+
+def _answers(url: str) -> bool:
+    import requests
+
+    try:
+        return requests.head(url, timeout=PATIENCE_S, allow_redirects=True).ok
+    except requests.RequestException:
+        return False
+
+
+GIB = 2**30
+LITTLE_DISK_GIB = 5.0
+NO_DISK_GIB = 0.5
+PACKAGES = ("torch", "dvc", "mlflow", "mlflow-skinny", "numpy", "pandas", "pyarrow", "tokenizers")
+OPTIONAL = ("mlflow",)
+INSTALL = "install what pyproject.toml names: `pip install -c constraints.txt -e .`"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One subject: `ok`, a `note` that stops nothing, or a `problem`; how it is and what to do."""
+
+    state: Literal["ok", "note", "problem"]
+    name: str
+    detail: str
+    remedy: str = ""
+
+
+def all_checks() -> list[Check]:
+    """Every check, in the order in which one would mend things."""
+    found = [*versions()]
+    params, check = parameters()
+    found += [check, device(params.device if params else "auto")]
+    if params is not None:
+        found += [Check(*row) for row in corpus_checks(params)]
+    return [*found, store(), disk(), dvc_state()]
+
+
+def versions() -> Iterator[Check]:
+    """Versions of Python and of the libraries that results depend on."""
+    told, missing = [f"python {platform.python_version()}"], []
+    for name in PACKAGES:
+        try:
+            told.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Check("ok", "versions", ", ".join(told))
+    if needed := [name for name in missing if name not in OPTIONAL]:
+        yield Check("problem", "versions", f"not installed: {', '.join(needed)}", INSTALL)
+    elif missing:
+        yield Check("note", "versions", "only mlflow-skinny is installed: `bdh ui` will not start", INSTALL)
+
+
+def parameters() -> tuple[Params | None, Check]:
+    """params.yaml, or the mistake in it."""
+    try:
+        params = load()
+    except HatcheryError as error:
+        return None, Check("problem", "params.yaml", one_line(error), "mend that line")
+    runs = len(params.runs())
+    return params, Check("ok", "params.yaml", f"scale {params.scale}, {runs} runs in the comparison")
+
+
+def device(wanted: str) -> Check:
+    """What models run on; the only check that imports torch."""
+    try:
+        import torch
+    except ImportError as error:
+        return Check("problem", "device", f"torch cannot be imported ({one_line(error)})", INSTALL)
+    if torch.cuda.is_available() and wanted != "cpu":
+        cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        told = ", ".join(f"{card.name} ({card.total_memory / GIB:.0f} GiB)" for card in cards)
+        return Check("ok", "device", f"{wanted}: {told}")
+    if wanted == "cuda":
+        return Check(
+            "problem", "device", "params.yaml says cuda, torch sees no GPU", "set device: auto, or mend the driver"
+        )
+    return Check("ok", "device", f"{wanted}: CPU, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+
+
+def store() -> Check:
+    """Whether the store answers, and what is in it; read without importing mlflow."""
+    from bdh.tracking.store import StoreError, check_reachable, shown, sqlite_path, store_uri
+
+    uri = store_uri()
+    database = sqlite_path(uri)
+    if os.environ.get("BDH_TRACKING") == "off":
+        return Check("note", "MLflow store", "tracking is switched off (BDH_TRACKING=off)", "unset it to track runs")
+    if database is None:
+        try:
+            check_reachable(uri)
+        except StoreError as error:
+            return Check("problem", "MLflow store", one_line(error), "mend or unset MLFLOW_TRACKING_URI")
+        return Check("ok", "MLflow store", f"{shown(uri)} answers")
+    if not database.exists():
+        pointers = len(list(Path("reports/run").glob("*/*.json")))
+        advice = f"`bdh sync` fills it from {pointers} results" if pointers else "the first stage makes it"
+        return Check("note" if pointers else "ok", "MLflow store", f"{database} does not exist yet", advice)
+    return _sqlite_store(database)
+
+
+def _sqlite_store(database: Path) -> Check:
+    try:
+        with closing(sqlite3.connect(database, timeout=2.0)) as connection:
+            rows = connection.execute(
+                "SELECT status, count(*) FROM runs WHERE lifecycle_stage = 'active' GROUP BY status"
+            ).fetchall()
+    except sqlite3.Error as error:
+        return Check("problem", "MLflow store", f"{database}: {error}", "move it away, then `bdh sync`")
+    told = ", ".join(f"{count} {status}" for status, count in rows) or "no runs yet"
+    return Check("ok", "MLflow store", f"{database}: {told}", "`bdh audit` compares it with dvc.lock" if rows else "")
+
+
+def disk() -> Check:
+    """Free space where data and runs go."""
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    told = f"{free:.1f} GiB free"
+    if free < NO_DISK_GIB:
+        return Check("problem", "disk", told, "free some space")
+    return Check("note" if free < LITTLE_DISK_GIB else "ok", "disk", told, "the real corpora need about 5 GiB"
+                 if free < LITTLE_DISK_GIB else "")  # fmt: skip
+
+
+def dvc_state() -> Check:
+    """What `dvc repro` would have to do."""
+    if not Path(".dvc").is_dir():
+        return Check("problem", "DVC", "this folder is no DVC repository", "`dvc init`, or clone the repository anew")
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        changed = json.loads(done.stdout or "{}")
+    except (subprocess.TimeoutExpired, json.JSONDecodeError):
+        return Check("note", "DVC", "`dvc status` gives no answer", "run it yourself")
+    if done.returncode != 0 and not changed:
+        return Check("problem", "DVC", one_line(RuntimeError(done.stderr or "dvc status failed")), "mend dvc.yaml")
+    if not changed:
+        return Check("ok", "DVC", "every stage is up to date")
+    return Check("ok", "DVC", f"stages with something to do: {len(changed)}", "`dvc repro`")
+
 
 SIGNS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from bdh.errors import RunError
-from bdh.files import RUNS, TOKENS
-from bdh.repository import enter_root
+from bdh.project.errors import RunError
+from bdh.project.files import RUNS, TOKENS, enter_root
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 LONGEST_SIGN = 8
@@ -30,9 +29,9 @@ def generate(
     import torch
 
     from bdh.corpora.tokens import TokenCorpus
-    from bdh.decoding.text import continue_text
-    from bdh.device import choose_device
-    from bdh.learning.checkpoints import load_run
+    from bdh.generation import continue_text
+    from bdh.project.device import choose_device
+    from bdh.training.checkpoints import load_run
 
     model, config = load_run(folder, choose_device("auto", torch.get_num_threads()))
     corpus = TokenCorpus.open(TOKENS / config["corpus"])

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from bdh.commands.console import say, show_table
-from bdh.errors import RunError
+from bdh.project.errors import RunError
 
 
 def golden(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with golden vectors (*.npz).")]) -> None:
     """Check the models against golden vectors; exit 1 where the largest relative error is above 1e-6."""
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder; name one that holds golden vectors (*.npz)")
-    from bdh.golden import TOLERANCE, check_folder
+    from bdh.golden.vectors import TOLERANCE, check_folder
 
     cases = check_folder(folder)
     show_table(("case", "largest error", "of", "compared", "result"), [_row(case) for case in cases])
@@ -27,7 +27,7 @@ def golden(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder wi
 
 
 def _row(case: object) -> tuple[str, ...]:
-    from bdh.golden import Case
+    from bdh.golden.vectors import Case
 
     assert isinstance(case, Case)
     name, error = case.worst or ("-", None)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdh.commands.console import say
-from bdh.errors import HatcheryError
-from bdh.files import run_key
-from bdh.repository import enter_root
+from bdh.project.errors import HatcheryError
+from bdh.project.files import enter_root, run_key
 
 if TYPE_CHECKING:
     from bdh.params import Params

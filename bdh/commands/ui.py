@@ -18,8 +18,8 @@ import psutil
 import typer
 
 from bdh.commands.console import say
-from bdh.errors import HatcheryError
-from bdh.repository import enter_root
+from bdh.project.errors import HatcheryError
+from bdh.project.files import enter_root
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -36,8 +36,7 @@ def ui(
 ) -> None:
     """Browse the runs in MLflow's user interface until Ctrl-C."""
     enter_root()
-    from bdh.tracking.store import open_store, store_uri
-    from bdh.tracking.view import prepare_view
+    from bdh.tracking.store import open_store, prepare_view, store_uri
 
     remote = store_uri().startswith(("http://", "https://"))
     if not remote:
@@ -107,7 +106,7 @@ def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
 
 def show_address(server: str, experiment: str) -> None:
     """Print the two addresses that one wants: the table of runs and their curves."""
-    from bdh.tracking.view import address
+    from bdh.tracking.store import address
 
     say(f"table:  {address(server, experiment, 'TABLE')}")
     say(f"charts: {address(server, experiment, 'CHART')}")

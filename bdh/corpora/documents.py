@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bdh.errors import CorpusError
+from bdh.project.errors import CorpusError
 
 PIECE_CHARACTERS = 1 << 16
 

@@ -13,7 +13,7 @@ import requests
 
 from bdh.corpora.progress import bytes_progress
 from bdh.corpora.provenance import sha256_of
-from bdh.errors import CorpusError, one_line
+from bdh.project.errors import CorpusError, one_line
 
 ATTEMPTS = 5
 FIRST_WAIT_S = 0.5

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.errors import CorpusError
-from bdh.files import read_json, write_json
+from bdh.project.errors import CorpusError
+from bdh.project.files import read_json, write_json
 
 FILE = "provenance.json"
 

@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Callable
 
 from bdh.corpora.documents import Entry
-from bdh.corpora.plain import PlainReader
+from bdh.corpora.readers import PlainReader
 from bdh.corpora.tokens import SPLITS
-from bdh.errors import CorpusError
 from bdh.params import SplitByDate, SplitByPosition
+from bdh.project.errors import CorpusError
 
 Splits = dict[str, list[Entry]]
 

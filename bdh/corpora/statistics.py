@@ -1,4 +1,7 @@
-"""Numbers about a tokenized corpus: the unigram baseline, the known floor, counts per split."""
+"""Numbers about a tokenized corpus: the unigram baseline, the known floor, counts per split.
+
+The baseline that every model must beat: how often each token occurs, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ import pyarrow.parquet as pq
 from bdh.corpora.splits import Splits
 from bdh.corpora.tokenizer import Tokenizer
 from bdh.corpora.tokens import DOCUMENTS
-from bdh.corpora.unigram import unigram_bits_per_byte
 
 BLOCK = 1 << 24
 
@@ -91,3 +93,18 @@ def _floors(documents: Path, names: list[str]) -> dict[str, float] | None:
         nats = math.fsum(row["floor_nats"] for row in rows)
         floors[name] = nats / math.log(2.0) / sum(row["utf8_bytes"] for row in rows)
     return floors
+
+
+def unigram_bits_per_byte(
+    train_counts: np.ndarray, counts: np.ndarray, token_bytes: np.ndarray, end_of_text: int | None
+) -> float:
+    """Bits per byte of a text under the add-one unigram of the training split.
+
+    `counts` holds the scored targets: every token of a document but its first, no end of text.
+    p(token) = (count in train + 1) / (tokens in train + V).
+    """
+    nats = math.log(train_counts.sum() + len(train_counts)) - np.log(train_counts + 1.0)
+    scored = counts.astype(np.float64)
+    if end_of_text is not None:
+        scored[end_of_text] = 0.0
+    return float(scored @ nats / math.log(2.0) / (scored @ token_bytes))

@@ -5,7 +5,7 @@ A variant is a module `bdh/models/<variant>.py` that defines three names:
 - `Config`: a frozen dataclass of plain numbers, strings and booleans, all with defaults;
 - `Model`: a subclass of `LanguageModel` whose constructor takes `(config, vocab_size)`;
 - `TINY`: settings of the Config that make a model of a few thousand parameters, without dropout and with room for 32
-  tokens; the contract suite (`tests/test_models_contract.py`) builds every variant from them.
+  tokens; the contract suite (`tests/models/test_contract.py`) builds every variant from them.
 
 Shape letters in names, fixed for the whole project: B batch (independent streams), T tokens, D embedding,
 H heads, N neurons per head, L layers, V vocabulary, S snapshots.
@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.errors import ParamsError
 from bdh.models.catalog import known_variants
+from bdh.project.errors import ParamsError
 
 State = dict[str, Tensor]
 """What a stream needs to go on. Every tensor has the batch B as its first dimension; `position` (B,) int64

@@ -7,7 +7,7 @@
   `rho` = sum over earlier tokens of q x^T, of constant size, for reading on without limit.
 - Parameter names are those of the official model (`encoder` D_x, `encoder_v` D_y, `decoder` E of the paper); its
   checkpoints load by name.
-- Trained on a GPU in bfloat16, the layers run as fused kernels (`bdh.nn.fused_stack`); what stands here is the
+- Trained on a GPU in bfloat16, the layers run as fused kernels (`bdh.kernels.training.step`); what stands here is the
   reference for them, and runs everywhere else.
 - Inside, the head is the first dimension (H,B,T,N): every product is then a batch of plain ones without a transpose.
 
@@ -30,15 +30,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.errors import ParamsError
+from bdh.kernels.training.dispatch import fused_output
+from bdh.kernels.training.shape import DEFAULT, Tuning
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
+from bdh.nn.attention import attend_chunked, attend_parallel
+from bdh.nn.counts import bdh_neurons, bdh_operations
 from bdh.nn.dropout import dropout
-from bdh.nn.fused_path import fused_output
-from bdh.nn.fused_settings import DEFAULT, Tuning
-from bdh.nn.linear_attention import attend_chunked, attend_parallel
-from bdh.nn.operations import bdh_neurons, bdh_operations
 from bdh.nn.probe import tap
 from bdh.nn.rope import neuron_frequencies, pair_frequencies, rotate, rotation
+from bdh.project.errors import ParamsError
 
 TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.0}
 COMPILED_PREFIX = "_orig_mod."
@@ -63,10 +63,10 @@ class Config:
 class Model(LanguageModel):
     """The official model; see the head of this file.
 
-    `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.nn.fused_path`); `tuning` holds what may be tuned
-    there; `first_stream` counts the streams of the global batch before those of this process, so that equally seeded
-    processes drop what one process would drop. `carried`: activations add up over layers and there is no residual
-    stream (`eq8`).
+    `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.kernels.training.dispatch`); `tuning`
+    holds what may be tuned there; `first_stream` counts the streams of the global batch before those of this process,
+    so that equally seeded processes drop what one process would drop. `carried`: activations add up over layers and
+    there is no residual stream (`eq8`).
     """
 
     carried: ClassVar[bool] = False
@@ -151,7 +151,7 @@ class Model(LanguageModel):
         }
 
     def flops_per_token(self, window: int) -> float:
-        """Forward operations per token of the parallel form; the formula is in `bdh.nn.operations.bdh_operations`."""
+        """Forward operations per token of the parallel form; the formula is in `bdh.nn.counts.bdh_operations`."""
         H, D, N = self.encoder.shape
         return bdh_operations(self.config.n_layer, D, H, N, self.vocab_size, window)
 

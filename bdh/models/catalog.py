@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-NOT_VARIANTS = {"__init__", "base", "catalog"}
+NOT_VARIANTS = {"__init__", "base", "catalog", "slim"}
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdh.kernels.training.dispatch import fused_output
 from bdh.models.base import Output, State, cross_entropy
 from bdh.models.bdh import Config as Config
 from bdh.models.bdh import Model as LayeredModel
+from bdh.nn.attention import attend_chunked, attend_parallel
 from bdh.nn.dropout import dropout
-from bdh.nn.fused_path import fused_output
-from bdh.nn.linear_attention import attend_chunked, attend_parallel
 from bdh.nn.probe import tap
 from bdh.nn.rope import rotate, rotation
 

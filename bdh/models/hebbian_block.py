@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.errors import ParamsError
 from bdh.models.base import LanguageModel, Output, State, cross_entropy
-from bdh.nn.half_rope import half_rotation, rotate_halves
 from bdh.nn.probe import listening, tap
+from bdh.nn.rope import half_rotation, rotate_halves
+from bdh.project.errors import ParamsError
 
 INIT_STD = 0.02
 INITIAL_ETA = 0.1

@@ -8,7 +8,7 @@
 - rho decays by a mixture of kernels. As published this is algebraically one decay, sum_k w_k u_k; `separate_kernels`
   keeps one rho per kernel and reads their weighted sum, which remembers longer.
 - Every mechanism is switched off by its setting alone; the `neuro_no_*` and `neuro_only_*` variants do that.
-- Spikes are drawn while training and are a fixed function of the position in evaluation (`bdh.nn.reservoir_spikes`).
+- Spikes are drawn while training and are a fixed function of the position in evaluation (`bdh.reservoir.step`).
 
 Shape letters: B batch, T tokens, D embedding, N neurons, K synaptic kernels, V vocabulary.
 """
@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bdh.errors import ParamsError
 from bdh.models.recurrent import TINY
 from bdh.models.recurrent import Config as RecurrentConfig
 from bdh.models.stabilized import ReadoutModel
-from bdh.nn.reservoir import Rules
+from bdh.project.errors import ParamsError
+from bdh.reservoir.step import Rules
 
 __all__ = ["TINY", "Config", "Model"]
 

@@ -20,11 +20,9 @@ from torch import Tensor, nn
 
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
 from bdh.nn import probe
-from bdh.nn.reservoir import Rules, Stream, Weights, fresh_stream
-from bdh.nn.reservoir_diagnostics import stream_diagnostics
-from bdh.nn.reservoir_scan import Trace, scan
-from bdh.nn.reservoir_spikes import drawn_spikes, fixed_spikes
-from bdh.nn.reservoir_truncation import truncated_scan
+from bdh.reservoir.scan import Trace, scan
+from bdh.reservoir.step import Rules, Stream, Weights, drawn_spikes, fixed_spikes, fresh_stream, stream_diagnostics
+from bdh.reservoir.truncation import truncated_scan
 
 TINY = {"n": 24, "d": 8}
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from bdh.models.slim_backprop import TINY as TINY
-from bdh.models.slim_backprop import Config as Config
-from bdh.models.slim_backprop import Model as PlasticModel
+from bdh.models.slim import TINY as TINY
+from bdh.models.slim import Config as Config
+from bdh.models.slim import Model as PlasticModel
 
 
 class Model(PlasticModel):

@@ -11,6 +11,6 @@ holds that growth at `target_activity` if it is the faster of the two: per step 
 hebbian_lr * n_embd (the squared length of a normalised input), homeostasis shrinks it by at most a tenth.
 """
 
-from bdh.models.slim_backprop import TINY, Config, Model
+from bdh.models.slim import TINY, Config, Model
 
 __all__ = ["TINY", "Config", "Model"]

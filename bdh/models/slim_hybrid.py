@@ -3,6 +3,6 @@
 The model is `slim_backprop`'s; `train.learning_rule: hybrid` in its section of params.yaml makes the difference.
 """
 
-from bdh.models.slim_backprop import TINY, Config, Model
+from bdh.models.slim import TINY, Config, Model
 
 __all__ = ["TINY", "Config", "Model"]

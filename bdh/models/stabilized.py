@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bdh.models.recurrent import TINY
 from bdh.models.recurrent import Model as Recurrent
-from bdh.nn.reservoir import Rules
+from bdh.reservoir.step import Rules
 
 __all__ = ["TINY", "Config", "Model"]
 

@@ -4,7 +4,7 @@
   embedding tied to the readout.
 - `n_layer`, `n_embd`, `n_head` and `mlp_internal_dim_multiplier` describe the BDH that it stands beside, not itself;
   `match` says what is equal: total parameters, or operations per token at the training window. What came out of the
-  sizing is in `Model.resolved`; the rule is in `bdh.nn.transformer_size`.
+  sizing is in `Model.resolved`; the rule is in `bdh.nn.counts`.
 - Its state is a KV cache: it grows with the text and ends at `block_size`.
 
 | parameter | shape | init |
@@ -27,11 +27,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.errors import ParamsError, RunError
 from bdh.models.base import LanguageModel, Output, State, cross_entropy
-from bdh.nn.operations import bdh_neurons, bdh_operations, bdh_parameters, transformer_operations
+from bdh.nn.counts import (
+    Shape,
+    bdh_neurons,
+    bdh_operations,
+    bdh_parameters,
+    shape_for_operations,
+    shape_for_parameters,
+    transformer_operations,
+)
 from bdh.nn.probe import tap
-from bdh.nn.transformer_size import Shape, shape_for_operations, shape_for_parameters
+from bdh.project.errors import ParamsError, RunError
 
 TINY: dict[str, Any] = {
     "n_layer": 2,
@@ -145,7 +152,7 @@ class Model(LanguageModel):
         return self.config.block_size
 
     def flops_per_token(self, window: int) -> float:
-        """Forward operations per token; the formula is in `bdh.nn.operations.transformer_operations`."""
+        """Forward operations per token; the formula is in `bdh.nn.counts.transformer_operations`."""
         shape = self.shape
         return transformer_operations(shape.width, shape.depth, shape.hidden, self.vocab_size, window)
 

@@ -1,6 +1,5 @@
 """params.yaml: every key typed and checked in one place; a mistake names its dotted path and what is allowed."""
 
-from bdh.params.checks import FILE, load
 from bdh.params.corpora import (
     BpeTokenizer,
     ByteTokenizer,
@@ -17,8 +16,8 @@ from bdh.params.corpora import (
     SplitByPosition,
     Tokenizer,
 )
-from bdh.params.evaluations import Frontier, Hebbian
-from bdh.params.training import Train
+from bdh.params.load import FILE, load
+from bdh.params.training import Frontier, Hebbian, Train
 from bdh.params.whole import Params, corpus_of
 
 __all__ = [

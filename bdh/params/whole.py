@@ -6,13 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bdh.errors import ParamsError
 from bdh.models.catalog import settings_of
 from bdh.params.corpora import Corpus
-from bdh.params.evaluations import Frontier, FrontierScale, Hebbian, HebbianScale
-from bdh.params.mistakes import suggest
-from bdh.params.section import Count, Name, Scale, Section
-from bdh.params.training import Overrides, Scales, Train, Variant
+from bdh.params.section import Count, Name, Scale, Section, suggest
+from bdh.params.training import Frontier, FrontierScale, Hebbian, HebbianScale, Overrides, Scales, Train, Variant
+from bdh.project.errors import ParamsError
 
 
 class Params(Section):

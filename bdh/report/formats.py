@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bdh.report.spread import Difference, Spread
+from bdh.report.data.spread import Difference, Spread
 
 ABSENT = "–"
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

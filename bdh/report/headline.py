@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bdh.report import formats, measures
-from bdh.report.claims import judge
-from bdh.report.frontier_table import METRICS, metric_verdict
-from bdh.report.inputs import Inputs
-from bdh.report.synapse_table import variant_verdict
-from bdh.report.verdicts import ABOVE, BELOW, BETTER, WORSE
+from bdh.report import formats
+from bdh.report.claims.ledger import judge
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs
+from bdh.report.data.spread import ABOVE, BELOW, BETTER, WORSE
+from bdh.report.tables.arms import variant_verdict
+from bdh.report.tables.frontier import METRICS, metric_verdict
 
 LABELS = {
     "laptop": "Laptop scale: small budgets. Not evidence about the variants at scale.",

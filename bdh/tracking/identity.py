@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from bdh.lockfile import (
+from bdh.project.lockfile import (
     PARAMS,
     Entry,
     current_deps,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bdh.files import REPORTS, RUNS, read_json
+from bdh.project.files import REPORTS, RUNS, read_json
 
 CLOCK_S = 0.05
 NOT_METRICS = {"variant", "corpus", "seed"}

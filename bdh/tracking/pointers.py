@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.errors import HatcheryError
-from bdh.files import REPORTS, read_json, write_json
-from bdh.lockfile import Entry, file_md5, load_lock, record_rewrite, stage_and_key, stage_name
+from bdh.project.errors import HatcheryError
+from bdh.project.files import REPORTS, read_json, write_json
+from bdh.project.lockfile import Entry, file_md5, load_lock, record_rewrite, stage_and_key, stage_name
 from bdh.tracking.mirror import pointer_path
 
 TRACKED = ("train", "hebbian", "frontier", "compare")

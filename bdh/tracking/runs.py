@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.errors import HatcheryError
-from bdh.files import read_json, write_json
+from bdh.project.errors import HatcheryError
+from bdh.project.files import read_json, write_json
 from bdh.tracking import identity, mirror
-from bdh.tracking.records import Record, now_ms, plain_tags
+from bdh.tracking.record import Record, now_ms, plain_tags
 from bdh.tracking.store import Store, shown
 
 RESUME_FILE = "mlflow.json"

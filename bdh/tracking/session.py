@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import bdh
-from bdh.errors import one_line
-from bdh.files import write_json
+from bdh.project.errors import one_line
+from bdh.project.files import write_json
 from bdh.tracking.mirror import is_number, pointer_path
 from bdh.tracking.runs import RESUME_FILE, Opening, opening_message
 from bdh.tracking.store import prepare_environment

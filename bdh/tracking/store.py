@@ -4,10 +4,13 @@
 - A SQLite store is made under a file lock, in a temporary file that is renamed when complete: any number of stages may
   start at once on a fresh folder, and a killed one leaves no half-made tables behind.
 - A server that does not answer, or a database that another program has locked, costs seconds.
+
+The view of the runs table that `bdh ui` opens: the headline numbers as columns, in a sensible order.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bdh.errors import HatcheryError, one_line
+from bdh.project.errors import HatcheryError, one_line
 
 EXPERIMENT = "hatchery"
 EXPERIMENT_TAGS = {
@@ -248,3 +251,43 @@ def _experiment(client: Any, artifacts: str | None) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
+
+
+KEY = "results"
+TAG = f"mlflow.sharedViewState.{KEY}"
+TAGS = ("variant", "corpus", "seed")
+METRICS = (
+    "validation/bits_per_byte",
+    "test/bits_per_byte/static",
+    "test/bits_per_byte/carry",
+    "test/bits_per_byte/observe",
+    "test/perplexity/static",
+    "density/x_sparse",
+    "frontier/dead_neurons_share",
+    "frontier/tmi",
+    "frontier/sps",
+    "frontier/sec",
+    "parameters",
+    "timing/tokens_per_s",
+)
+WIDTH = 160
+PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode={mode}&viewStateShareKey={key}"
+
+
+def columns() -> list[str]:
+    """Columns of the table as MLflow names them."""
+    return [f"tags.`{name}`" for name in TAGS] + [f"metrics.`{name}`" for name in METRICS] + ["attributes.`Models`"]
+
+
+def prepare_view(store: Store) -> None:
+    """Keep the view with the experiment, where MLflow keeps the views that people share."""
+    widths = {name: WIDTH for name in columns() if name.startswith("metrics.")}
+    state = {"selectedColumns": columns(), "columnOrder": columns(), "columnWidths": widths}
+    wanted = json.dumps(state)
+    if store.client.get_experiment(store.experiment_id).tags.get(TAG) != wanted:
+        store.client.set_experiment_tag(store.experiment_id, TAG, wanted)
+
+
+def address(server: str, experiment_id: str, mode: str) -> str:
+    """Address of the view on a server; `mode` is TABLE or CHART."""
+    return f"{server.rstrip('/')}/{PAGE.format(experiment=experiment_id, mode=mode, key=KEY)}"

@@ -4,6 +4,8 @@
 `run` with the ids, `problem` with one line, `done` at the end. When the stage's process disappears, even by SIGKILL,
 the input ends and the run is closed as KILLED. An outage keeps the messages; they are tried again now and then and once
 more at the end.
+
+Load of the machine and of the training process, under MLflow's own metric names (`system/...`).
 """
 
 from __future__ import annotations
@@ -21,11 +23,69 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bdh.errors import HatcheryError
-from bdh.tracking.records import Record
+import psutil
+
+from bdh.project.errors import HatcheryError
+from bdh.tracking.record import Record
 from bdh.tracking.runs import Opening, add_history, begin, describe, mirror_everything, opening_from
 from bdh.tracking.store import Store, open_store, short
-from bdh.tracking.system import Sampler
+
+FIRST_INTERVAL_S = 1.0
+SAMPLES_PER_INTERVAL = 60
+LONGEST_INTERVAL_S = 60.0
+MEGA = 1e6
+
+
+class Sampler:
+    """Samples every second at first, then ever more rarely, so that a week of training stays a few thousand points."""
+
+    def __init__(self, pid: int) -> None:
+        """Watch the process `pid` beside the machine."""
+        self._pid = pid
+        self._taken = 0
+        self._due = time.monotonic()
+        self._gpus: list[Any] | None = None
+        psutil.cpu_percent()
+
+    def due(self) -> bool:
+        """Whether it is time for a sample."""
+        return time.monotonic() >= self._due
+
+    def sample(self) -> dict[str, float]:
+        """One sample; a part that cannot be measured is left out."""
+        doublings = self._taken // SAMPLES_PER_INTERVAL
+        self._due = time.monotonic() + min(FIRST_INTERVAL_S * 2**doublings, LONGEST_INTERVAL_S)
+        self._taken += 1
+        memory = psutil.virtual_memory()
+        found = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/system_memory_usage_megabytes": memory.used / MEGA,
+            "system/system_memory_usage_percentage": memory.percent,
+        }
+        with suppress(psutil.Error):
+            found["system/process_memory_megabytes"] = psutil.Process(self._pid).memory_info().rss / MEGA
+        return found | self._gpu_sample()
+
+    def _gpu_sample(self) -> dict[str, float]:
+        try:
+            import pynvml
+        except ImportError:
+            return {}
+        found: dict[str, float] = {}
+        with suppress(pynvml.NVMLError):
+            if self._gpus is None:
+                self._gpus = []
+                pynvml.nvmlInit()
+                self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            for index, gpu in enumerate(self._gpus):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+                name = f"system/gpu_{index}"
+                found[f"{name}_memory_usage_megabytes"] = float(memory.used) / MEGA
+                found[f"{name}_memory_usage_percentage"] = 100 * float(memory.used) / float(memory.total)
+                found[f"{name}_utilization_percentage"] = float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
+                found[f"{name}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
+        return found
+
 
 TICK_S = 0.5
 FLUSH_EVERY_S = 2.0
@@ -121,7 +181,7 @@ class Writer:
 
     def _apply(self, message: Message) -> None:
         if message["op"] == "champions":
-            from bdh.tracking.registry import crown
+            from bdh.tracking.champions import crown
 
             assert self._store is not None
             crown(self._store, message["summary"])

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bdh.corpora.planted import Planted
-from bdh.corpora.sample import play_words as words
+from bdh.corpora.sample import words
 from bdh.corpora.sample.choices import Choices, Text
-from bdh.corpora.sample.names import PEOPLE, PLACES, nonsense
+from bdh.corpora.sample.words import PEOPLE, PLACES, nonsense
 
 ACTS = 3
 SPEECHES = (11, 14)

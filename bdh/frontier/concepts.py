@@ -1,0 +1,206 @@
+"""Concepts with labels: planted by a generator, or found in the text of transcripts and plays by written rules.
+
+Rules that find concepts in text: figures in transcripts, who speaks in calls and plays, stage directions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bdh.corpora.tokens import TokenCorpus
+from bdh.frontier.passages import Passages
+
+LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class Span:
+    """A concept from place `start` to just before `end`."""
+
+    concept: str
+    start: int
+    end: int
+
+
+PATTERNS = {
+    "currency": re.compile(
+        r"[$€£¥]\s?\d[\d.,]*(?:\s(?:thousand|million|billion|trillion))?|\b(?:dollars?|euros?|cents?|pounds?)\b", re.I
+    ),
+    "number": re.compile(r"\d[\d.,]*\d|\d"),
+    "year term": re.compile(
+        r"\b(?:19|20)\d\d\b|\b(?:quarter(?:ly)?|fiscal|annual(?:ly)?|year-over-year|year-on-year|full[- ]year)\b", re.I
+    ),
+    "stage direction": re.compile(r"\[[^\]\n]{1,300}\]|^(?:Enter|Exit|Exeunt|Re-enter)\b[^\n]*$", re.M),
+}
+SPEECH = re.compile(r"(?:\A|(?<=\n\n))(?P<name>[A-Z][A-Za-z'’ ]{0,40}(?=:\n)|[A-Z][A-Z'’ ]{1,40}(?=\.\n))[:.]\n")
+CLASSES = {
+    "noble": re.compile(r"\b(?:king|queen|duke|duchess|prince|princess|lord|lady|earl|sir|count(?:ess)?)\b", re.I),
+    "commoner": re.compile(r"\b(?:citizens?|servants?|serving\w*|messenger|murderer|gaoler|nurse|clown|peter)\b", re.I),
+    "soldier": re.compile(r"\b(?:soldiers?|captain|officer|watchman|guard|lieutenant)\b", re.I),
+    "clergy": re.compile(r"\b(?:friar|bishop|archbishop|cardinal|priest|abbot)\b", re.I),
+}
+ANONYMOUS = re.compile(r"(?:Unidentified|Unknown)\b.*$")
+TITLE = re.compile(r"\s+[-–—]+\s+")
+HEADINGS = {
+    "executives": "executive",
+    "company participants": "executive",
+    "analysts": "analyst",
+    "conference call participants": "analyst",
+}
+
+
+def spans_of_text(text: str) -> Iterator[Span]:
+    """All concepts of one document, in characters."""
+    for name, pattern in PATTERNS.items():
+        yield from (Span(name, *match.span()) for match in pattern.finditer(text))
+    roles = list(call_roles(text))
+    yield from roles or play_speeches(text)
+
+
+def call_roles(text: str) -> Iterator[Span]:
+    """Turns of a transcript by the role of the speaker: operator, executive or analyst; none for other text.
+
+    The head of a transcript lists names below the headings of `HEADINGS`, with or without a title after a dash; a
+    turn starts with a line that holds a listed name, or "Operator", alone.
+    """
+    roles: dict[str, str] = {}
+    role, start, place, heading = None, 0, 0, None
+    for line in text.splitlines(keepends=True):
+        name = line.strip()
+        speaker = _role_of(name, roles)
+        if name.lower() in HEADINGS:
+            heading = HEADINGS[name.lower()]
+        elif speaker is not None and (roles or speaker == "operator"):
+            if role is not None:
+                yield Span(f"role: {role}", start, place)
+            heading, role, start = None, speaker, place + len(line)
+        elif heading is not None and name and len(name) <= LONGEST_NAME:
+            roles[TITLE.split(name)[0]] = heading
+        place += len(line)
+    if role is not None and roles:
+        yield Span(f"role: {role}", start, place)
+
+
+def _role_of(name: str, roles: dict[str, str]) -> str | None:
+    if name == "Operator":
+        return "operator"
+    if ANONYMOUS.match(name) and len(name) <= LONGEST_NAME:
+        return "analyst"
+    return roles.get(name)
+
+
+def play_speeches(text: str) -> Iterator[Span]:
+    """Names of speakers and speeches by the class of the speaker.
+
+    A name opens a paragraph and stands alone on its line, before a colon, or in capitals before a full stop.
+    """
+    found = list(SPEECH.finditer(text))
+    for match, following in zip(found, [*found, None][1:], strict=True):
+        yield Span("speaker name", match.start("name"), match.end("name"))
+        end = len(text) if following is None else following.start()
+        for name, pattern in CLASSES.items():
+            if pattern.search(match["name"]):
+                yield Span(f"class: {name}", match.end(), end)
+
+
+MOST_COUNTED = 5_000_000
+RAREST, COMMONEST = 0.002, 0.6
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """M labelled tokens and C concepts.
+
+    concepts: M,C bool. document, window: M, where each token stands. frequency: M, class of how often the token occurs
+    in the training split (classes that double). of_documents: C, whether the concept is constant within documents.
+    """
+
+    names: list[str]
+    concepts: np.ndarray
+    document: np.ndarray
+    window: np.ndarray
+    frequency: np.ndarray
+    of_documents: list[bool]
+
+
+def label(corpus: TokenCorpus, split: str, passages: Passages) -> Labelled | None:
+    """Concepts of the inputs of `passages`, None when fewer than two of them cover 0.2 to 60 % of the tokens."""
+    size = int(corpus.tokens(split).size)
+    spans = planted_spans(corpus, split) or text_spans(corpus, split, np.unique(passages.row))
+    masks = {name: np.zeros(size, dtype=bool) for name in sorted({span.concept for span in spans})}
+    for span in spans:
+        masks[span.concept][span.start : span.end] = True
+    labels = {name: mask[passages.places] for name, mask in masks.items()} | _sectors(corpus, passages)
+    labels = {name: mask for name, mask in labels.items() if RAREST <= mask.mean() <= COMMONEST}
+    if len(labels) < 2:
+        return None
+    concepts = np.stack(list(labels.values()), axis=1)
+    return Labelled(
+        names=list(labels),
+        concepts=concepts,
+        document=passages.row,
+        window=np.repeat(np.arange(passages.text.windows), passages.text.lengths),
+        frequency=frequency_classes(corpus)[passages.text.inputs],
+        of_documents=[_constant(mask, passages.row) for mask in concepts.T],
+    )
+
+
+def frequency_classes(corpus: TokenCorpus) -> np.ndarray:
+    """floor(log2(1 + occurrences)) of every token id among the first five million of the training split (V)."""
+    tokens = np.asarray(corpus.tokens("train")[:MOST_COUNTED])
+    return np.floor(np.log2(1 + np.bincount(tokens, minlength=corpus.vocab_size))).astype(np.int64)
+
+
+def planted_spans(corpus: TokenCorpus, split: str) -> list[Span]:
+    """The concepts that a generator planted, in places of the split's own array; none for any other corpus."""
+    table = corpus.labels
+    if table is None:
+        return []
+    table = table[table["split"] == split]
+    columns = zip(table["concept"], table["token_start"], table["token_end"], strict=True)
+    return [Span(str(concept), int(start), int(end)) for concept, start, end in columns]
+
+
+def text_spans(corpus: TokenCorpus, split: str, rows: np.ndarray) -> list[Span]:
+    """Concepts that the rules of `bdh.frontier.concepts` find in some documents, in places of the split's array.
+
+    A token belongs to a span when it shares a byte with it. A document whose text is not what its tokens' bytes are
+    (no valid UTF-8) has none.
+    """
+    tokens, found = corpus.tokens(split), []
+    for row in rows.tolist():
+        first, end = (int(corpus.documents.loc[row, name]) for name in ("token_start", "token_end"))
+        ids = np.asarray(tokens[first:end]).astype(np.int64)
+        text = corpus.decode(ids.tolist())
+        ends = np.cumsum(np.asarray(corpus.token_bytes)[ids])
+        offset = _byte_offsets(text)
+        if not ids.size or offset[-1] != ends[-1]:
+            continue
+        for span in spans_of_text(text):
+            start, stop = int(offset[span.start]), int(offset[span.end])
+            left = int(np.searchsorted(ends, start, side="right"))
+            right = int(np.searchsorted(ends, stop, side="left")) + 1
+            found.append(Span(span.concept, first + left, first + min(right, ids.size)))
+    return found
+
+
+def _byte_offsets(text: str) -> np.ndarray:
+    """UTF-8 bytes before every character, and of the whole text."""
+    sizes = [len(character.encode("utf-8", errors="replace")) for character in text]
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def _sectors(corpus: TokenCorpus, passages: Passages) -> dict[str, np.ndarray]:
+    """One concept per sector of the companies, constant within a document."""
+    sectors = corpus.documents.loc[passages.row, "sector"].astype("string").fillna("").to_numpy(dtype=object)
+    return {f"sector: {name}": sectors == name for name in sorted(set(sectors.tolist()) - {""})}
+
+
+def _constant(mask: np.ndarray, row: np.ndarray) -> bool:
+    number = np.unique(row, return_inverse=True)[1]
+    share = np.bincount(number, weights=mask) / np.bincount(number)
+    return bool(np.isin(share, (0.0, 1.0)).all())

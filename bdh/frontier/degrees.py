@@ -1,0 +1,118 @@
+"""Degree distributions of a neuron graph: heavier than an exponential, and if so, a power law or a lognormal?
+
+A straight line through a log-log plot finds a power law in almost anything. Here the tail is fitted by maximum
+likelihood from the cut-off that the Kolmogorov-Smirnov distance picks (Clauset, Shalizi & Newman 2009; package
+`powerlaw`, Alstott et al. 2014), and compared with an exponential and a lognormal on the same tail by Vuong's
+normalised likelihood ratio, which is standard normal where both fit alike.
+
+The value is the ratio against the exponential, positive for a heavier tail; the verdict also asks that untrained
+twins do not show it. `law` says what the comparison with the lognormal allows to say beyond that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from bdh.frontier.graph import Edges
+from bdh.frontier.rows import absent, metric_row
+from bdh.intervals import LEVEL
+
+FEWEST = 50
+EXPONENTIAL = "exponential tail"
+NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
+
+
+def degrees_of(blocks: list[Edges]) -> dict[str, np.ndarray]:
+    """In- and out-degrees of all neurons of all blocks, unweighted."""
+    return {
+        "in": np.concatenate([np.bincount(edges.rows, minlength=edges.neurons) for edges in blocks]),
+        "out": np.concatenate([np.bincount(edges.columns, minlength=edges.neurons) for edges in blocks]),
+    }
+
+
+def compute(own: list[Edges] | None, twins: list[list[Edges]]) -> dict[str, Any]:
+    """Rows for `in` and `out` degrees beside those of untrained twins."""
+    if own is None:
+        return {"in": absent(NO_GRAPH), "out": absent(NO_GRAPH)}
+    found = degrees_of(own)
+    others = [degrees_of(twin) for twin in twins]
+    return {side: row(found[side], [other[side] for other in others]) for side in ("in", "out")}
+
+
+def row(degrees: np.ndarray, twins: list[np.ndarray]) -> dict[str, Any]:
+    """The row of one sample of degrees; fewer than 50 in the tail cannot be fitted: null with a reason."""
+    own = fit(degrees)
+    if own is None:
+        return absent(f"fewer than {FEWEST} neurons in the tail, or all degrees the same")
+    value, p = own["exponential"]
+    fitted = [found for twin in twins if (found := fit(twin)) is not None]
+    alternative, chance = own["lognormal"]
+    return metric_row(
+        value,
+        nulls={},
+        tests={EXPONENTIAL: {"mean": 0.0, "sd": 1.0, "z": value, "p": p, "draws": 0, "p_method": "likelihood ratio"}},
+        interval=(value - 1.959963985, value + 1.959963985),
+        n=own["tail"],
+        untrained=[found["exponential"][0] for found in fitted],
+        reference=None,
+        reference_untrained=[],
+        alpha=own["alpha"],
+        alpha_ci_low=own["alpha"] - 1.959963985 * own["sigma"],
+        alpha_ci_high=own["alpha"] + 1.959963985 * own["sigma"],
+        alpha_untrained=[found["alpha"] for found in fitted],
+        smallest=own["smallest"],
+        distance=own["distance"],
+        lognormal={"ratio": alternative, "p": chance},
+        law=law(own),
+    )
+
+
+def fit(degrees: np.ndarray) -> dict[str, Any] | None:
+    """Power law of the tail and its likelihood ratios (value, p) against exponential and lognormal.
+
+    None with fewer than 50 degrees in the tail, fewer than two different ones, or a fit that does not converge.
+    """
+    import powerlaw
+
+    positive = degrees[degrees > 0]
+    if positive.size < FEWEST or np.unique(positive).size < 3:
+        return None
+    with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        found = powerlaw.Fit(positive, discrete=True, verbose=False)
+        ratios = {
+            name: tuple(map(float, found.distribution_compare("power_law", name, normalized_ratio=True)))
+            for name in ("exponential", "lognormal")
+        }
+        error = float(found.power_law.standard_err)
+    tail = int((positive >= found.xmin).sum())
+    numbers = (found.alpha, error, found.power_law.D, *ratios["exponential"], *ratios["lognormal"])
+    if tail < FEWEST or not all(math.isfinite(float(number)) for number in numbers):
+        return None
+    return {
+        "alpha": float(found.alpha),
+        "sigma": error,
+        "smallest": int(found.xmin),
+        "distance": float(found.power_law.D),
+        "tail": tail,
+        **ratios,
+    }
+
+
+def law(found: dict[str, Any]) -> str:
+    """What both likelihood ratios allow to say of the tail, each at the level 0.05."""
+    heavier, p = found["exponential"]
+    better, chance = found["lognormal"]
+    if p >= LEVEL:
+        return "exponential and power law fit alike"
+    if heavier < 0:
+        return "exponential fits better than a power law"
+    if chance >= LEVEL:
+        return "heavier than exponential; power law and lognormal fit alike"
+    return f"heavier than exponential; {'power law' if better > 0 else 'lognormal'} fits better"

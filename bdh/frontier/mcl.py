@@ -1,0 +1,175 @@
+"""MCL: how many neurons stand for one concept?
+
+Why: the ratio of a neuron's rates inside and outside a concept reaches 15 to 33 by chance among many neurons, and a
+neuron that was chosen for a concept looks selective on the very text it was chosen on. So neurons are chosen on one
+half of the documents and tested on the other, beside untrained twins: random features of the token's embedding
+already separate concepts that few words make up.
+
+What: concepts are labels of tokens (`bdh.frontier.concepts`). For every neuron and concept the rank-biserial
+correlation of its activation with the concept, against tokens of the same frequency (`bdh.frontier.selectivity`).
+The value is the share of active neurons (active at 1 % of the tokens at least) that are selective for exactly one.
+Null: labels shifted along the text, labels of whole documents dealt to other documents, on 256 neurons.
+Reference protocol: the ten largest ratios P(active | concept) / P(active | not concept), mean over them and concepts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bdh.frontier.concepts import Labelled
+from bdh.frontier.rows import absent, metric_row, point
+from bdh.frontier.selectivity import Half, ridits, selective, usable
+
+FEWEST_NEURONS = 20
+FEWEST_TOKENS = 512
+ACTIVE = 0.01
+NULL_NEURONS = 256
+DRAWS = 40
+TOP = 10
+SHIFTED = "labels shifted along the text"
+NO_TAP = "this variant taps no activations of single neurons"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the neurons of one model did at the labelled tokens: values (n,M) of the activation `tap`."""
+
+    tap: str
+    values: np.ndarray
+
+
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def compute(own: Activations | None, twins: list[Activations], labels: Labelled | None, seed: int = 0) -> Found:
+    """The MCL row of a model beside untrained twins, and r on the second half of its selective neurons, sorted.
+
+    Too few tokens, active neurons or concepts cannot be measured: null with a reason.
+    """
+    if own is None:
+        return absent(NO_TAP), []
+    if labels is None:
+        return absent("nothing in this text is labelled with a concept"), []
+    if labels.document.size < FEWEST_TOKENS:
+        return absent(f"{labels.document.size} tokens, at least {FEWEST_TOKENS} are needed"), []
+    first, second = _halves(labels)
+    kept = usable((first[1], second[1]))
+    if kept.sum() < 2:
+        return absent(
+            f"{int(kept.sum())} concepts occur in both halves of the documents often enough, 2 are needed"
+        ), []
+    active = (own.values > 0).mean(1) >= ACTIVE
+    if active.sum() < FEWEST_NEURONS:
+        return absent(f"{int(active.sum())} active neurons, at least {FEWEST_NEURONS} are needed"), []
+    names = [name for name, ok in zip(labels.names, kept, strict=True) if ok]
+    sides = tuple((where, _only(half, kept)) for where, half in (first, second))
+    found, r = _select(own, sides)
+    row = metric_row(
+        _exactly_one(found),
+        nulls={SHIFTED: _shifted(own, sides, labels, seed)},
+        interval=wilson(int((found.sum(0) == 1).sum()), found.shape[1]),
+        n=found.shape[1],
+        untrained=[_exactly_one(_select(twin, sides)[0]) for twin in twins],
+        reference=_ratio(own, labels, kept),
+        reference_untrained=[_ratio(twin, labels, kept) for twin in twins],
+        tap=own.tap,
+        selective_for_any=float((found.sum(0) > 0).mean()),
+        concepts={name: _concept(found[at], r[at]) for at, name in enumerate(names)},
+        left_out=[name for name, ok in zip(labels.names, kept, strict=True) if not ok],
+        tokens=int(labels.document.size),
+        inactive=int((~active).sum()),
+    )
+    best = np.sort(np.where(found, r, -1.0).max(0))[::-1]
+    return row, [point("mcl", float(at + 1), float(value), "trained") for at, value in enumerate(best) if value > 0]
+
+
+Side = tuple[np.ndarray, Half]
+
+
+def _halves(labels: Labelled) -> tuple[Side, Side]:
+    """Tokens and labels of the documents with even and with odd numbers, of the front and back of fewer than four."""
+    documents = np.unique(labels.document, return_inverse=True)[1]
+    second = documents % 2 == 1
+    if documents.max() < 3:
+        second = np.arange(documents.size) * 2 >= documents.size
+    return _side(labels, np.flatnonzero(~second)), _side(labels, np.flatnonzero(second))
+
+
+def _side(labels: Labelled, where: np.ndarray) -> Side:
+    """Clusters are documents for a concept that is constant within every document, windows for any other."""
+    concepts = labels.concepts[where]
+    document, window = (np.unique(of[where], return_inverse=True)[1] for of in (labels.document, labels.window))
+    cluster = np.stack([document if whole else window for whole in labels.of_documents], axis=1)
+    return where, Half(concepts, labels.frequency[where], cluster)
+
+
+def _only(half: Half, kept: np.ndarray) -> Half:
+    return Half(half.concepts[:, kept], half.frequency, half.cluster[:, kept])
+
+
+def _select(own: Activations, sides: tuple[Side, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`selective` of the active neurons."""
+    values = own.values[(own.values > 0).mean(1) >= ACTIVE]
+    if not len(values):
+        empty = np.zeros((sides[0][1].concepts.shape[1], 0))
+        return empty.astype(bool), empty
+    first, second = (ridits(values[:, where].T, half.frequency) for where, half in sides)
+    return selective((first, second), (sides[0][1], sides[1][1]))
+
+
+def _exactly_one(found_Cn: np.ndarray) -> float:
+    return float((found_Cn.sum(0) == 1).mean()) if found_Cn.shape[1] else 0.0
+
+
+def _shifted(own: Activations, sides: tuple[Side, ...], labels: Labelled, seed: int) -> np.ndarray:
+    """The value on up to 256 neurons with labels moved, 40 draws."""
+    generator = np.random.default_rng([seed, 7])
+    values = own.values[(own.values > 0).mean(1) >= ACTIVE]
+    values = values[generator.permutation(len(values))[:NULL_NEURONS]]
+    ranks = tuple(ridits(values[:, where].T, half.frequency) for where, half in sides)
+    draws = []
+    for _ in range(DRAWS):
+        moved = tuple(moved_labels(half, generator) for _, half in sides)
+        draws.append(_exactly_one(selective((ranks[0], ranks[1]), (moved[0], moved[1]))[0]))
+    return np.array(draws)
+
+
+def moved_labels(half: Half, generator: np.random.Generator) -> Half:
+    """The labels turned by a random number of tokens, those that are constant in every cluster dealt to others."""
+    M = half.concepts.shape[0]
+    turned = np.roll(half.concepts, int(generator.integers(M // 8, M - M // 8 + 1)), axis=0)
+    for concept in range(half.concepts.shape[1]):
+        cluster, inside = half.cluster[:, concept], half.concepts[:, concept]
+        share = np.bincount(cluster, weights=inside) / np.maximum(np.bincount(cluster), 1)
+        if np.isin(share, (0.0, 1.0)).all():
+            turned[:, concept] = (generator.permutation(share) == 1.0)[cluster]
+    return Half(turned, half.frequency, half.cluster)
+
+
+def _concept(found_n: np.ndarray, r_n: np.ndarray) -> dict[str, float | int]:
+    """How many neurons are selective for a concept, and the AUROC of the best of them (all of them where none is)."""
+    best = float(r_n[found_n].max()) if found_n.any() else float(r_n.max())
+    return {"neurons": int(found_n.sum()), "best_auroc": (best + 1) / 2}
+
+
+def _ratio(own: Activations, labels: Labelled, kept: np.ndarray) -> float:
+    """The reference protocol, on the text that the neurons are chosen on."""
+    concepts_MC = labels.concepts[:, kept]
+    fired_nM = (own.values > 0).astype(np.float32)
+    inside = fired_nM @ concepts_MC.astype(np.float32) / concepts_MC.sum(0)
+    outside = fired_nM @ (~concepts_MC).astype(np.float32) / (~concepts_MC).sum(0)
+    return float(np.sort(inside / (outside + 1e-8), axis=0)[-TOP:].mean())
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (1927), over neurons; the text is taken as given."""
+    if trials == 0:
+        return 0.0, 1.0
+    z, share = 1.959963985, hits / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,120 @@
+"""The form that every metric takes: a value beside its null, its interval, an untrained twin and the old protocol.
+
+The long table of curves of one run: metric, x, y, series.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdh.intervals import LEVEL, against_null
+from bdh.project.files import replacing
+
+UNTRAINED = "untrained twin"
+
+
+def metric_row(
+    value: float | None,
+    *,
+    nulls: dict[str, np.ndarray],
+    interval: tuple[float | None, float | None],
+    n: int,
+    untrained: list[float],
+    reference: float | None,
+    reference_untrained: list[float],
+    tests: dict[str, dict[str, Any]] | None = None,
+    **details: Any,
+) -> dict[str, Any]:
+    """One row of the frontier table.
+
+    `nulls`: draws by name; the first is the one that the row's own null_mean, null_sd, z and p stand for.
+    `tests`: nulls whose p comes without draws, in the form of `against_null`.
+    `untrained`: the same value on twins with fresh weights. The verdict is `above its null` or `below its null` only
+    if p < 0.05 against every null and against the twins, all on the same side; where the twins have no
+    spread (a single one, or all the same) the interval must leave their mean out.
+    """
+    compared = {name: against_null(value, draws) for name, draws in nulls.items()} if value is not None else {}
+    compared |= tests or {}
+    twins = against_null(value, np.array(untrained)) if value is not None and untrained else None
+    name = next(iter(compared), None)
+    first = compared[name] if name is not None else {}
+    return {
+        "value": value,
+        "null": name,
+        "null_mean": first.get("mean"),
+        "null_sd": first.get("sd"),
+        "z": first.get("z"),
+        "p": first.get("p"),
+        "ci_low": interval[0],
+        "ci_high": interval[1],
+        "n": n,
+        "untrained_mean": twins["mean"] if twins else None,
+        "untrained_sd": twins["sd"] if twins else None,
+        "untrained_z": twins["z"] if twins else None,
+        "untrained_p": twins["p"] if twins else None,
+        "twins": len(untrained),
+        "reference_protocol": reference,
+        "reference_protocol_untrained": mean_or_none(reference_untrained),
+        "verdict": verdict(value, compared, interval, twins),
+        "nulls": compared,
+        **details,
+    }
+
+
+def verdict(
+    value: float | None,
+    compared: dict[str, dict[str, Any]],
+    interval: tuple[float | None, float | None],
+    twins: dict[str, Any] | None,
+) -> str:
+    """`not measurable`, `above its null`, `below its null` or `not distinguishable from its null`."""
+    if value is None:
+        return "not measurable"
+    sides = {_side(value, entry) for entry in compared.values()}
+    if twins is not None and twins["sd"]:
+        sides.add(_side(value, twins))
+    elif twins is not None:
+        low, high = interval
+        apart = low is not None and high is not None and not low <= twins["mean"] <= high
+        sides.add(int(np.sign(value - twins["mean"])) if apart else 0)
+    if sides == {1}:
+        return "above its null"
+    return "below its null" if sides == {-1} else "not distinguishable from its null"
+
+
+def _side(value: float, entry: dict[str, Any]) -> int:
+    """1 above, -1 below, 0 where p is not under 0.05 or cannot be had."""
+    return int(np.sign(value - entry["mean"])) if entry["p"] is not None and entry["p"] < LEVEL else 0
+
+
+def absent(reason: str) -> dict[str, Any]:
+    """The row of a metric that a variant cannot have."""
+    row = metric_row(
+        None, nulls={}, interval=(None, None), n=0, untrained=[], reference=None, reference_untrained=[]
+    )  # fmt: skip
+    return row | {"reason": reason}
+
+
+def mean_or_none(values: list[float]) -> float | None:
+    """Mean of the values, None when there are none."""
+    return float(np.mean(values)) if values else None
+
+
+def point(metric: str, x: float, y: float | None, series: str) -> dict[str, Any]:
+    """One point of a curve, a row of reports/curves/<key>.csv."""
+    return {"metric": metric, "x": x, "y": y, "series": series}
+
+
+COLUMNS = ("metric", "x", "y", "series")
+
+
+def save(path: Path, points: list[dict[str, Any]]) -> None:
+    """Write the points in their order."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(points)

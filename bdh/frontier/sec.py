@@ -1,0 +1,182 @@
+"""SEC: are more neurons active where the text is surprising?
+
+Why: densities and losses of whole batches share trends, which makes independent series look related; and even in an
+untrained model both are functions of the token, which makes them related by accident of the weights (rank
+correlations of +-.1 on plain text). So the value is taken per token and given the token: a partial rank correlation.
+The null shifts one of the two series along the document and so keeps what each is like by itself.
+
+What: density of the gated code (xs * ys where the variant has it) while a token is read, mean over layers, against
+the surprisal of that token given what came before it. Both as ranks, less their means per token identity and per
+place in the window (places in classes that double in width); the value is the correlation of what is left. The plain
+Spearman correlation stands beside it. Interval: bootstrap over documents, or over blocks of 256 tokens where fewer
+than 8 documents were read.
+Reference protocol: Pearson correlation over windows of the density of x_sparse in layer 0 and exp(mean surprisal)
+clipped at 1000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from bdh.frontier.rows import UNTRAINED, absent, metric_row, point
+from bdh.hebbian.held_out import HeldOut
+from bdh.hebbian.scores import bootstrap_units
+from bdh.intervals import against_null, percentiles
+
+FEWEST = 64
+ROUNDS = 5
+CLIP = 1000.0
+BLOCK = 256
+CLASSES = 10
+NO_TAP = "this variant taps no sparse activations, they have no density"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one model did with the text: density of a tap per layer and token (L,P), surprisal in nats (P).
+
+    first_code: density of x_sparse in layer 0 (P), None where it is not tapped.
+    """
+
+    tap: str
+    density: np.ndarray
+    nats: np.ndarray
+    first_code: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """draws: shifts in the null; resamplings: of documents for the interval; seed of both."""
+
+    draws: int
+    resamplings: int
+    seed: int = 0
+
+
+def compute(
+    reading: Reading | None, twins: list[Reading], text: HeldOut, settings: Settings
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The SEC row of a model beside its untrained twins, and the mean density by tenth of surprisal."""
+    if reading is None:
+        return absent(NO_TAP), []
+    if (text.position > 1).sum() < FEWEST:
+        return absent(f"fewer than {FEWEST} tokens with a surprisal"), []
+    pairs = Pairs(text)
+    mean_density = reading.density.mean(0)
+    if np.ptp(mean_density[pairs.places]) == 0:
+        return absent("the density is the same at every token, nothing varies"), []
+    shifts = pairs.shifts(settings)
+    rest = pairs.partial(mean_density, reading.nats)
+    raw = pairs.ranks(mean_density, reading.nats)
+    row = metric_row(
+        correlation(*rest),
+        nulls={"surprisal shifted along the document": _shifted(rest, shifts)},
+        interval=_interval(rest, pairs, settings),
+        n=int(pairs.places.size),
+        untrained=[correlation(*pairs.partial(twin.density.mean(0), twin.nats)) for twin in twins],
+        reference=reference_protocol(reading, text),
+        reference_untrained=[r for twin in twins if (r := reference_protocol(twin, text)) is not None],
+        tap=reading.tap,
+        spearman=against_null(correlation(*raw), _shifted(raw, shifts)) | {"value": correlation(*raw)},
+        spearman_untrained=[correlation(*pairs.ranks(twin.density.mean(0), twin.nats)) for twin in twins],
+        layers=[correlation(*pairs.partial(layer, reading.nats)) for layer in reading.density],
+    )
+    curves = _by_surprisal("trained", mean_density, reading.nats, pairs)
+    if twins:
+        curves += _by_surprisal(UNTRAINED, twins[0].density.mean(0), twins[0].nats, pairs)
+    return row, curves
+
+
+class Pairs:
+    """Which density belongs to which surprisal: reading input i of a document, the surprisal of that same token.
+
+    places: M, inputs that had been predicted (all but a document's first). token, place: M, identity of the token
+    and class of its place in the window. unit: M, document or block for the bootstrap.
+    """
+
+    def __init__(self, text: HeldOut) -> None:
+        """Pairs of all documents of `text`, in order."""
+        self.places = np.flatnonzero(text.position > 1)
+        self.token = text.inputs[self.places]
+        self.place = np.floor(np.log2(1 + (text.position[self.places] - 1) % text.window)).astype(np.int64)
+        self.document = text.token_document[self.places]
+        self.unit = bootstrap_units(text, BLOCK)[1][self.places]
+
+    def ranks(self, density_P: np.ndarray, nats_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks of density while reading a token and of its surprisal (M each), less their means."""
+        ranks = rankdata(density_P[self.places]), rankdata(nats_P[self.places - 1])
+        return ranks[0] - ranks[0].mean(), ranks[1] - ranks[1].mean()
+
+    def partial(self, density_P: np.ndarray, nats_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same ranks less their means per token identity and per place, taken out in turn five times."""
+        rest = []
+        for series in self.ranks(density_P, nats_P):
+            for _ in range(ROUNDS):
+                for group in (self.token, self.place):
+                    count = np.maximum(np.bincount(group), 1)
+                    series = series - (np.bincount(group, weights=series) / count)[group]
+            rest.append(series)
+        return rest[0], rest[1]
+
+    def shifts(self, settings: Settings) -> list[np.ndarray]:
+        """Index arrays (M) that turn every document by a random number of tokens of its own."""
+        generator = np.random.default_rng(settings.seed)
+        starts = np.searchsorted(self.document, self.document, side="left")
+        lengths = np.searchsorted(self.document, self.document, side="right") - starts
+        own = np.arange(self.places.size) - starts
+        documents = int(self.document.max()) + 1
+        return [
+            starts + (own + (generator.random(documents)[self.document] * lengths).astype(np.int64)) % lengths
+            for _ in range(settings.draws)
+        ]
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two series that have mean zero; 0 where one of them does not vary."""
+    power = float((a * a).sum()) * float((b * b).sum())
+    return float((a * b).sum() / np.sqrt(power)) if power > 0 else 0.0
+
+
+def reference_protocol(reading: Reading, text: HeldOut) -> float | None:
+    """The reference's r over windows; None without x_sparse, with fewer than 8 windows or when one side is constant.
+
+    Windows shorter than half a window are left out.
+    """
+    whole = text.lengths * 2 >= text.window
+    if reading.first_code is None or whole.sum() < 8:
+        return None
+    density = np.add.reduceat(reading.first_code.astype(np.float64), text.bounds[:-1]) / text.lengths
+    loss = np.add.reduceat(reading.nats, text.bounds[:-1]) / text.lengths
+    a, b = density[whole], np.minimum(np.exp(np.minimum(loss[whole], 50.0)), CLIP)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _shifted(pair: tuple[np.ndarray, np.ndarray], shifts: list[np.ndarray]) -> np.ndarray:
+    return np.array([correlation(pair[0], pair[1][shift]) for shift in shifts])
+
+
+def _interval(
+    pair: tuple[np.ndarray, np.ndarray], pairs: Pairs, settings: Settings
+) -> tuple[float | None, float | None]:
+    a, b = pair
+    products_3U = np.stack([np.bincount(pairs.unit, weights=x) for x in (a * b, a * a, b * b)])
+    units = products_3U.shape[1]
+    if units < 2:
+        return None, None
+    chosen = np.random.default_rng(settings.seed).integers(0, units, (settings.resamplings, units))
+    ab, aa, bb = products_3U[:, chosen].sum(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return percentiles(ab / np.sqrt(aa * bb))
+
+
+def _by_surprisal(name: str, density_P: np.ndarray, nats_P: np.ndarray, pairs: Pairs) -> list[dict[str, Any]]:
+    """Mean density in ten classes of surprisal of equal size, at the mean surprisal of each in nats."""
+    nats, density = nats_P[pairs.places - 1], density_P[pairs.places]
+    classes = np.array_split(np.argsort(nats, kind="stable"), CLASSES)
+    return [point("sec", float(nats[c].mean()), float(density[c].mean()), name) for c in classes if c.size]

@@ -1,0 +1,192 @@
+"""SPS: does the synaptic state persist beyond what damping alone gives?
+
+Why: the reference protocol calls almost anything persistent, because the coactivation state is a damped sum of
+non-negative updates (`bdh.frontier.persistence`). So the value is taken from the updates x_t x_t^T of single tokens
+themselves, before any damping, less their mean: persistence can show in their order alone.
+
+What: eight random projections of the updates over all scored tokens in order, at least 1024, less their means per
+class of place in the window (classes that double in width). The value is their Hurst exponent by detrended
+fluctuation analysis, 1/2 without memory. Nulls: the projections in blocks of 16 tokens in random order, and the text
+itself in such blocks, read again by the model. Untrained twins beside it.
+Further: whether the autocorrelation of the updates fades like an exponential or a power law (AIC), and the half-life
+of the damped projections beside that of damping alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.signal import lfilter
+
+from bdh.frontier import persistence
+from bdh.frontier.persistence import autocorrelation, by_damping, compare_laws, damping_alone, reference_protocol
+from bdh.frontier.persistence import half_life as measured_half_life
+from bdh.frontier.rows import UNTRAINED, absent, mean_or_none, metric_row, point
+from bdh.hebbian.coactivation import Coactivation
+from bdh.hebbian.held_out import HeldOut
+from bdh.hebbian.state import half_life
+from bdh.intervals import percentiles
+
+FEWEST = 1024
+BLOCK = 16
+LAGS = 64
+STATE_DRAWS = 20
+NO_CODES = "this variant taps no x_sparse, there is no coactivation state"
+BLOCKS = f"updates in blocks of {BLOCK} tokens in random order"
+SHUFFLED = f"text in blocks of {BLOCK} tokens in random order, read again"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """draws: random orders in the null; seed of them."""
+
+    draws: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What one model's synapses took in over the text.
+
+    projections: K,P of every token's update. state: the coactivation state by windows, None where it was not made.
+    """
+
+    projections: np.ndarray
+    state: Coactivation | None = None
+
+
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def compute(
+    own: Updates | None,
+    twins: list[Updates],
+    shuffled: list[Updates],
+    text: HeldOut,
+    damping: float,
+    settings: Settings,
+) -> Found:
+    """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
+
+    damping: per token, of the state that the half-life is about. Fewer than 1024 tokens, or updates that never vary,
+    cannot be measured: null with a reason.
+    """
+    if own is None:
+        return absent(NO_CODES), []
+    if text.scored < FEWEST:
+        return absent(f"{text.scored} tokens, at least {FEWEST} are needed"), []
+    updates_KP = centred(own.projections, text)
+    if not np.ptp(updates_KP, axis=1).all():
+        return absent("the code of every token is the same, nothing varies"), []
+    value, interval = persistence.hurst(updates_KP)
+    nulls = {
+        BLOCKS: np.array([persistence.hurst(draw)[0] for draw in _dealt(updates_KP, settings.draws, settings.seed)])
+    }
+    if shuffled:
+        nulls[SHUFFLED] = np.array(_exponents(shuffled, text))
+    protocol, twin_protocols = _protocol(own), [_protocol(twin) for twin in twins]
+    row = metric_row(
+        value,
+        nulls=nulls,
+        interval=interval,
+        n=text.scored,
+        untrained=_exponents(twins, text),
+        reference=protocol["hurst"],
+        reference_untrained=[twin["hurst"] for twin in twin_protocols if twin["hurst"] is not None],
+        **_reference_details(own, twins, twin_protocols),
+        decay=_decay(updates_KP),
+        half_life=_half_lives(updates_KP, damping, settings),
+    )
+    return row, _curves(own, twins, text, damping)
+
+
+def centred(projections_KP: np.ndarray, text: HeldOut) -> np.ndarray:
+    """Projections less their means per class of place in the window."""
+    place = np.floor(np.log2(1 + (text.position - 1) % text.window)).astype(np.int64)
+    count = np.maximum(np.bincount(place), 1)
+    means = np.stack([np.bincount(place, weights=series) / count for series in projections_KP])
+    return projections_KP - means[:, place]
+
+
+def block_order(length: int, generator: np.random.Generator) -> np.ndarray:
+    """Indices (length) that put blocks of 16 consecutive places, from a random first cut on, in random order."""
+    cuts = np.arange(int(generator.integers(1, BLOCK + 1)), length, BLOCK)
+    blocks = np.split(np.arange(length), cuts)
+    return np.concatenate([blocks[at] for at in generator.permutation(len(blocks))])
+
+
+def _dealt(updates_KP: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [updates_KP[:, block_order(updates_KP.shape[1], generator)] for _ in range(draws)]
+
+
+def _exponents(readings: list[Updates], text: HeldOut) -> list[float]:
+    return [persistence.hurst(centred(reading.projections, text))[0] for reading in readings]
+
+
+def _protocol(updates: Updates) -> dict[str, Any]:
+    empty = {"hurst": None, "hurst_pearson": None, "lags": np.zeros(0), "similarity": np.zeros(0)}
+    return empty if updates.state is None else reference_protocol(updates.state)
+
+
+def _reference_details(own: Updates, twins: list[Updates], twin_protocols: list[dict[str, Any]]) -> dict[str, Any]:
+    """The reference protocol in its other forms: Pearson's correlation, damping alone, other dampings."""
+    pearson = [twin["hurst_pearson"] for twin in twin_protocols if twin["hurst_pearson"] is not None]
+    states = [twin.state for twin in twins if twin.state is not None]
+    return {
+        "reference_protocol_pearson": _protocol(own)["hurst_pearson"],
+        "reference_protocol_pearson_untrained": mean_or_none(pearson),
+        "reference_protocol_damping_alone": None if own.state is None else damping_alone(own.state)["hurst"],
+        "reference_protocol_by_damping": {} if own.state is None else by_damping(own.state),
+        "reference_protocol_by_damping_untrained": by_damping(states[0]) if states else {},
+        "updates": 0 if own.state is None else len(own.state.codes),
+    }
+
+
+def _decay(updates_KP: np.ndarray) -> dict[str, Any]:
+    lags = np.arange(1, LAGS + 1)
+    K, P = updates_KP.shape
+    return compare_laws(lags, autocorrelation(updates_KP, lags), 1 / np.sqrt(K * P))
+
+
+def _half_lives(updates_KP: np.ndarray, damping: float, settings: Settings) -> dict[str, Any]:
+    """Half-life in tokens of the damped projections, beside damping alone and updates in random order (95 %)."""
+    alone = half_life(damping)
+    if alone is None:
+        return {"tokens": None, "damping_alone": None, "null_low": None, "null_high": None}
+    lags = np.arange(1, min(int(12 * alone), updates_KP.shape[1] // 4) + 1)
+    draws = [_fading(draw, damping, lags) for draw in _dealt(updates_KP, STATE_DRAWS, settings.seed + 1)]
+    low, high = percentiles(np.array([np.nan if draw is None else draw for draw in draws]))
+    return {"tokens": _fading(updates_KP, damping, lags), "damping_alone": alone, "null_low": low, "null_high": high}
+
+
+def _fading(updates_KP: np.ndarray, damping: float, lags: np.ndarray) -> float | None:
+    return measured_half_life(lags, autocorrelation(damped(updates_KP, damping), lags))
+
+
+def damped(updates_KP: np.ndarray, damping: float) -> np.ndarray:
+    """The state s_t = damping s_{t-1} + update_t of every projection (K,P)."""
+    return np.asarray(lfilter([1.0], [1.0, -damping], updates_KP, axis=1))
+
+
+def _curves(own: Updates, twins: list[Updates], text: HeldOut, damping: float) -> list[dict[str, Any]]:
+    updates_KP = centred(own.projections, text)
+    lags = np.arange(1, LAGS + 1)
+    far = np.unique(np.geomspace(1, text.scored // 8, 30).astype(int))
+    curves = _points("innovations", lags, autocorrelation(updates_KP, lags))
+    curves += _points("state", far, autocorrelation(damped(updates_KP, damping), far))
+    curves += _points("state, damping alone", far, damping**far)
+    protocol = _protocol(own)
+    curves += _points("snapshots (cosine)", protocol["lags"], protocol["similarity"])
+    if twins:
+        twin = centred(twins[0].projections, text)
+        curves += _points(f"innovations, {UNTRAINED}", lags, autocorrelation(twin, lags))
+        protocol = _protocol(twins[0])
+        curves += _points(f"snapshots, {UNTRAINED}", protocol["lags"], protocol["similarity"])
+    return curves
+
+
+def _points(name: str, lags: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
+    return [point("sps", float(lag), float(value), name) for lag, value in zip(lags, values, strict=True)]

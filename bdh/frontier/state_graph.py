@@ -1,0 +1,131 @@
+"""The state graph: how the synapses that one stream of text leaves behind connect the neurons.
+
+After reading a document the synaptic state rho of the last layer holds, per head, one vector of D numbers for every
+neuron. Through the decoder it becomes a graph among neurons, decoder @ rho (the paper's section 6.2 has the full
+matrix of which rho is the projection by the decoder): negative entries are dropped, the largest are kept as in TMI.
+
+Value: Newman's Q of that graph, one Louvain run each, mean over streams and heads. Nulls: neurons
+of rho permuted (same entries, no pairing), and the same documents with their tokens in random order, read again.
+Untrained twins beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from bdh.frontier import degrees
+from bdh.frontier.graph import Factors, largest_entries
+from bdh.frontier.rows import absent, metric_row
+from bdh.frontier.tmi import FEWEST_EDGES, FEWEST_NEURONS, Settings, quality
+from bdh.hebbian.held_out import HeldOut
+from bdh.models.base import LanguageModel
+
+STREAMS = 3
+LONGEST = 512
+SHORTEST = 64
+PERMUTED = "permuted neurons"
+SHUFFLED = "tokens in random order, read again"
+NO_STATE = "this variant has no synaptic state with a vector per neuron"
+
+
+@dataclass(frozen=True)
+class Streams:
+    """tokens: B,T, the starts of B documents cut to one length."""
+
+    tokens: np.ndarray
+
+    def shuffled(self, generator: np.random.Generator) -> Streams:
+        """The same tokens of every stream in random order."""
+        return Streams(generator.permuted(self.tokens, axis=1))
+
+
+def streams_of(text: HeldOut) -> Streams | None:
+    """The first 512 inputs of up to three documents, all cut to the shortest; None below 2 streams of 64 tokens."""
+    document = text.token_document
+    starts = np.flatnonzero(np.diff(document, prepend=-1))
+    lengths = np.diff(np.append(starts, document.size))
+    longest = np.argsort(-lengths, kind="stable")[:STREAMS]
+    longest = longest[lengths[longest] >= SHORTEST]
+    if longest.size < 2:
+        return None
+    length = min(LONGEST, int(lengths[longest].min()))
+    return Streams(np.stack([text.inputs[starts[at] : starts[at] + length] for at in longest]))
+
+
+def compute(
+    model: LanguageModel, twins: list[LanguageModel], text: HeldOut, device: torch.device | str, settings: Settings
+) -> dict[str, Any]:
+    """The row of the state graph; a variant without such a state, or too little text, gives null with a reason."""
+    if model.graph_factors() is None or "rho" not in model.initial_state(1):
+        return absent(NO_STATE)
+    settings = dataclasses.replace(settings, restarts=1)
+    streams = streams_of(text)
+    if streams is None:
+        return absent(f"fewer than 2 documents of {SHORTEST} tokens")
+    graphs = state_graphs(model, streams, device)
+    n, kept = graphs[0][0].neurons, round(settings.top_share * graphs[0][0].neurons ** 2)
+    if n < FEWEST_NEURONS or kept < FEWEST_EDGES:
+        return absent(f"{n} neurons per head and {kept} edges among them are too few")
+    generator = np.random.default_rng(settings.seed)
+    own = np.array([np.mean([quality(graph, settings) for graph in heads]) for heads in graphs])
+    permuted = [
+        _mean([[head.permuted(generator) for head in heads] for heads in graphs], settings)
+        for _ in range(settings.null_draws)
+    ]
+    texts = [streams.shuffled(generator) for _ in range(settings.null_draws)]
+    edges = [largest_entries(head, kept, "excitatory") for heads in graphs for head in heads]
+    shape = {side: degrees.row(found, []) for side, found in degrees.degrees_of(edges).items()}
+    return metric_row(
+        float(own.mean()),
+        nulls={
+            PERMUTED: np.array(permuted),
+            SHUFFLED: np.array([_mean(state_graphs(model, one, device), settings) for one in texts]),
+        },
+        interval=_over_streams(own),
+        n=n * len(graphs[0]),
+        untrained=[_mean(state_graphs(twin, streams, device), settings) for twin in twins],
+        reference=None,
+        reference_untrained=[],
+        streams=len(own),
+        tokens=int(streams.tokens.shape[1]),
+        entries=kept * len(graphs[0]),
+        degrees={side: {name: found[name] for name in ("alpha", "law", "n") if name in found}
+                 for side, found in shape.items()},
+    )  # fmt: skip
+
+
+def state_graphs(model: LanguageModel, streams: Streams, device: torch.device | str) -> list[list[Factors]]:
+    """The graph of every head for every stream, after all of its tokens."""
+    factors = model.graph_factors()
+    assert factors is not None
+    with torch.no_grad():
+        tokens_BT = torch.from_numpy(streams.tokens).to(device)
+        state = model.eval()(tokens_BT, state=model.initial_state(len(tokens_BT))).state
+    H, D, N = factors.encoder.shape
+    decoder_HND = factors.decoder.detach().float().cpu().numpy().reshape(H, N, D)
+    rho_BHDN = _by_neuron(state["rho"][:, -1], D).float().cpu().numpy()
+    return [[Factors(decoder_HND[head % H], rho_DN) for head, rho_DN in enumerate(rho_HDN)] for rho_HDN in rho_BHDN]
+
+
+def _by_neuron(rho: Tensor, dim: int) -> Tensor:
+    """rho of one layer as B,H,D,N, whichever of its last axes is D; kernels (K,D,N) are summed to one."""
+    if rho.shape[-1] == dim:
+        return rho.mT
+    return rho.sum(1, keepdim=True)
+
+
+def _mean(graphs: list[list[Factors]], settings: Settings) -> float:
+    return float(np.mean([quality(graph, settings) for heads in graphs for graph in heads]))
+
+
+def _over_streams(values: np.ndarray) -> tuple[float, float]:
+    """95 % t interval of the mean over streams."""
+    half = float(student.ppf(0.975, values.size - 1)) * float(values.std(ddof=1)) / values.size**0.5
+    return float(values.mean()) - half, float(values.mean()) + half

@@ -1,0 +1,215 @@
+"""TMI: is the neuron graph more modular than graphs of the same kind without structure?
+
+Why: modularity alone says little, since thresholded noise has a Q that runs from .8 to .04 with the number of edges.
+So Q is read beside nulls with the same number of edges: the model's own factors with the encoder's columns dealt to
+other neurons (same spectra), factors of independent normal numbers, the configuration model (same degrees), and
+untrained twins.
+
+What: G = decoder @ encoder within each head (the blocks on the diagonal), signed: the `top_share` largest positive
+entries are the excitatory graph, those of -G the inhibitory one; no loops. The value is Newman's Q of the excitatory
+graph with weights a_ij + a_ji, best of several Louvain runs, mean over heads. Beside it, each with draws of the
+permuted encoder: the directed Q of the same communities (Leicht & Newman 2008), and the Q of the inhibitory graph.
+Reference protocol: the largest entries of |G| among all neurons of all heads, one of a_ij, a_ji (below the diagonal
+wins), loops kept, one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from bdh.frontier.communities import best_partition, directed, modularity, undirected, undirected_as_reference
+from bdh.frontier.graph import Edges, Factors, Sign, head_blocks, largest_entries, rewired, whole_graph
+from bdh.frontier.rows import UNTRAINED, absent, mean_or_none, metric_row, point
+from bdh.intervals import against_null
+from bdh.models.base import GraphFactors
+
+GROUPS = 5
+CURVE = (1 / 16, 1 / 4, 1.0, 4.0)
+FEWEST_NEURONS = 32
+FEWEST_EDGES = 64
+PERMUTED = "permuted encoder"
+GAUSSIAN = "product of Gaussian factors"
+REWIRED = "configuration model"
+NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """top_share of the entries kept; restarts per partition; draws of each null; louvain or leiden; seed."""
+
+    top_share: float
+    restarts: int
+    null_draws: int
+    method: str
+    seed: int = 0
+
+
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Settings) -> Found:
+    """The TMI row of a model beside its untrained twins, and its curve of Q over the number of entries kept.
+
+    Fewer than 32 neurons per head or 64 edges cannot be measured: null with a reason.
+    """
+    if model is None:
+        return absent(NO_GRAPH), []
+    heads = head_blocks(model)
+    n, kept = heads[0].neurons, _count(heads[0], settings.top_share)
+    if n < FEWEST_NEURONS or kept < FEWEST_EDGES:
+        needs = f"at least {FEWEST_NEURONS} and {FEWEST_EDGES} are needed"
+        return absent(f"{n} neurons per head and {kept} edges among them, {needs}"), []
+    others = [head_blocks(twin) for twin in twins]
+    own = [communities(head, settings) for head in heads]
+    nulls = _draws(heads, settings)
+    values = [one.modularity for one in own]
+    value = float(np.mean(values))
+    row = metric_row(
+        value,
+        nulls={name: np.array([[one.modularity for one in d] for d in draws]).mean(1) for name, draws in nulls.items()},
+        interval=_jackknife(heads, value, settings),
+        n=sum(head.neurons for head in heads),
+        untrained=[_mean_quality(other, settings) for other in others],
+        reference=reference_quality(model, settings),
+        reference_untrained=[reference_quality(twin, settings) for twin in twins],
+        entries=kept * len(heads),
+        top_share=settings.top_share,
+        method=f"{settings.method}, best of {settings.restarts}",
+        stability=_stability(own),
+        stability_null=_stability([one for draw in nulls[PERMUTED] for one in draw]),
+        heads=[
+            _head(at, one.modularity, [draw[at].modularity for draw in nulls[PERMUTED]], n)
+            for at, one in enumerate(own)
+        ],
+        directed=_beside([one.directed for one in own], [[one.directed for one in draw] for draw in nulls[PERMUTED]]),
+        inhibitory=_inhibitory(heads, settings),
+    )
+    row["excess"] = value - row["null_mean"]
+    series = {"trained": heads, PERMUTED: [_dealt(head, settings, 0, at) for at, head in enumerate(heads)]}
+    series |= {UNTRAINED: others[0]} if others else {}
+    return row, [one for name, blocks in series.items() for one in _curve(name, blocks, settings)]
+
+
+@dataclass(frozen=True)
+class Communities:
+    """Undirected and directed modularity of the best communities of a graph, and their stability."""
+
+    modularity: float
+    directed: float
+    stability: float | None
+
+
+def excitatory_edges(model: GraphFactors, settings: Settings) -> list[Edges]:
+    """The excitatory graph of every head."""
+    return [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in head_blocks(model)]
+
+
+def _draws(heads: list[Factors], settings: Settings) -> dict[str, list[list[Communities]]]:
+    """Draws of every null, head by head."""
+    edges = [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in heads]
+    found: dict[str, list[list[Communities]]] = {PERMUTED: [], GAUSSIAN: [], REWIRED: []}
+    for draw in range(settings.null_draws):
+        generators = [_generator(settings, 1, draw, at) for at in range(len(heads))]
+        found[PERMUTED].append([communities(_dealt(h, settings, draw, at), settings) for at, h in enumerate(heads)])
+        found[GAUSSIAN].append([communities(h.gaussian(g), settings) for h, g in zip(heads, generators, strict=True)])
+        found[REWIRED].append([_of_edges(rewired(e, g), settings) for e, g in zip(edges, generators, strict=True)])
+    return found
+
+
+def communities(
+    graph: Factors, settings: Settings, share: float | None = None, sign: Sign = "excitatory"
+) -> Communities:
+    """Communities of the graph of the largest entries, best of the restarts."""
+    return _of_edges(largest_entries(graph, _count(graph, share or settings.top_share), sign), settings)
+
+
+def quality(graph: Factors, settings: Settings) -> float:
+    """Q of the excitatory graph."""
+    return communities(graph, settings).modularity
+
+
+def _of_edges(edges: Edges, settings: Settings) -> Communities:
+    best = best_partition(undirected(edges), settings.restarts, settings.seed, settings.method)
+    one_way = modularity(directed(edges), best.labels) if edges.rows.size else 0.0
+    return Communities(best.modularity, one_way, best.stability)
+
+
+def reference_quality(model: GraphFactors, settings: Settings) -> float:
+    """Q as the two-stage reference computes it, one run over all neurons."""
+    graph = whole_graph(model)
+    edges = largest_entries(graph, _count(graph, settings.top_share), "magnitude", loops=True)
+    return best_partition(undirected_as_reference(edges), 1, settings.seed, settings.method).modularity
+
+
+def _mean_quality(
+    heads: Sequence[Factors], settings: Settings, share: float | None = None, sign: Sign = "excitatory"
+) -> float:
+    return float(np.mean([communities(head, settings, share, sign).modularity for head in heads]))
+
+
+def _count(graph: Factors, share: float) -> int:
+    entries = graph.neurons**2
+    return max(1, min(round(share * entries), entries))
+
+
+def _generator(settings: Settings, kind: int, draw: int, head: int) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, kind, draw, head])
+
+
+def _dealt(graph: Factors, settings: Settings, draw: int, head: int) -> Factors:
+    return graph.permuted(_generator(settings, 0, draw, head))
+
+
+def _head(head: int, value: float, draws: list[float], neurons: int) -> dict[str, Any]:
+    found = against_null(value, np.array(draws))
+    return {"head": head, "value": value, "null_mean": found["mean"], "z": found["z"], "p": found["p"], "n": neurons}
+
+
+def _beside(values: list[float], draws: list[list[float]]) -> dict[str, Any]:
+    """Mean over heads beside that of draws of the permuted encoder."""
+    value = float(np.mean(values))
+    return {"value": value} | against_null(value, np.array(draws).mean(1))
+
+
+def _inhibitory(heads: list[Factors], settings: Settings) -> dict[str, Any]:
+    """Q of the graph of the largest negative entries beside draws of the permuted encoder."""
+    draws = [
+        [communities(_dealt(head, settings, draw, at), settings, None, "inhibitory").modularity]
+        for draw in range(settings.null_draws)
+        for at, head in enumerate(heads)
+    ]
+    by_draw = np.array(draws).reshape(settings.null_draws, len(heads)).tolist()
+    return _beside([communities(head, settings, None, "inhibitory").modularity for head in heads], by_draw)
+
+
+def _stability(found: Sequence[Communities]) -> float | None:
+    return mean_or_none([one.stability for one in found if one.stability is not None])
+
+
+def _jackknife(heads: list[Factors], value: float, settings: Settings) -> tuple[float | None, float | None]:
+    """95 % interval of Q over neurons: a delete-one-group jackknife with five random groups per head, t of 4."""
+    one_run = dataclasses.replace(settings, restarts=1)
+    groups = [_generator(settings, 2, 0, at).permutation(head.neurons) % GROUPS for at, head in enumerate(heads)]
+    values = np.array(
+        [
+            _mean_quality([h.keep(np.flatnonzero(g != left)) for h, g in zip(heads, groups, strict=True)], one_run)
+            for left in range(GROUPS)
+        ]
+    )
+    error = math.sqrt((GROUPS - 1) / GROUPS * float(((values - values.mean()) ** 2).sum()))
+    half = float(student.ppf(0.975, GROUPS - 1)) * error
+    return value - half, value + half
+
+
+def _curve(name: str, heads: list[Factors], settings: Settings) -> list[dict[str, Any]]:
+    """Q over the number of entries kept per head, one run each, from a sixteenth to four times the row's own number."""
+    one_run = dataclasses.replace(settings, restarts=1)
+    shares = [settings.top_share * factor for factor in CURVE if settings.top_share * factor < 0.5]
+    return [point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name) for share in shares]

@@ -1,0 +1,1 @@
+"""Triton and Gluon programs, each beside the plain torch that says what it computes."""

@@ -1,0 +1,80 @@
+"""Where things lie, and how a file is written so that a killed process leaves the old one or the new one.
+
+The repository that a command works on: the nearest folder upwards that holds dvc.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bdh.project.errors import HatcheryError, RunError
+
+RAW = Path("data/raw")
+TOKENS = Path("data/tokens")
+RUNS = Path("data/runs")
+HEBBIAN = Path("data/hebbian")
+CHECKPOINTS = Path("data/checkpoints")
+CODE = Path("data/code")
+REPORTS = Path("reports")
+
+
+def run_key(variant: str, corpus: str, seed: int) -> str:
+    """Name of one run everywhere (files, stages, MLflow): `variant-corpus-seed`."""
+    return f"{variant}-{corpus}-{seed}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON in one step, keys in the order given, NaN and infinity refused."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises RunError naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; `dvc repro` makes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+
+
+MARK = "dvc.yaml"
+
+
+class NoRepositoryError(HatcheryError):
+    """The command was started outside a Hatchery repository."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The repository around `start` (default: the current folder); raises NoRepositoryError where there is none."""
+    here = (start or Path.cwd()).absolute()
+    for folder in (here, *here.parents):
+        if (folder / MARK).is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise NoRepositoryError(f"{here} is not inside a Hatchery repository (no {MARK} here or above); cd into one")
+
+
+def enter_root() -> Path:
+    """Make the repository's root the current folder; returns the folder in which the command was given."""
+    before = Path.cwd()
+    os.chdir(find_root(before))
+    return before

@@ -1,0 +1,189 @@
+"""Rules for the claims about what models do: adapt, keep a small state, match a rival, need each mechanism.
+
+The claim about several GPUs, judged from the committed results of `benchmarks.scaling`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from bdh.report import formats
+from bdh.report.claims.finding import (
+    NOT_MEASURED,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    TOO_SMALL,
+    Finding,
+    bdh_runs,
+    bdh_variants,
+    below,
+    group_of,
+    joined,
+    pairs,
+)
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.spread import BETTER, NO_DIFFERENCE, NOT_DISTINCT, WORSE
+from bdh.report.tables.activity import state_bytes
+from bdh.report.tables.arms import arm_bounds, variant_verdict
+
+MARGIN_BITS = 0.01
+NEARLY = 0.1
+ARM_WORDS = {BETTER: SUPPORTED, WORSE: NOT_SUPPORTED, NO_DIFFERENCE: NOT_DISTINCT}
+
+
+def adapts(inputs: Inputs) -> Finding:
+    """Claim 8: the carried state lowers bits per byte, in every BDH variant and corpus."""
+    rule = "Arm carry minus static below 0 with its whole 95 % interval, for every BDH variant on every corpus."
+    parts, intervals, verdicts = [], [], []
+    for corpus in inputs.corpora:
+        for variant in bdh_variants(inputs):
+            runs = inputs.of(corpus, variant)
+            verdict = variant_verdict(runs, "carry")
+            value = measures.over(runs, measures.number_of("hebbian", "arms/carry/difference_to_static"))
+            if verdict is None or value is None:
+                continue
+            parts.append(f"{variant} on {corpus} {formats.signed(value.mean, 4)} bits per byte: {verdict.word}")
+            intervals.append(", ".join(formats.interval(*arm_bounds(run, "carry"), 4) for run in runs))
+            verdicts.append(ARM_WORDS.get(verdict.word, TOO_SMALL if "not tested" in verdict.word else NOT_DISTINCT))
+    return joined(verdicts, parts, rule, "\n".join(i for i in intervals if i) or formats.ABSENT)
+
+
+def gelu(inputs: Inputs) -> Finding:
+    """Claim 9: density of the hidden units of the GELU baselines is exactly 1."""
+    rule = "Density of mlp_sparse is exactly 1 in every transformer and slim run."
+    runs = [run for run in inputs.runs if run.variant.startswith(("transformer", "slim"))]
+    runs = [run for run in runs if measures.density(run, "mlp_sparse") is not None]
+    lines = []
+    for variant, corpus in pairs(runs):
+        values = [measures.density(run, "mlp_sparse") or 0.0 for run in group_of(runs, variant, corpus)]
+        lines.append(f"{variant} on {corpus}: share of exact zeros {1 - min(values):.1e}")
+    return joined(
+        [SUPPORTED if measures.density(run, "mlp_sparse") == 1.0 else NOT_SUPPORTED for run in runs], lines, rule
+    )
+
+
+def constant_state(inputs: Inputs) -> Finding:
+    """Claim 10: which variants carry a state of constant size, and its bytes."""
+    rule = "Every BDH run reads documents with a state of constant size (arm carry runs); the transformer cannot."
+    bdh = [run for run in bdh_runs(inputs) if run.hebbian]
+    gpt = [run for run in inputs.runs if run.variant.startswith("transformer") and run.hebbian]
+    if not bdh or not gpt:
+        return Finding(NOT_MEASURED, rule=rule)
+    carries = [run.hebbian.number("arms/carry/difference_to_static") is not None for run in (*bdh, *gpt)]
+    right = all(carries[: len(bdh)]) and not any(carries[len(bdh) :])
+    sizes = {run.variant: formats.size_in_bytes(state_bytes(run)) for run in (*bdh, *gpt)}
+    measured = "\n".join(
+        f"{name}: {'constant' if carried else 'grows with the text'}, {sizes[name]} at the start"
+        for name, carried in {run.variant: ok for run, ok in zip((*bdh, *gpt), carries, strict=True)}.items()
+    )
+    return Finding(SUPPORTED if right else NOT_SUPPORTED, measured, rule=rule)
+
+
+def hybrid(inputs: Inputs) -> Finding:
+    """Claim 12: slim_hybrid below slim_backprop and slim_hebbian in test bits per byte."""
+    rule = "slim_hybrid minus slim_backprop and minus slim_hebbian: both 95 % intervals below 0 on every corpus."
+    parts, verdicts = [], []
+    for corpus in inputs.corpora:
+        for rival in ("slim_backprop", "slim_hebbian"):
+            if {"slim_hybrid", rival} <= set(inputs.variants):
+                gap = measures.compare_variants(inputs, corpus, "slim_hybrid", rival)
+                if gap is not None:
+                    parts.append(f"{corpus}, against {rival} {formats.difference(gap)}")
+                    verdicts.append(below(gap))
+    return joined(verdicts, parts, rule)
+
+
+def matches_gpt(inputs: Inputs) -> Finding:
+    """Claim 13: bdh at most MARGIN_BITS above a transformer whose parameters are within a tenth of its own."""
+    rule = (
+        f"bdh minus a transformer with parameters within {100 * NEARLY:.0f} %: upper end of the 95 % interval at most"
+        f" {MARGIN_BITS} bits per byte on every corpus."
+    )
+    parts, verdicts = [], []
+    for corpus in inputs.corpora:
+        rival = _equal_transformer(inputs, corpus)
+        gap = measures.compare_variants(inputs, corpus, "bdh", rival) if rival else None
+        if gap is not None:
+            parts.append(f"{corpus}, against {rival} {formats.difference(gap)}")
+            verdicts.append(below(gap, MARGIN_BITS))
+    return joined(verdicts, parts, rule)
+
+
+def _equal_transformer(inputs: Inputs, corpus: str) -> str | None:
+    """The transformer nearest to bdh in parameters on one corpus, None when none is within NEARLY."""
+    if "bdh" not in inputs.variants:
+        return None
+    own = measures.over(inputs.of(corpus, "bdh"), measures.parameters)
+    sizes = {v: measures.over(inputs.of(corpus, v), measures.parameters) for v in inputs.variants}
+    near = {
+        name: abs(math.log(size.mean / own.mean))
+        for name, size in sizes.items()
+        if name.startswith("transformer") and size is not None and own is not None
+    }
+    best = min(near, key=lambda name: near[name], default=None)
+    return best if best is not None and near[best] <= math.log1p(NEARLY) else None
+
+
+def neuro_mechanisms(inputs: Inputs) -> Finding:
+    """Claim 15: every `neuro_no_*` variant, which lacks one mechanism, is worse than `neuro`."""
+    rule = "neuro minus every neuro_no_*: 95 % interval wholly below 0 on every corpus."
+    parts, verdicts = [], []
+    for corpus in inputs.corpora:
+        for name in (v for v in inputs.variants if v.startswith("neuro_no_") and "neuro" in inputs.variants):
+            gap = measures.compare_variants(inputs, corpus, "neuro", name)
+            if gap is not None:
+                parts.append(f"{corpus}, {name} {formats.difference(gap)}")
+                verdicts.append(below(gap))
+    return joined(verdicts, parts, rule)
+
+
+def half_life(inputs: Inputs) -> Finding:
+    """Claim 16: measured half-lives of the carried state within a tenth of those that damping alone gives."""
+    rule = (
+        f"Measured half-life within {100 * NEARLY:.0f} % of ln 2 / -ln damping in every BDH run that carries a state, "
+        "at every damping of the sweep that the window can resolve."
+    )
+    lines, verdicts = [], []
+    for variant, corpus in pairs(bdh_runs(inputs)):
+        found = [row for run in group_of(bdh_runs(inputs), variant, corpus) for row in _half_lives(run)]
+        if found:
+            shown = ", ".join(f"{measured:.1f} ({alone:.1f})" for measured, alone in found)
+            lines.append(f"{variant} on {corpus}: {shown} tokens (damping alone)")
+            near = all(abs(measured / alone - 1) <= NEARLY for measured, alone in found)
+            verdicts.append(SUPPORTED if near else NOT_SUPPORTED)
+    return joined(verdicts, lines, rule)
+
+
+def _half_lives(run: Run) -> list[tuple[float, float]]:
+    """Half-lives of the carried state in tokens, measured and by damping alone; one per damping that has both."""
+    sweep = run.hebbian.values.get("damping_sweep/rows")
+    rows = sweep if isinstance(sweep, list) else []
+    both = [(row.get("half_life_measured_tokens"), row.get("half_life_tokens")) for row in rows]
+    return [(measured, alone) for measured, alone in both if measured and alone]
+
+
+CLAIMED = 8
+NEAR = 0.9
+RULE = f"Weak scaling of bdh on {CLAIMED} GPUs keeps at least {100 * NEAR:.0f} % of {CLAIMED} times one GPU."
+
+
+def near_linear(inputs: Inputs) -> Finding:
+    """Efficiency of weak scaling at 8 GPUs; the curve as far as it was measured is told in any case."""
+    curves: dict[str, dict[int, float]] = {}
+    for row in inputs.scaling.values.get("rows", []):
+        named = re.fullmatch(r"ddp_(\d+)(?:_(.+))?", row["work"])
+        if named:
+            curves.setdefault(named[2] or "bdh", {})[int(named[1])] = float(row["ratio"])
+    lines = [f"{variant}: {_told(curve)}" for variant, curve in curves.items()]
+    reached = curves.get("bdh", {}).get(CLAIMED)
+    if not lines:
+        return Finding(NOT_MEASURED, rule=RULE)
+    if reached is None:
+        return Finding(NOT_MEASURED, "\n".join([f"not measured at {CLAIMED}", *lines]), rule=RULE)
+    return Finding(SUPPORTED if reached >= NEAR else NOT_SUPPORTED, "\n".join(lines), rule=RULE)
+
+
+def _told(curve: dict[int, float]) -> str:
+    return ", ".join(f"{size} GPUs {efficiency:.1%}" for size, efficiency in sorted(curve.items()))

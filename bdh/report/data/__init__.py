@@ -1,0 +1,1 @@
+"""What the report reads, and the numbers it makes of it."""

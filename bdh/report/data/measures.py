@@ -1,0 +1,154 @@
+"""Which number of which file is which quantity: the one place that knows the names inside the result files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from bdh.report.data.inputs import CorpusFacts, Inputs, Run
+from bdh.report.data.pairs import Side, over_pairs
+from bdh.report.data.spread import Difference, Spread, over_seeds, seed_difference
+
+LN2 = math.log(2.0)
+BACKWARD_SHARE = 2.0
+Measure = Callable[[Run], float | None]
+
+
+def validation_bits(run: Run) -> float | None:
+    """Bits per byte on the fixed validation set, at the best checkpoint."""
+    return run.train.number("validation/bits_per_byte")
+
+
+def test_bits(run: Run) -> float | None:
+    """Bits per byte on the held-out test text, static arm."""
+    return run.hebbian.number("arms/static/bits_per_byte")
+
+
+def perplexity(run: Run) -> float | None:
+    """Perplexity per token on the held-out test text, static arm."""
+    return run.hebbian.number("arms/static/perplexity")
+
+
+def parameters(run: Run) -> float | None:
+    """All parameters, tied ones once."""
+    return run.train.number("parameters")
+
+
+def training_flops(run: Run) -> float | None:
+    """Floating-point operations of the whole training.
+
+    Forward operations per token times tokens seen, times three (a backward pass counts as two forward passes).
+    """
+    forward, tokens = run.train.number("flops_per_token_forward"), run.train.number("tokens_seen")
+    return None if forward is None or tokens is None else (1.0 + BACKWARD_SHARE) * forward * tokens
+
+
+def bits_per_nat(run: Run) -> float | None:
+    """Factor from nats per token to bits per byte on the run's validation set."""
+    bits, nats = validation_bits(run), run.train.number("validation/nats_per_token")
+    return None if bits is None or not nats else bits / nats
+
+
+def bytes_per_token(runs: Sequence[Run]) -> float | None:
+    """UTF-8 bytes per scored token of the held-out text, from the first run that has read it."""
+    for run in runs:
+        tokens, size = run.hebbian.number("tokens"), run.hebbian.number("bytes")
+        if tokens and size:
+            return size / tokens
+    return None
+
+
+def uniform_bits(facts: CorpusFacts, runs: Sequence[Run]) -> float | None:
+    """Bits per byte of a guess that gives every token of the vocabulary the same chance."""
+    vocabulary, size = facts.stats.number("tokenizer/vocab_size"), bytes_per_token(runs)
+    return math.log2(vocabulary) / size if vocabulary and size else None
+
+
+def unigram_bits(facts: CorpusFacts, runs: Sequence[Run]) -> float | None:
+    """Bits per byte under the add-one unigram of the training split: of the tokens that models were judged on.
+
+    Before any of `runs` has read them, of the whole test split.
+    """
+    same = (bits for run in runs if (bits := run.hebbian.number("unigram_bits_per_byte")) is not None)
+    return next(same, facts.stats.number("unigram_bits_per_byte"))
+
+
+def floor_bits(facts: CorpusFacts) -> float | None:
+    """Bits per byte of the generator's own choices on the test split; only sample corpora have it."""
+    return facts.stats.number("entropy_floor/test")
+
+
+def over(runs: Sequence[Run], measure: Measure) -> Spread | None:
+    """Spread of one quantity over the seeds of one variant."""
+    return over_seeds(measure(run) for run in runs)
+
+
+def number_of(stage: str, key: str) -> Measure:
+    """The quantity `key` of the file of `stage` (train, timing, hebbian, frontier)."""
+    return lambda run: getattr(run, stage).number(key)
+
+
+def arm_units(run: Run, arm: str = "static") -> pd.DataFrame | None:
+    """Rows of one arm in the order in which they were read, columns kind, id, nats, bytes; None when there are none."""
+    if run.units is None:
+        return None
+    chosen = run.units.loc[run.units["arm"] == arm, ["kind", "id", "nats", "bytes"]]
+    return chosen.reset_index(drop=True) if len(chosen) else None
+
+
+def compare_variants(inputs: Inputs, corpus: str, a: str, b: str) -> Difference | None:
+    """Test bits per byte of variant `a` minus variant `b` on one corpus, with the best interval that can be had.
+
+    Paired by seed, and by document (or block of text) where both runs of every seed have them; without a seed in
+    common, Welch's interval over seeds.
+    """
+    runs_a, runs_b = inputs.of(corpus, a), inputs.of(corpus, b)
+    spread_a, spread_b = over(runs_a, test_bits), over(runs_b, test_bits)
+    if spread_a is None or spread_b is None:
+        return None
+    by_seed = {run.seed: run for run in runs_b}
+    pairs = [(_side(run), _side(by_seed[run.seed])) for run in runs_a if run.seed in by_seed]
+    whole = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
+    if whole:
+        return over_pairs(whole)
+    return seed_difference(spread_a, spread_b)
+
+
+def _side(run: Run, arm: str = "static") -> Side | None:
+    """One run's bits per byte in one arm, with its units of text; None without the number."""
+    bits = run.hebbian.number(f"arms/{arm}/bits_per_byte")
+    return None if bits is None else Side(bits, arm_units(run, arm))
+
+
+def compare_arms(runs: Sequence[Run], arm: str) -> Difference | None:
+    """Bits per byte of one arm minus the static arm over the seeds of one variant, in pairs as above."""
+    pairs = [(_side(run, arm), _side(run)) for run in runs]
+    whole = [(mine, static) for mine, static in pairs if mine is not None and static is not None]
+    return over_pairs(whole) if whole else None
+
+
+def ranking(inputs: Inputs, corpus: str) -> list[tuple[str, Spread]]:
+    """Variants with their test bits per byte on one corpus, lowest first; those without a result are left out."""
+    found = [(variant, over(inputs.of(corpus, variant), test_bits)) for variant in inputs.variants]
+    return sorted(((v, s) for v, s in found if s is not None), key=lambda pair: pair[1].mean)
+
+
+def taps(runs: Sequence[Run]) -> list[str]:
+    """Names of the activations whose density was recorded, in the order in which the runs name them."""
+    names = (name for run in runs for name in (*run.train.children("density"), *run.frontier.children("density")))
+    return list(dict.fromkeys(names))
+
+
+def density(run: Run, tap: str) -> float | None:
+    """Share of non-zeros of one activation on held-out text, mean over layers.
+
+    From stage frontier when it is there, otherwise from stage train; either a number, or a mapping with `mean`.
+    """
+    for record in (run.frontier, run.hebbian, run.train):
+        for key in (f"density/{tap}", f"density/{tap}/mean"):
+            value = record.number(key)
+            if value is not None:
+                return value
+    return None

@@ -1,0 +1,151 @@
+"""What came out: bits per byte against size and by position, and the curves behind the frontier metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, Run
+from bdh.report.plots.figure import Curve, Panel, slot_of
+from bdh.report.tables.arms import sweep_panel
+
+
+@dataclass(frozen=True)
+class Family:
+    """Curves of one metric that share their axes: those whose series begins with `series`."""
+
+    metric: str
+    series: str
+    title: str
+    x_label: str
+    y_label: str
+    log_x: bool = False
+
+
+BY_POSITION = "bits_per_byte_by_position"
+FAMILIES = (
+    Family("tmi", "", "Modularity of the neuron graph (TMI)", "edges kept, count", "modularity Q", True),
+    Family("sps", "innovations", "Persistence of updates (SPS)", "lag, tokens", "autocorrelation"),
+    Family("sps", "snapshots", "Similarity of state snapshots (SPS)", "lag, snapshots", "similarity", True),
+    Family("mcl", "", "Selective neurons (MCL)", "neurons, most selective first", "rank-biserial correlation"),
+    Family("sec", "", "Density and surprise (SEC)", "surprisal, nats", "share of active neurons"),
+)
+
+
+def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """Plots of the results on one corpus."""
+    return [
+        _against_parameters(inputs, corpus),
+        _positions(inputs, corpus, "static"),
+        _positions(inputs, corpus, "carry"),
+        _carry_gain(inputs, corpus),
+        sweep_panel(inputs, corpus),
+        *(_curves(inputs, corpus, family) for family in (*FAMILIES, *_others(inputs.of(corpus)))),
+    ]
+
+
+def _others(runs: Sequence[Run]) -> list[Family]:
+    """A family for every metric that FAMILIES does not know; positions have plots of their own."""
+    names = {str(name) for run in runs if run.curves is not None for name in run.curves["metric"].unique()}
+    known = {family.metric for family in FAMILIES} | {BY_POSITION}
+    return [Family(name, "", name, "x", "y") for name in sorted(names - known)]
+
+
+def positions(run: Run, arm: str) -> list[tuple[float, float]]:
+    """(position in the document in tokens, bits per byte) of one arm; empty when it was not measured."""
+    rows = run.hebbian.values.get(f"arms/{arm}/by_position")
+    if not isinstance(rows, list):
+        return []
+    pairs = []
+    for place, row in enumerate(rows):
+        if isinstance(row, dict):
+            x = next((row[name] for name in ("from", "position") if name in row), place)
+            pairs.append((x, row.get("bits_per_byte")))
+        else:
+            pairs.append((place, row))
+    return [(float(x), float(y)) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
+
+
+def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
+    points = []
+    for variant in inputs.variants:
+        runs = inputs.of(corpus, variant)
+        size, bits = measures.over(runs, measures.parameters), measures.over(runs, measures.test_bits)
+        if size is None or bits is None:
+            continue
+        low = None if bits.half is None else [bits.mean - bits.half]
+        high = None if bits.half is None else [bits.mean + bits.half]
+        slot = slot_of(inputs.variants, variant)
+        points.append(Curve(variant, slot, [size.mean], [bits.mean], low, high, points_only=True))
+    return Panel(
+        f"{corpus}-parameters",
+        "Test bits per byte against size",
+        "parameters",
+        "test, bits per byte",
+        points,
+        log_x=True,
+        note="Bars: 95 % t interval of the mean over seeds."
+        if any(p.low is not None for p in points)
+        else "One seed each.",
+    )
+
+
+def _positions(inputs: Inputs, corpus: str, arm: str) -> Panel:
+    return Panel(
+        f"{corpus}-position-{arm}",
+        f"Bits per byte by position in the document, arm {arm}",
+        "position in the document, tokens",
+        "test, bits per byte",
+        _mean_lines(inputs, corpus, lambda run: positions(run, arm)),
+        log_x=True,
+    )
+
+
+def _carry_gain(inputs: Inputs, corpus: str) -> Panel:
+    def gain(run: Run) -> list[tuple[float, float]]:
+        static = dict(positions(run, "static"))
+        return [(x, y - static[x]) for x, y in positions(run, "carry") if x in static]
+
+    return Panel(
+        f"{corpus}-position-gain",
+        "What carrying the state changes, by position",
+        "position in the document, tokens",
+        "carry minus static, bits per byte",
+        _mean_lines(inputs, corpus, gain),
+        [("no change", 0.0)],
+        log_x=True,
+        note="Below the line: the carried state helps.",
+    )
+
+
+def _mean_lines(inputs: Inputs, corpus: str, pairs_of: object) -> list[Curve]:
+    lines = []
+    for variant in inputs.variants:
+        found = [pairs for run in inputs.of(corpus, variant) if (pairs := pairs_of(run))]  # type: ignore[operator]
+        if not found:
+            continue
+        shared = [x for x, _ in found[0] if all(x in dict(pairs) for pairs in found)]
+        means = [sum(dict(pairs)[x] for pairs in found) / len(found) for x in shared]
+        lines.append(Curve(variant, slot_of(inputs.variants, variant), shared, means))
+    return lines
+
+
+def _curves(inputs: Inputs, corpus: str, family: Family) -> Panel:
+    """The first seed of every variant: its first series in full, its nulls and twins faint and without labels."""
+    lines, others = [], []
+    for variant in inputs.variants:
+        run = next((run for run in inputs.of(corpus, variant) if run.curves is not None), None)
+        if run is None or run.curves is None:
+            continue
+        chosen = run.curves[run.curves["metric"] == family.metric].dropna(subset=["x", "y"])
+        chosen = chosen[chosen["series"].astype(str).str.startswith(family.series)]
+        for place, (series, rows) in enumerate(chosen.groupby("series", sort=False)):
+            rows = rows.sort_values("x", kind="stable")
+            slot = slot_of(inputs.variants, variant)
+            lines.append(Curve(variant, slot, rows["x"].tolist(), rows["y"].tolist(), faint=place > 0))
+            others += [str(series)] if place else []
+    name = f"{corpus}-{family.metric}-{family.series}".strip("-").replace("_", "-")
+    note = f"Thin dotted lines of the same colour: {', '.join(dict.fromkeys(others))}." if others else ""
+    log_x = family.log_x and all(x > 0 for line in lines for x in line.x)
+    return Panel(name, family.title, family.x_label, family.y_label, lines, log_x=log_x, note=note)

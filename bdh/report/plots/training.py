@@ -1,0 +1,198 @@
+"""How far learning moved the synapses of the variants that may learn locally.
+
+What happened in training: bits per byte, density, size and rank of the state, gain, over steps and operations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from bdh.project.errors import RunError
+from bdh.report import formats
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, Run
+from bdh.report.plots.figure import Curve, Panel, slot_of
+
+
+def synapse_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """The histogram of weight changes of every run that recorded one, pooled over its maps; one line per variant."""
+    curves = []
+    for variant in inputs.variants:
+        found = [points for run in inputs.of(corpus, variant) if (points := change_shares(run))]
+        if found:
+            curves.append(Curve(variant, slot_of(inputs.variants, variant), *found[0]))
+    return [
+        Panel(
+            f"{corpus}-weight-changes",
+            "How far learning moved the synapses",
+            "weight minus initial weight, in root mean squares of the change",
+            "share of synapses",
+            curves,
+            log_y=True,
+            note="Surviving synapses of all hidden maps together, first seed. Where nothing moved there is no line.",
+        )
+    ]
+
+
+def change_shares(run: Run) -> tuple[list[float], list[float]] | None:
+    """Centre of every bin in root mean squares of the change, and the share of synapses in it; empty bins are left out.
+
+    None without a record, and where nothing moved. Raises RunError when the bins of the maps differ.
+    """
+    record = run.weight_changes
+    maps = list(dict.fromkeys(key.split("/")[0] for key in record.values))
+    if not maps:
+        return None
+    edges = record.values[f"{maps[0]}/edges"]
+    if any(record.values[f"{name}/edges"] != edges for name in maps):
+        raise RunError(f"{record.path} is damaged (its maps have different bins); delete it and run `dvc repro`")
+    counts = [sum(column) for column in zip(*(record.values[f"{name}/counts"] for name in maps), strict=True)]
+    total = sum(counts)
+    weights = [sum(record.values[f"{name}/counts"]) for name in maps]
+    squares = [(record.number(f"{name}/rms") or 0.0) ** 2 for name in maps]
+    spread = (sum(w * s for w, s in zip(weights, squares, strict=True)) / total) ** 0.5 if total else 0.0
+    if spread == 0:
+        return None
+    centres = [(low + high) / 2 / spread for low, high in itertools.pairwise(edges)]
+    kept = [(place, count / total) for place, count in zip(centres, counts, strict=True) if count]
+    return [place for place, _ in kept], [share for _, share in kept]
+
+
+LAYERS = re.compile(r"_(\d+)$")
+LOSSES = ("train_", "validation_")
+SETTINGS = {"step", "learning_rate", "gradient_norm"}
+
+
+def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """Every plot of training on one corpus; a quantity that no run recorded gives no plot."""
+    learning = _lines(inputs, corpus, _validation_bits)
+    levels, note = _levels(inputs, corpus, learning)
+    panels = [
+        Panel(
+            f"{corpus}-learning-steps",
+            "Learning curve",
+            "training step",
+            "validation, bits per byte",
+            learning,
+            levels,
+            note=f"Step 0 is left out. {note}",
+        ),
+        Panel(
+            f"{corpus}-learning-flops",
+            "Learning curve by work done",
+            "training operations, FLOP",
+            "validation, bits per byte",
+            _against_flops(inputs, corpus, learning),
+            levels,
+            log_x=True,
+            note=note,
+        ),
+    ]
+    return panels + [_diagnostic(inputs, corpus, name) for name in diagnostics(inputs.of(corpus))]
+
+
+def _levels(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> tuple[list[tuple[str, float]], str]:
+    """Baselines near enough to the lines to be drawn, and a sentence about those that are not."""
+    values = [y for line in lines for y in line.y]
+    facts = inputs.facts[corpus]
+    known = (
+        ("unigram (test)", measures.unigram_bits(facts, inputs.of(corpus))),
+        ("known floor (test)", measures.floor_bits(facts)),
+    )
+    levels = [(name, level) for name, level in known if level is not None]
+    if not values:
+        return levels, ""
+    low, high = min(values), max(values)
+    reach = 0.5 * (high - low)
+    drawn = [(name, level) for name, level in levels if low - reach <= level <= high + reach]
+    off = [f"{name} {formats.fixed(level)}" for name, level in levels if (name, level) not in drawn]
+    return drawn, f"Outside the plot: {', '.join(off)}." if off else ""
+
+
+def diagnostics(runs: Sequence[Run]) -> list[str]:
+    """Quantities beside the losses that some history recorded: columns without their layer number, sorted."""
+    columns = (str(name) for run in runs if run.history is not None for name in run.history.columns)
+    return sorted({LAYERS.sub("", name) for name in columns if name not in SETTINGS and not name.startswith(LOSSES)})
+
+
+def _diagnostic(inputs: Inputs, corpus: str, name: str) -> Panel:
+    title, label = _wording(name)
+    return Panel(
+        f"{corpus}-{name.replace('_', '-')}",
+        f"{title} over training",
+        "training step",
+        label,
+        _lines(inputs, corpus, lambda run: _mean_over_layers(run, name)),
+        log_y=name.startswith("state_norm"),
+        note="Mean over layers.",
+    )
+
+
+def _wording(name: str) -> tuple[str, str]:
+    for prefix, title, label in (
+        ("density_", "Density of {}", "share of non-zeros"),
+        ("state_norm_", "Frobenius norm of the state {}", "norm"),
+        ("state_rank_", "Effective rank of the state {}", "rank"),
+    ):
+        if name.startswith(prefix):
+            return title.format(name.removeprefix(prefix)), label
+    return f"Mean of {name}", "mean"
+
+
+def _mean_over_layers(run: Run, name: str) -> pd.Series | None:
+    history = run.history
+    if history is None:
+        return None
+    columns = [column for column in history.columns if LAYERS.sub("", str(column)) == name]
+    return _by_step(history, history[columns].mean(axis=1)) if columns else None
+
+
+def _validation_bits(run: Run) -> pd.Series | None:
+    """Bits per byte of the judged weights (raw or averaged): recorded ones, otherwise scaled from nats per token."""
+    ending = "_average" if run.train.text("judged") == "average" else ""
+    history, factor = run.history, measures.bits_per_nat(run)
+    if history is None:
+        return None
+    history = history[history["step"] > 0]
+    if f"validation_bits_per_byte{ending}" in history:
+        return _by_step(history, history[f"validation_bits_per_byte{ending}"])
+    if factor is None or f"validation_nats{ending}" not in history:
+        return None
+    return _by_step(history, history[f"validation_nats{ending}"] * factor)
+
+
+def _by_step(history: pd.DataFrame, values: pd.Series) -> pd.Series:
+    return pd.Series(values.to_numpy(dtype=float), index=history["step"].to_numpy()).dropna()
+
+
+def _lines(inputs: Inputs, corpus: str, curve_of: Callable[[Run], pd.Series | None]) -> list[Curve]:
+    """One line per variant: the mean over seeds at the steps that all seeds share, with the range as its band."""
+    lines = []
+    for variant in inputs.variants:
+        found = [curve for run in inputs.of(corpus, variant) if (curve := curve_of(run)) is not None and len(curve)]
+        if not found:
+            continue
+        joined = pd.concat(found, axis=1, join="inner").sort_index()
+        band = (joined.min(axis=1).tolist(), joined.max(axis=1).tolist()) if len(found) > 1 else (None, None)
+        slot = slot_of(inputs.variants, variant)
+        lines.append(Curve(variant, slot, joined.index.tolist(), joined.mean(axis=1).tolist(), *band))
+    return lines
+
+
+def _against_flops(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> list[Curve]:
+    """The same lines with steps turned into operations; a line whose work is unknown is left out."""
+    moved = []
+    for line in lines:
+        for run in inputs.of(corpus, line.label):
+            work, steps = measures.training_flops(run), run.train.number("steps_done")
+            if work and steps:
+                keep = [i for i, step in enumerate(line.x) if step > 0]
+                low, high = ([side[i] for i in keep] if side else None for side in (line.low, line.high))
+                x = [line.x[i] * work / steps for i in keep]
+                moved.append(Curve(line.label, line.slot, x, [line.y[i] for i in keep], low, high))
+                break
+    return moved

@@ -1,0 +1,1 @@
+"""Tables of the page: plain data first, markup last."""

@@ -1,0 +1,262 @@
+"""Does the living synaptic state help? Every arm beside the static one, on the same tokens.
+
+Arm carry at every damping of the sweep: what remembering longer changes, and how long the state remembers.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bdh.report import formats
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, Run, flatten
+from bdh.report.data.spread import Spread, Verdict, of_interval, of_seeds, over_seeds
+from bdh.report.plots.figure import Curve, Panel, slot_of
+from bdh.report.tables.quality import spread_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
+
+UNCHANGED = "unchanged, as it must be"
+ONE_SEED = "One seed (n 1): nothing over seeds is measured."
+CHANGED = "FAULT: it changed the output"
+
+
+def arms_of(runs: list[Run]) -> list[str]:
+    """Arms beside static that some run names, in the order of the files."""
+    names = (name for run in runs for name in run.hebbian.children("arms"))
+    return [name for name in dict.fromkeys(names) if name != "static"]
+
+
+def arm_difference(run: Run, arm: str) -> float | None:
+    """Bits per byte of one arm minus those of the static arm, None when the run does not have it."""
+    return run.hebbian.number(f"arms/{arm}/difference_to_static")
+
+
+def arm_bounds(run: Run, arm: str) -> tuple[float | None, float | None]:
+    """The 95 % interval of `arm_difference`."""
+    return run.hebbian.number(f"arms/{arm}/ci_low"), run.hebbian.number(f"arms/{arm}/ci_high")
+
+
+def arm_verdict(run: Run, arm: str) -> Verdict | None:
+    """Verdict on one arm of one run: by the interval; `observe` must change nothing at all."""
+    value = arm_difference(run, arm)
+    if value is None:
+        return None
+    if arm == "observe":
+        return Verdict(UNCHANGED, "even") if value == 0 else Verdict(CHANGED, "bad")
+    return of_interval(*arm_bounds(run, arm))
+
+
+def variant_verdict(runs: list[Run], arm: str) -> Verdict | None:
+    """One verdict on an arm over all seeds of a variant, None when no seed measured it.
+
+    Over several seeds by the paired interval over seeds and text, else what the single seeds say.
+    """
+    found = [verdict for run in runs if (verdict := arm_verdict(run, arm)) is not None]
+    if not found:
+        return None
+    gap = measures.compare_arms(runs, arm) if len(found) > 1 and arm != "observe" else None
+    return of_interval(gap.low, gap.high) if gap is not None and gap.covers_seeds else of_seeds(found)
+
+
+def synapse_table(inputs: Inputs, corpus: str) -> Table:
+    """One row per variant, one column per arm: difference to static, interval, verdict."""
+    runs = inputs.of(corpus)
+    arms = arms_of(runs)
+    columns = [
+        Column("static", "bits per byte", "State reset at every window."),
+        *(Column(arm.replace("_", " "), "minus static, bits per byte", _question(runs, arm)) for arm in arms),
+        Column("documents", "read", "Held-out documents, whole ones in order."),
+    ]
+    rows = [_row(inputs, corpus, variant, arms) for variant in inputs.variants]
+    return Table(
+        f"{corpus}-synapses",
+        f"{corpus}: frozen weights, living synapses",
+        columns,
+        rows,
+        notes=_notes(inputs, corpus, arms),
+    )
+
+
+def _row(inputs: Inputs, corpus: str, variant: str, arms: list[str]) -> Row:
+    runs = inputs.of(corpus, variant)
+    documents = measures.over(runs, measures.number_of("hebbian", "arms/static/documents"))
+    cells = [
+        spread_cell(measures.over(runs, measures.test_bits), reason=_reason(runs, "static")),
+        *(_arm_cell(runs, arm) for arm in arms),
+        Cell(formats.whole(None if documents is None else documents.mean), documents.mean if documents else None),
+    ]
+    return Row(variant, cells, slot_of(inputs.variants, variant))
+
+
+def _arm_cell(runs: list[Run], arm: str) -> Cell:
+    verdict = variant_verdict(runs, arm)
+    value = measures.over(runs, lambda run: arm_difference(run, arm))
+    if verdict is None or value is None:
+        reason = _reason(runs, arm)
+        short = reason.startswith("not measurable")
+        return Cell(formats.ABSENT, None, reason, detail="not measurable" if short else "not run")
+    span = "" if arm == "observe" else _interval(runs, arm)
+    count = f"n {value.n}" if value.n > 1 else ""
+    detail = "\n".join(part for part in (span, count, verdict.word) if part)
+    return Cell(formats.signed(value.mean, 4), value.mean, _reason(runs, arm), verdict.tone, detail=detail)
+
+
+def _interval(runs: list[Run], arm: str) -> str:
+    """The interval over seeds and text; without one, from the lowest to the highest end of the single seeds."""
+    gap = measures.compare_arms(runs, arm) if len(runs) > 1 else None
+    if gap is not None and gap.covers_seeds:
+        return formats.interval(gap.low, gap.high)
+    bounds = [arm_bounds(run, arm) for run in runs]
+    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
+    return formats.interval(min(lows), max(highs)) if lows and highs else ""
+
+
+def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
+    runs = inputs.of(corpus)
+    if not arms:
+        return ["No arm has been measured yet."]
+    notes = ["Negative: the arm predicts better than static. Interval below 0: better; above 0: worse; around 0: no "
+             "difference shown."]  # fmt: skip
+    questions = [f"{arm.replace('_', ' ')}: {_question(runs, arm)}" for arm in arms if _question(runs, arm)]
+    if questions:
+        notes.append("; ".join(questions))
+    units = {unit for run in runs for arm in arms if (unit := run.hebbian.text(f"arms/{arm}/bootstrap_unit"))}
+    if units:
+        each = " Several seeds: over seeds and text together." if len(inputs.seeds) > 1 else f" {ONE_SEED}"
+        notes.append(f"95 % intervals: paired bootstrap by {' or by '.join(sorted(units))}.{each}")
+    return notes + _not_run(inputs, corpus, arms)
+
+
+def _not_run(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
+    """Why arms were not run, one line per reason."""
+    reasons: dict[str, list[str]] = {}
+    for arm in arms:
+        for variant in inputs.variants:
+            runs = inputs.of(corpus, variant)
+            if variant_verdict(runs, arm) is None:
+                reasons.setdefault(_reason(runs, arm), []).append(f"{arm.replace('_', ' ')} of {variant}")
+    return [f"{_heading(reason)}{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _heading(reason: str) -> str:
+    return "" if reason.startswith("not measurable") else "Not run: "
+
+
+def _question(runs: list[Run], arm: str) -> str:
+    return _first(runs, f"questions/{arm}") or ""
+
+
+def _first(runs: list[Run], key: str) -> str | None:
+    return next((text for run in runs if (text := run.hebbian.text(key))), None)
+
+
+def _reason(runs: list[Run], arm: str) -> str:
+    absent = next((f"{run.hebbian.path} is missing (stage hebbian)" for run in runs if not run.hebbian), None)
+    return _first(runs, f"arms/{arm}/reason") or absent or ""
+
+
+ROWS = "damping_sweep/rows"
+
+
+def sweep_rows(run: Run) -> dict[float, dict[str, float | None]]:
+    """Numbers of one run by damping; empty when it carries no state or was not evaluated."""
+    rows = run.hebbian.values.get(ROWS)
+    if not isinstance(rows, list):
+        return {}
+    return {float(row["damping"]): flatten(row) for row in rows if isinstance(row, dict)}
+
+
+def sweep_number(runs: list[Run], damping: float, name: str) -> Spread | None:
+    """One number at one damping over seeds."""
+    found = (sweep_rows(run).get(damping, {}).get(name) for run in runs)
+    return over_seeds(value for value in found if isinstance(value, int | float))
+
+
+def dampings(inputs: Inputs, corpus: str) -> list[float]:
+    """Every damping that some run on the corpus was read at, ascending."""
+    return sorted({damping for run in inputs.of(corpus) for damping in sweep_rows(run)})
+
+
+def sweep_table(inputs: Inputs, corpus: str) -> Table | None:
+    """One row per variant with a state, one column per damping; None when nothing was swept."""
+    swept = dampings(inputs, corpus)
+    if not swept:
+        return None
+    columns = [
+        Column(f"damping {damping:g}", "minus static, bits per byte", "Arm carry at this damping per token.")
+        for damping in swept
+    ]
+    rows = [
+        Row(
+            variant,
+            [_cell(inputs.of(corpus, variant), damping) for damping in swept],
+            slot_of(inputs.variants, variant),
+        )
+        for variant in inputs.variants
+        if any(sweep_rows(run) for run in inputs.of(corpus, variant))
+    ]
+    alone = (f"{damping:g}: {_tokens(_alone(damping))}" for damping in swept)
+    return Table(
+        f"{corpus}-damping",
+        f"{corpus}: arm carry by damping",
+        columns,
+        rows,
+        notes=[
+            f"Half-life that damping alone gives, tokens: {', '.join(alone)}. Half-life measured: of an exponential"
+            " through the autocorrelation of the state at one window; – where that is not positive.",
+            "Intervals: as in the table above; several seeds: from the lowest to the highest end. The dampings are"
+            " not tested against each other.",
+        ],
+    )
+
+
+def sweep_panel(inputs: Inputs, corpus: str) -> Panel:
+    """Arm carry minus static against the half-life of the state; a state that is not damped has none."""
+    curves = []
+    for variant in inputs.variants:
+        runs = inputs.of(corpus, variant)
+        points = [
+            (life, gap.mean)
+            for damping in dampings(inputs, corpus)
+            if (life := _alone(damping)) and (gap := sweep_number(runs, damping, "difference_to_static"))
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            curves.append(Curve(variant, slot_of(inputs.variants, variant), list(x), list(y)))
+    return Panel(
+        f"{corpus}-damping-sweep",
+        "What carrying the state changes, by how long it remembers",
+        "half-life by damping, tokens",
+        "carry minus static, bits per byte",
+        curves,
+        [("no change", 0.0)] if curves else [],
+        log_x=True,
+        note="Below the line: the carried state helps. Damping 1 has no half-life and is in the table alone.",
+    )
+
+
+def _cell(runs: list[Run], damping: float) -> Cell:
+    rows = [row for run in runs if (row := sweep_rows(run).get(damping))]
+    value = sweep_number(runs, damping, "difference_to_static")
+    memory = f"half-life measured {_tokens(_mean(sweep_number(runs, damping, 'half_life_measured_tokens')))}"
+    if value is None:
+        reason = next((str(row["reason"]) for row in rows if row.get("reason")), "not run")
+        return missing_cell(reason)
+    bounds = [(row["ci_low"], row["ci_high"]) for row in rows]
+    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
+    span = formats.interval(min(lows), max(highs), 4) if lows and highs else ""
+    verdict = of_seeds([of_interval(low, high) for low, high in bounds])
+    parts = (formats.deviation(value, 4), span, verdict.word, memory)
+    return Cell(formats.signed(value.mean, 4), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
+
+
+def _mean(value: Spread | None) -> float | None:
+    return None if value is None else value.mean
+
+
+def _alone(damping: float) -> float | None:
+    return None if damping >= 1.0 else math.log(2.0) / -math.log(damping)
+
+
+def _tokens(value: float | None) -> str:
+    return formats.whole(value) if value is None or value >= 100 else f"{value:.3g}"

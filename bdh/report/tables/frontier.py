@@ -1,0 +1,193 @@
+"""MCL of a variant against the dense baseline: a difference of two shares and its interval.
+
+Frontier metrics: never a value alone, always beside its null and the reference's own protocol.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable
+
+from bdh.report import formats
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.spread import Difference, Verdict, of_null, of_seeds
+from bdh.report.plots.figure import slot_of
+from bdh.report.tables.quality import spread_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
+
+BASELINES = ("transformer", "transformer_flops")
+
+
+def baseline_notes(inputs: Inputs, corpus: str) -> list[str]:
+    """One note per dense baseline that has MCL on this corpus: every other variant's share minus its."""
+    notes = []
+    for rival in (name for name in BASELINES if name in inputs.variants):
+        gaps = [
+            f"{variant} {formats.difference(gap)}"
+            for variant in inputs.variants
+            if variant not in BASELINES
+            and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival))) is not None
+        ]
+        if gaps:
+            notes.append(f"Share minus that of the dense baseline {rival} (Newcombe's interval): {'; '.join(gaps)}.")
+    return notes
+
+
+def difference(runs: list[Run], rivals: list[Run]) -> Difference | None:
+    """Share of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
+
+    Interval: Newcombe's hybrid of the two intervals (1998, method 10), the widest over seeds.
+    """
+    ours, theirs = _share(runs), _share(rivals)
+    if ours is None or theirs is None:
+        return None
+    (a, a_low, a_high), (b, b_low, b_high) = ours, theirs
+    low = a - b - math.hypot(a - a_low, b_high - b)
+    return Difference(a - b, low, a - b + math.hypot(a_high - a, b - b_low), "neurons")
+
+
+def _share(runs: list[Run]) -> tuple[float, float, float] | None:
+    """Mean share over seeds, lowest lower and highest upper end of its interval."""
+    found = [tuple(run.frontier.number(f"mcl/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
+    whole = [(v, low, high) for v, low, high in found if v is not None and low is not None and high is not None]
+    if not whole:
+        return None
+    values, lows, highs = zip(*whole, strict=True)
+    return sum(values) / len(values), min(lows), max(highs)
+
+
+METRICS = {
+    "tmi": "modularity of the neuron graph",
+    "sps": "persistence of the synaptic state",
+    "sec": "coupling of surprise and activity",
+    "mcl": "neurons selective for one concept",
+}
+GRAPHS = {
+    "state_graph": "modularity of the graph of synapses that a text leaves behind",
+    "degrees/in": "in-degrees of the neuron graph against an exponential tail, likelihood ratio",
+    "degrees/out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",
+}
+TABLES = METRICS | GRAPHS
+LONGEST_LINE = 56
+RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
+COLUMNS = (
+    Column("value", "", "Our protocol, trained weights."),
+    Column("95 % interval", "", "Of the value."),
+    Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights."),
+    Column(
+        "nulls", "mean ± sd, p", "Draws that keep everything but the structure asked about; the first gives z and p."
+    ),
+    Column("z", "sd of the null"),
+    Column("p", "two-sided"),
+    Column("n", "count", "Neurons, updates or tokens that the value rests on."),
+    Column("reference protocol", "", "The number as the references compute it."),
+    Column("same, untrained", "", "The reference protocol on the untrained twins."),
+    Column("verdict", "by rule", RULE),
+)
+
+
+def metrics_of(runs: list[Run]) -> list[str]:
+    """Frontier metrics that some run names, in the order of TABLES."""
+    found = {name for run in runs for name in TABLES if run.frontier.children(name)}
+    return [name for name in TABLES if name in found]
+
+
+def frontier_tables(inputs: Inputs, corpus: str) -> list[Table]:
+    """One table per metric on one corpus, one row per variant that has the metric."""
+    return [_table(inputs, corpus, metric) for metric in metrics_of(inputs.of(corpus))]
+
+
+def _table(inputs: Inputs, corpus: str, metric: str) -> Table:
+    rows: list[Row] = []
+    absent: dict[str, list[str]] = {}
+    for variant in inputs.variants:
+        verdict = metric_verdict(inputs.of(corpus, variant), metric)
+        if verdict is None:
+            absent.setdefault(_reason(inputs.of(corpus, variant), metric), []).append(variant)
+        else:
+            rows.append(_row(inputs, corpus, variant, metric, verdict))
+    notes = [f"Read a value only as its distance from the nulls: it is far from 0 without any signal. {RULE}"]
+    if len(inputs.seeds) > 1:
+        notes.append("Over several seeds: means; the widest interval, the largest p.")
+    notes += baseline_notes(inputs, corpus) if metric == "mcl" else []
+    notes += [f"Not for {', '.join(names)}: {reason}." for reason, names in absent.items()]
+    return Table(
+        f"{corpus}-{metric.replace('/', '-')}",
+        f"{corpus}: {metric.upper() if metric in METRICS else metric.replace('_', ' ').replace('/', ', ')},"
+        f" {TABLES[metric]}, beside its nulls",
+        COLUMNS,
+        rows,
+        notes=notes,
+    )
+
+
+def metric_verdict(runs: list[Run], metric: str) -> Verdict | None:
+    """Verdict on one metric over the seeds of one variant, None when no seed has it."""
+    found = [run_verdict(run, metric) for run in runs if run.frontier.number(f"{metric}/value") is not None]
+    return of_seeds(found) if found else None
+
+
+def run_verdict(run: Run, metric: str) -> Verdict:
+    """Verdict on one metric of one run."""
+    return of_null(run.frontier.text(f"{metric}/verdict"), run.frontier.number(f"{metric}/p"))
+
+
+def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdict) -> Row:
+    runs = inputs.of(corpus, variant)
+
+    def part(name: str, digits: int = 3) -> Cell:
+        return spread_cell(measures.over(runs, measures.number_of("frontier", f"{metric}/{name}")), digits)
+
+    units = measures.over(runs, measures.number_of("frontier", f"{metric}/n"))
+    cells = [
+        part("value"),
+        Cell(formats.interval(_end(runs, metric, "ci_low", min), _end(runs, metric, "ci_high", max), sign=False)),
+        _with_sd(runs, f"{metric}/untrained_mean", f"{metric}/untrained_sd"),
+        _nulls(runs, metric),
+        part("z", 1),
+        Cell(formats.chance(_end(runs, metric, "p", max)), _end(runs, metric, "p", max)),
+        missing_cell() if units is None else Cell(formats.whole(units.mean), units.mean),
+        part("reference_protocol"),
+        part("reference_protocol_untrained"),
+        verdict_cell(verdict),
+    ]
+    return Row(variant, cells, slot_of(inputs.variants, variant))
+
+
+def _end(runs: list[Run], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
+    """The smallest or the largest of one number over the seeds."""
+    found = [value for run in runs if (value := run.frontier.number(f"{metric}/{name}")) is not None]
+    return choose(found) if found else None
+
+
+def _with_sd(runs: list[Run], mean_key: str, sd_key: str) -> Cell:
+    mean, sd = (measures.over(runs, measures.number_of("frontier", key)) for key in (mean_key, sd_key))
+    if mean is None:
+        return missing_cell("not measured")
+    return Cell(formats.fixed(mean.mean) + ("" if sd is None else f" ± {formats.fixed(sd.mean)}"), mean.mean)
+
+
+def _nulls(runs: list[Run], metric: str) -> Cell:
+    """The first null in full size, every null by name below it."""
+    first = _with_sd(runs, f"{metric}/null_mean", f"{metric}/null_sd")
+    names = dict.fromkeys(name for run in runs for name in run.frontier.children(f"{metric}/nulls"))
+    lines = []
+    for name in names:
+        one = _with_sd(runs, f"{metric}/nulls/{name}/mean", f"{metric}/nulls/{name}/sd")
+        p = measures.over(runs, measures.number_of("frontier", f"{metric}/nulls/{name}/p"))
+        numbers = one.text + ("" if p is None else f", p {formats.chance(p.mean)}")
+        line = f"{name}: {numbers}"
+        lines += [line] if len(line) <= LONGEST_LINE else [*textwrap.wrap(f"{name}:", LONGEST_LINE), numbers]
+    return Cell(first.text, first.value, first.note, detail="\n".join(lines))
+
+
+def _reason(runs: list[Run], metric: str) -> str:
+    for run in runs:
+        for key in (f"{metric}/reason", f"{metric}_reason", f"reasons/{metric}"):
+            if run.frontier.text(key):
+                return str(run.frontier.text(key))
+        if not run.frontier:
+            return f"{run.frontier.path} is missing (stage frontier)"
+    return "the result names no reason"

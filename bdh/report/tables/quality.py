@@ -1,0 +1,264 @@
+"""How well every variant predicts held-out text, beside what knows nothing, little, or everything.
+
+Every variant beside bdh on the same corpus and seeds: paired tests, mean and interval over seeds, always with n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bdh.report import formats
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.pairs import holm
+from bdh.report.data.spread import Difference, Spread, Verdict, of_interval
+from bdh.report.plots.figure import slot_of
+from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
+
+COLUMNS = (
+    Column("parameters", "count", "Tied parameters counted once."),
+    Column("without embeddings", "count", "Parameters without token embedding and readout."),
+    Column("forward work", "FLOP per token", "Floating-point operations of one forward pass per token."),
+    Column("steps", "count", "Optimizer steps done."),
+    Column("tokens seen", "count", "Tokens read in training, repeats counted."),
+    Column("validation", "bits per byte", "Fixed validation set, best checkpoint."),
+    Column("test", "bits per byte", "Held-out documents, state reset at every window (arm static)."),
+    Column("test", "perplexity per token", "Depends on the tokenizer: compare within one corpus only."),
+    Column("gain over unigram", "bits per byte", "Unigram baseline minus the model: positive is better than unigram."),
+    Column("gain over unigram", "percent", "The same as a share of the unigram baseline."),
+    Column("above floor", "bits per byte", "Model minus the known entropy of the generator; sample corpora only."),
+    Column("behind lowest", "bits per byte", "Test bits per byte minus those of the lowest, with a 95 % interval."),
+)
+
+
+def quality_table(inputs: Inputs, corpus: str) -> Table:
+    """One row per variant on one corpus, then the reference rows: floor, unigram, uniform guess."""
+    order = measures.ranking(inputs, corpus)
+    lowest = order[0][0] if order else None
+    gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
+    tested = bool(gaps) and all(
+        gap is not None and gap.covers_seeds and gap.low is not None and gap.low > 0 for gap in gaps.values()
+    )
+    rows = [_row(inputs, corpus, variant, lowest if tested else None, gaps) for variant in inputs.variants]
+    return Table(
+        f"{corpus}-quality",
+        f"{corpus}: prediction of held-out text",
+        COLUMNS,
+        rows + _reference_rows(inputs, corpus),
+        notes=_notes(inputs, gaps, lowest, tested) + _shorter(inputs, corpus),
+    )
+
+
+def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict[str, Difference | None]) -> Row:
+    runs = inputs.of(corpus, variant)
+    reason = "; ".join(line for run in runs for line in run.missing)
+    bits = measures.over(runs, measures.test_bits)
+    unigram, floor = (
+        measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus)),
+        measures.floor_bits(inputs.facts[corpus]),
+    )
+    gain = None if bits is None or unigram is None else Spread(unigram - bits.mean, bits.sd, bits.n)
+    above = None if bits is None or floor is None else Spread(bits.mean - floor, bits.sd, bits.n)
+    cells = [
+        _count(runs, "parameters", reason),
+        _count(runs, "parameters_without_embeddings", reason),
+        _work(runs, reason),
+        _count(runs, "steps_done", reason),
+        _count(runs, "tokens_seen", reason),
+        spread_cell(measures.over(runs, measures.validation_bits), reason=reason),
+        spread_cell(bits, reason=reason, best=variant == best),
+        spread_cell(measures.over(runs, measures.perplexity), 2, reason),
+        _gain_cell(gain, reason),
+        Cell(formats.percent(gain.mean / unigram), gain.mean / unigram)
+        if gain is not None and unigram
+        else missing_cell(reason),
+        spread_cell(above, reason=reason if floor is not None else "the corpus has no known floor"),
+        _gap_cell(variant, bits, gaps, reason),
+    ]
+    return Row(variant, cells, slot_of(inputs.variants, variant), note=reason)
+
+
+def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: bool = False) -> Cell:
+    """A cell with the mean over seeds, half its 95 % interval and n below it, sorted by the mean."""
+    if value is None:
+        return missing_cell(reason)
+    return Cell(formats.fixed(value.mean, digits), value.mean, best=best, detail=formats.deviation(value, digits))
+
+
+def _count(runs: list[Run], key: str, reason: str) -> Cell:
+    value = measures.over(runs, measures.number_of("train", key))
+    return missing_cell(reason) if value is None else Cell(formats.whole(value.mean), value.mean, detail=_over(value))
+
+
+def _over(value: Spread) -> str:
+    """The number of seeds of a mean that differs between them."""
+    return f"mean, n {value.n}" if value.sd else ""
+
+
+def _work(runs: list[Run], reason: str) -> Cell:
+    value = measures.over(runs, measures.number_of("train", "flops_per_token_forward"))
+    return missing_cell(reason) if value is None else Cell(formats.scaled(value.mean, ""), value.mean)
+
+
+def _gain_cell(gain: Spread | None, reason: str) -> Cell:
+    if gain is None:
+        return missing_cell(reason)
+    tone = "none" if gain.mean > 0 else "bad"
+    note = "" if gain.mean > 0 else "does not beat the unigram baseline"
+    return Cell(formats.signed(gain.mean), gain.mean, note, tone)
+
+
+def _gap_cell(variant: str, bits: Spread | None, gaps: dict[str, Difference | None], reason: str) -> Cell:
+    if bits is None:
+        return missing_cell(reason)
+    if variant not in gaps:
+        return Cell("lowest", 0.0)
+    gap = gaps[variant]
+    if gap is None:
+        return missing_cell(reason)
+    return Cell(formats.signed(gap.value), gap.value, detail=formats.interval(gap.low, gap.high))
+
+
+def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
+    facts, runs = inputs.facts[corpus], inputs.of(corpus)
+    known = (
+        ("known floor", measures.floor_bits(facts), "entropy of the generator's own choices"),
+        (
+            "unigram",
+            measures.unigram_bits(facts, runs),
+            "add-one counts of the training split, on the tokens that were judged",
+        ),
+        ("uniform guess", measures.uniform_bits(facts, runs), "every token of the vocabulary equally likely"),
+    )
+    unigram, floor = measures.unigram_bits(facts, runs), measures.floor_bits(facts)
+    rows = []
+    for title, bits, note in known:
+        if bits is None:
+            continue
+        blank = [missing_cell() for _ in COLUMNS]
+        blank[6] = Cell(formats.fixed(bits), bits)
+        if unigram:
+            blank[8] = Cell(formats.signed(unigram - bits), unigram - bits)
+            blank[9] = Cell(formats.percent((unigram - bits) / unigram), (unigram - bits) / unigram)
+        if floor is not None:
+            blank[10] = Cell(formats.fixed(bits - floor), bits - floor)
+        rows.append(Row(title, blank, reference=True, note=note))
+    return rows
+
+
+def _shorter(inputs: Inputs, corpus: str) -> list[str]:
+    """A caution when models read less of the test split than the floor is taken over."""
+    whole = inputs.facts[corpus].stats.number("splits/test/documents")
+    read = {count for run in inputs.of(corpus) if (count := run.hebbian.number("arms/static/documents")) is not None}
+    if whole is None or not read or max(read) >= whole or measures.floor_bits(inputs.facts[corpus]) is None:
+        return []
+    counts = f"{formats.whole(max(read))} of {formats.whole(whole)} documents"
+    return [f"Models read {counts} of the test split; the floor is taken over all of it."]
+
+
+def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:
+    if lowest is None:
+        return ["No variant has a test result yet."]
+    kinds = {(gap.over, gap.covers_seeds) for gap in gaps.values() if gap is not None and gap.low is not None}
+    notes = [
+        f"Intervals of the last column: 95 %, paired by {kind}."
+        if covered
+        else f"Intervals of the last column: 95 %, {kind} resampled in pairs; the chance of training is not in them."
+        for kind, covered in sorted(kinds)
+    ]
+    if tested:
+        notes.append(f"★ {lowest}: lowest, and over seeds its interval against every other variant excludes 0.")
+    elif len(inputs.seeds) == 1 and gaps:
+        notes.append("No variant is marked best: that takes two seeds or more.")
+    elif gaps:
+        notes.append("No variant is marked best: none is shown over seeds to be below all others.")
+    notes.append("No other column is tested or ranked.")
+    if len(inputs.seeds) > 1:
+        notes.append("Over seeds: mean ± half its 95 % t interval (n seeds).")
+    return notes
+
+
+BASE = "bdh"
+ONE_SEED = (
+    "One seed: nothing over seeds is measured. Intervals are over text, and the chance of training is not in them."
+)
+AGAINST_COLUMNS = (
+    Column("seeds", "n", "Trainings with a test result."),
+    Column("test", "bits per byte", "Mean over seeds, half its 95 % t interval, n."),
+    Column("minus bdh", "bits per byte", "Paired by seed and by unit of text, with a 95 % interval."),
+    Column("over", "", "What the interval is over, with numbers."),
+    Column("p", "", "Two-sided, of no difference."),
+    Column("p, adjusted", "Holm", "For the number of variants that are compared on this corpus."),
+    Column("verdict", "over seeds", "By the interval over seeds; one seed has none."),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One variant beside bdh: its bits per byte over seeds, the paired difference, and p adjusted by Holm."""
+
+    bits: Spread
+    gap: Difference | None
+    adjusted: float | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the interval over seeds alone."""
+        if self.gap is None or not self.gap.covers_seeds:
+            return Verdict(f"not measurable: n {self.gap.seeds or 1 if self.gap else self.bits.n} seeds")
+        return of_interval(self.gap.low, self.gap.high)
+
+
+def standings(inputs: Inputs, corpus: str) -> dict[str, Standing]:
+    """Every variant that has a test result on one corpus; bdh itself without a gap."""
+    bits = {variant: measures.over(inputs.of(corpus, variant), measures.test_bits) for variant in inputs.variants}
+    others = [variant for variant in inputs.variants if variant != BASE and bits[variant] is not None]
+    gaps = {variant: measures.compare_variants(inputs, corpus, variant, BASE) for variant in others}
+    chances = [None if (gap := gaps[variant]) is None else gap.p for variant in others]
+    adjusted = dict(zip(others, holm(chances), strict=True))
+    return {
+        variant: Standing(spread, gaps.get(variant), adjusted.get(variant))
+        for variant, spread in bits.items()
+        if spread is not None
+    }
+
+
+def against_bdh_table(inputs: Inputs, corpus: str) -> Table:
+    """One row per variant on one corpus."""
+    found = standings(inputs, corpus)
+    rows = [
+        Row(variant, _cells(variant, found.get(variant)), slot_of(inputs.variants, variant))
+        for variant in inputs.variants
+    ]
+    notes = [ONE_SEED] if len(inputs.seeds) == 1 else []
+    if BASE not in inputs.variants:
+        notes.append("bdh is not among the variants: there is nothing to compare with.")
+    return Table(f"{corpus}-against-bdh", f"{corpus}: every variant beside bdh", AGAINST_COLUMNS, rows, notes=notes)
+
+
+def _cells(variant: str, standing: Standing | None) -> list[Cell]:
+    if standing is None:
+        return [missing_cell("no test result") for _ in AGAINST_COLUMNS]
+    count = Cell(formats.whole(standing.bits.n), standing.bits.n)
+    gap = standing.gap
+    if gap is None:
+        reason = "the base of the comparison" if variant == BASE else "bdh has no test result on this corpus"
+        return [count, spread_cell(standing.bits), *(missing_cell(reason) for _ in AGAINST_COLUMNS[2:])]
+    detail = formats.interval(gap.low, gap.high)
+    return [
+        count,
+        spread_cell(standing.bits),
+        Cell(formats.signed(gap.value), gap.value, detail=detail)
+        if gap.low is not None
+        else missing_cell("not measurable: no interval can be had"),
+        Cell(_over_seeds(gap), _over_seeds(gap)),
+        Cell(formats.chance(gap.p), gap.p),
+        Cell(formats.chance(standing.adjusted), standing.adjusted),
+        verdict_cell(standing.verdict),
+    ]
+
+
+def _over_seeds(gap: Difference) -> str:
+    parts = [f"{gap.seeds} seeds"] if gap.seeds else []
+    parts += [f"{gap.units} {gap.over.removeprefix('seeds and ')}"] if gap.units else []
+    return ", ".join(parts) or formats.ABSENT

@@ -1,0 +1,111 @@
+"""Bits per byte by year, by sector and by role of the speaker: each stratum with n, interval, and paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bdh.report import formats
+from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.spread import of_interval, of_seeds, over_seeds
+from bdh.report.plots.figure import slot_of
+from bdh.report.tables.arms import arms_of
+from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
+
+KINDS = {"by_year": "year", "by_sector": "sector", "by_role": "role of the speaker"}
+COUNTS = ("documents", "tokens", "bytes")
+NOT_MEASURABLE = "not measurable"
+
+
+def strata_tables(inputs: Inputs, corpus: str) -> list[Table]:
+    """A table by year, one by sector and one by role, each only when some run has a stratum of that kind."""
+    return [
+        _table(inputs, corpus, kind, labels) for kind in KINDS if (labels := strata(inputs.of(corpus), "static", kind))
+    ]
+
+
+def strata(runs: Sequence[Run], arm: str, kind: str) -> list[str]:
+    """Labels of the strata of one arm in any run, sorted."""
+    return sorted({label for run in runs for label in run.hebbian.children(f"arms/{arm}/{kind}")})
+
+
+def stratum_bits(run: Run, arm: str, kind: str, label: str) -> float | None:
+    """Bits per byte of one stratum."""
+    return run.hebbian.number(f"arms/{arm}/{kind}/{label}/bits_per_byte")
+
+
+def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
+    arms = [arm for arm in arms_of(inputs.of(corpus)) if arm != "observe"]
+    rows: list[Row] = []
+    left_out: list[str] = []
+    for variant in inputs.variants:
+        runs, slot = inputs.of(corpus, variant), slot_of(inputs.variants, variant)
+        if strata(runs, "static", kind):
+            rows.append(Row(f"{variant}, static", [_bits_cell(runs, kind, label) for label in labels], slot))
+        for arm in arms:
+            if strata(runs, arm, kind):
+                cells = [_difference_cell(runs, f"arms/{arm}/{kind}/{label}") for label in labels]
+                row = Row(f"{variant}, {arm.replace('_', ' ')} minus static", cells, slot)
+                if all(cell.text == NOT_MEASURABLE for cell in cells):
+                    left_out.append(row.title)
+                else:
+                    rows.append(row)
+    counted = [[_count(inputs.of(corpus), kind, label, name) for label in labels] for name in COUNTS]
+    rows += [Row(name, cells, reference=True) for name, cells in zip(COUNTS, counted, strict=True)]
+    return Table(
+        f"{corpus}-{kind.replace('_', '-')}",
+        f"{corpus}: test bits per byte by {KINDS[kind]}",
+        [Column(label, "bits per byte") for label in labels],
+        rows,
+        first=Column("variant, arm"),
+        notes=[
+            "Intervals: 95 %, bootstrap over the units of text in the stratum, paired for differences; several seeds:"
+            " from the lowest to the highest end. A stratum with fewer than 8 units is not measurable.",
+            "Strata are not tested against each other, and nothing is adjusted for their number.",
+            *_notes_on(left_out, rows),
+        ],
+    )
+
+
+def _notes_on(left_out: list[str], rows: list[Row]) -> list[str]:
+    """What says which rows are not shown because no stratum has enough units."""
+    if not left_out:
+        return []
+    some = any(row.title.endswith("minus static") for row in rows)
+    which = "; ".join(left_out) if some else "every arm minus static, of every variant"
+    return [f"Left out, since no stratum has enough units: {which}."]
+
+
+def _bits_cell(runs: Sequence[Run], kind: str, label: str) -> Cell:
+    value = over_seeds(stratum_bits(run, "static", kind, label) for run in runs)
+    if value is None:
+        return missing_cell("no documents")
+    span = _span(runs, f"arms/static/{kind}/{label}", "bits_low", "bits_high", sign=False)
+    detail = "\n".join(part for part in (formats.deviation(value), span or "no interval: too few units") if part)
+    return Cell(formats.fixed(value.mean), value.mean, detail=detail)
+
+
+def _difference_cell(runs: Sequence[Run], path: str) -> Cell:
+    value = over_seeds(run.hebbian.number(f"{path}/difference_to_static") for run in runs)
+    if value is None:
+        reason = next((text for run in runs if (text := run.hebbian.text(f"{path}/reason"))), "no documents")
+        return Cell(NOT_MEASURABLE if reason.startswith(NOT_MEASURABLE) else formats.ABSENT, None, reason)
+    verdict = of_seeds(
+        [of_interval(run.hebbian.number(f"{path}/ci_low"), run.hebbian.number(f"{path}/ci_high")) for run in runs]
+    )
+    parts = (formats.deviation(value), _span(runs, path, "ci_low", "ci_high"), verdict.word)
+    return Cell(formats.signed(value.mean), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
+
+
+def _span(runs: Sequence[Run], path: str, low: str, high: str, sign: bool = True) -> str:
+    """From the lowest to the highest end over the seeds, empty without any."""
+    lows, highs = ([run.hebbian.number(f"{path}/{name}") for run in runs] for name in (low, high))
+    found = [[bound for bound in bounds if bound is not None] for bounds in (lows, highs)]
+    return formats.interval(min(found[0]), max(found[1]), sign=sign) if all(found) else ""
+
+
+def _count(runs: Sequence[Run], kind: str, label: str, name: str) -> Cell:
+    for run in runs:
+        count = run.hebbian.number(f"arms/static/{kind}/{label}/{name}")
+        if count is not None:
+            return Cell(formats.whole(count), count)
+    return missing_cell("not counted")

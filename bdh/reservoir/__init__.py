@@ -1,0 +1,1 @@
+"""The recurrent reservoir: one step, many steps, truncated gradients, one GPU kernel."""

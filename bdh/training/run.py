@@ -1,0 +1,195 @@
+"""One run of the comparison: from params.yaml and a tokenized corpus to the run's folder and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bdh.corpora.tokens import TokenCorpus
+from bdh.models.base import build
+from bdh.models.catalog import FOLDER, settings_of
+from bdh.params import Params, Train
+from bdh.project.device import choose_device, choose_precision
+from bdh.project.errors import ParamsError
+from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.processes import Stop
+from bdh.tracking import Tracker
+from bdh.training import loop, report
+from bdh.training.checkpoints import save_run
+from bdh.training.display import make_display
+from bdh.training.distributed.group import ALONE, Group, check_batch
+from bdh.training.distributed.launch import processes
+from bdh.training.distributed.worker import is_worker
+from bdh.training.report import write_samples
+from bdh.training.resume import CheckpointFolder, fingerprint, only_one
+from bdh.training.state import Row, Training
+
+WINDOW_SETTINGS = ("block_size", "window")
+SPREAD = ("devices", "train.devices", "train.accumulate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training is made of; `model` holds every setting of the variant's Config."""
+
+    variant: str
+    corpus: TokenCorpus
+    seed: int
+    train: Train
+    model: dict[str, Any]
+    device: torch.device
+    precision: torch.dtype
+    group: Group = ALONE
+
+    @property
+    def key(self) -> str:
+        """Name of the run."""
+        return run_key(self.variant, self.corpus.name, self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by dotted name, for the tracker and the fingerprint."""
+        named = {f"train.{name}": value for name, value in self.train.model_dump().items()}
+        named |= {f"model.{name}": value for name, value in self.model.items()}
+        precision = str(self.precision).removeprefix("torch.")
+        return named | {
+            "variant": self.variant,
+            "corpus": self.corpus.name,
+            "seed": self.seed,
+            "device": self.device.type,
+            "precision": precision,
+            "devices": self.group.size,
+        }
+
+    def checkpoints(self) -> CheckpointFolder:
+        """Where this very training (settings, data, code, seed, kind of device) keeps its checkpoints.
+
+        They fit any number of devices and micro-batches.
+        """
+        manifest = CODE / "train" / f"{self.variant}.json"
+        sources = [path for path in (manifest, FOLDER / f"{self.variant}.py") if path.exists()]
+        parts = {name: value for name, value in self.settings().items() if name not in SPREAD} | {
+            "corpus_digest": self.corpus.digest,
+            "code": [path.read_text(encoding="utf-8") for path in sources],
+            "torch": torch.__version__,
+        }
+        return CheckpointFolder(self.key, fingerprint(parts))
+
+
+def ranks_of(params: Params, variant: str, corpus: str) -> int:
+    """Processes to start for a training on this machine: 1 unless `train.devices` asks for more.
+
+    In a process that torchrun has started it is 1. Raises what a training with such settings could not begin with.
+    """
+    check_names(params, variant, corpus)
+    train = params.train_of(variant, corpus)
+    if is_worker():
+        return 1
+    on_gpu = params.device != "cpu" and torch.cuda.is_available()
+    if params.device == "cuda" and not on_gpu:
+        choose_device(params.device)
+    gpus = torch.cuda.device_count() if on_gpu else 0
+    size = processes(train, gpus)
+    check_batch(train, size)
+    if size > 1:
+        TokenCorpus.open(TOKENS / corpus)
+    return size
+
+
+def check_names(params: Params, variant: str, corpus: str) -> None:
+    """Raise ParamsError for a variant or corpus that params.yaml does not describe."""
+    for kind, name, sections in (("variant", variant, params.variant), ("corpus", corpus, params.corpus)):
+        if name not in sections:
+            raise ParamsError(
+                f"unknown {kind} {name!r}; sections of {kind} in params.yaml: {', '.join(sorted(sections))}"
+            )
+
+
+def describe(params: Params, variant: str, corpus: str, seed: int, group: Group = ALONE) -> Run:
+    """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe.
+
+    A setting named `block_size` or `window` that params.yaml leaves open becomes the training window.
+    """
+    check_names(params, variant, corpus)
+    train = params.train_of(variant, corpus)
+    known = settings_of(variant)
+    given = params.model_of(variant, corpus)
+    model = {name: setting.default for name, setting in known.items()}
+    model |= {name: train.window for name in WINDOW_SETTINGS if name in known} | given
+    device = choose_device(params.device, params.threads)
+    precision = choose_precision(params.precision, device)
+    return Run(variant, TokenCorpus.open(TOKENS / corpus), seed, train, model, device, precision, group)
+
+
+@contextmanager
+def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
+    """The run's checkpoint folder, with the run to ourselves; deleted when the block succeeds.
+
+    Of a group of processes the first one holds the lock for all.
+    """
+    folder = run.checkpoints()
+    with ExitStack() as lock:
+
+        def take() -> None:
+            lock.enter_context(only_one(run.key, stop))
+            folder.prepare()
+
+        run.group.lead(take)
+        yield folder
+        if run.group.first:
+            folder.clear()
+
+
+def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
+    """Train, or go on where a killed training stopped; the result has the best weights in its model."""
+    tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
+    model = build(run.variant, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
+    training = Training(
+        model,
+        run.corpus,
+        run.train,
+        seed=run.seed,
+        device=run.device,
+        precision=run.precision,
+        group=run.group,
+    )
+    display = make_display(run.key, training.steps, speaks=run.group.first)
+    loop.run(training, folder, stop, display, lambda rows: tracker.log_history([_numbers(row) for row in rows]))
+    return training
+
+
+def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:
+    """Write the run's folder and reports, and show the tracker its pictures and texts; rank 0 alone does."""
+    if not run.group.first:
+        return
+    config = {
+        "variant": run.variant,
+        "vocab_size": run.corpus.vocab_size,
+        "corpus": run.corpus.name,
+        "seed": run.seed,
+        "model": run.model,
+        "train": run.train.model_dump(),
+        "parameters": training.model.parameter_count(),
+        "corpus_digest": run.corpus.digest,
+    }
+    output = RUNS / run.key
+    save_run(output, training.model, config)
+    write_json(output / "samples.json", write_samples(training.model, run.corpus, run.seed))
+    changes = training.model.weight_changes()
+    if changes is not None:
+        write_json(output / "weight_changes.json", changes)
+    history = REPORTS / "history" / f"{run.key}.csv"
+    report.write_history(history, training.history)
+    numbers = report.train_report(training, run.variant, run.corpus.name, run.seed)
+    write_json(REPORTS / "train" / f"{run.key}.json", numbers)
+    write_json(REPORTS / "timing" / f"{run.key}.json", report.timing_report(training))
+    report.draw_history(folder.path / "curves.png", run.key, training.history)
+    tracker.log_file(folder.path / "curves.png", "figures")
+    tracker.log_file(output / "samples.json", "samples")
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return {name: value for name, value in row.items() if value is not None}

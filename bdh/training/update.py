@@ -1,0 +1,153 @@
+"""One update of the weights: by back-propagation, by the model's local rule, or by both in that order."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bdh.models.base import LanguageModel
+from bdh.params import Train
+from bdh.project.device import autocast
+from bdh.project.errors import ParamsError
+from bdh.training.distributed.group import ALONE, Group
+from bdh.training.optimizer import Named, learning_rate, make_optimizer, objective
+
+LATEST = "latest_tokens_BT"
+"""Attribute of models whose `after_step` looks at the tokens of the step: all of them, not the last micro-batch."""
+
+
+class Update:
+    """Applies `settings.learning_rule` to the parameters of `settings.regime`.
+
+    Everything that is not trained by gradient has `requires_grad` off: a purely Hebbian training never builds a graph.
+    Raises ParamsError when the variant has nothing to train under these settings.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        settings: Train,
+        device: torch.device,
+        precision: torch.dtype,
+        group: Group = ALONE,
+    ) -> None:
+        self.group = group
+        self.model, self.settings, self.device, self.precision = model, settings, device, precision
+        self.named: Named = []
+        if hasattr(model, "kernel"):
+            setattr(model, "kernel", settings.kernel)  # noqa: B010 - only some models choose
+        if settings.regime != "none" and settings.learning_rule != "hebbian":
+            self.named = model.trainable_parameters(settings.regime)
+            if not self.named:
+                raise ParamsError(
+                    f"train.regime: {settings.regime} has no parameters to train in {type(model).__module__}; "
+                    "set train.regime: none for this variant"
+                )
+        trained = {id(parameter) for _, parameter in self.named}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.optimizer = make_optimizer(self.named, settings, device) if self.named else None
+        self.forward: nn.Module = model
+        self.exchanges = True
+        self._replica: DistributedDataParallel | None = None
+        if group.size > 1:  # layers share their weights, so no gradient is complete before the whole backward pass
+            torch._dynamo.config.optimize_ddp = False
+
+    def compile(self, tokens_BT: Tensor, targets_BT: Tensor) -> str | None:
+        """Use torch.compile as `settings.compile` asks (auto: on a GPU), tried on a batch without taking a step.
+
+        Returns None, or the reason why this machine cannot compile; the model then runs as it is, on all ranks.
+        """
+        reason, wanted = self._try_to_compile(tokens_BT, targets_BT)
+        if wanted and sum(self.group.mean([float(reason is not None)])) > 0:
+            self.forward = self.model
+            reason = reason or "another rank cannot"
+        return reason
+
+    def _try_to_compile(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[str | None, bool]:
+        """Why not, and whether it was asked for."""
+        wanted = self.settings.compile == "on" or (self.settings.compile == "auto" and self.device.type == "cuda")
+        if not wanted or self.optimizer is None:
+            return None, False
+        own = len(tokens_BT) // self.settings.accumulate
+        try:
+            module = cast(nn.Module, torch.compile(self.model))
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                with autocast(self.device, self.precision):
+                    total = objective(self.model, module(tokens_BT[:own], targets_BT[:own]), self.settings)
+                total.backward()
+        except Exception as error:  # the compiler's back ends raise whatever they like
+            torch.compiler.reset()
+            return (str(error).strip().splitlines() or [type(error).__name__])[0], True
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.forward = module
+        return None, True
+
+    def apply(self, step: int, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Optimizer step 1, 2, ...: cross-entropy before it (nats per token) and the gradient norm before clipping.
+
+        `tokens_BT` and the cross-entropy are this rank's own; gradients and local changes are means over all ranks.
+        """
+        loss = norm = None
+        if self.optimizer is not None:
+            loss, norm = self._descend(self.optimizer, step, tokens_BT, targets_BT)
+        if self.settings.learning_rule != "backprop":
+            with torch.no_grad():
+                output = cast(Any, self.model).local_update(tokens_BT, targets_BT)
+            loss = output.loss if loss is None else loss
+        after_step = getattr(self.model, "after_step", None)
+        if after_step is not None:
+            after_step(step)
+        assert loss is not None
+        return loss, norm
+
+    def _descend(
+        self, optimizer: torch.optim.Optimizer, step: int, tokens_BT: Tensor, targets_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(tokens_BT, targets_BT)
+        norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], self.settings.gradient_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.settings)
+        optimizer.step()
+        return loss, norm.detach()
+
+    def _backward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Leave the mean gradient over micro-batches and ranks in the parameters; this rank's mean cross-entropy.
+
+        Gradients travel once per step, behind the last micro-batch.
+        """
+        parts = self.settings.accumulate
+        module = self._replicated()
+        losses = []
+        for part, (inputs, targets) in enumerate(zip(tokens_BT.chunk(parts), targets_BT.chunk(parts), strict=True)):
+            waits = self._replica is not None and not (self.exchanges and part == parts - 1)
+            with self._replica.no_sync() if self._replica is not None and waits else nullcontext():
+                with autocast(self.device, self.precision):
+                    output = module(inputs, targets)
+                    total = objective(self.model, output, self.settings)
+                (total / parts if parts > 1 else total).backward()
+            assert output.loss is not None
+            losses.append(output.loss.detach())
+        if parts > 1 and hasattr(self.model, LATEST):
+            setattr(self.model, LATEST, tokens_BT)
+        return losses[0] if parts == 1 else torch.stack(losses).mean()
+
+    def _replicated(self) -> nn.Module:
+        """What the training calls: the model, in a group wrapped so that its backward pass averages gradients."""
+        if self.group.size == 1:
+            return self.forward
+        if self._replica is None:
+            known = inspect.signature(DistributedDataParallel.__init__).parameters
+            name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+            no_buffers: dict[str, Any] = {name: False}
+            self._replica = DistributedDataParallel(
+                self.forward, process_group=self.group.handle, gradient_as_bucket_view=True, **no_buffers
+            )
+        return self._replica

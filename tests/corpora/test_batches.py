@@ -1,0 +1,124 @@
+"""Windows: pure functions of their arguments, targets one step ahead, every document token scored once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bdh.corpora.tokens import TokenCorpus, document_windows, fixed_windows, random_windows
+from bdh.project.errors import CorpusError
+from tests.support import corpus_cases
+
+GOLDEN_STARTS = [210, 213, 749, 529]  # from this function itself, so that a resumed training never changes its data
+TEXTS = ["one two three", "é", "a longer document, with more words in it than the others have", "x", "the last one"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> TokenCorpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "mine.txt").write_text("\n--\n".join(TEXTS + [f"filler {i}" for i in range(20)]), encoding="utf-8")
+    split = {"by": "position", "validation_fraction": 0.2, "test_fraction": 0.2}
+    return corpus_cases.build(folder, corpus_cases.text_section(folder / "mine.txt", separator="\n--\n", split=split))
+
+
+def test_random_windows_shift_targets_by_one() -> None:
+    tokens = np.arange(1000, dtype=np.uint16)
+    inputs, targets = random_windows(tokens, 7, 33, seed=3, step=5)
+    assert inputs.shape == targets.shape == (7, 33)
+    assert inputs.dtype == targets.dtype == np.int64
+    np.testing.assert_array_equal(targets, inputs + 1)
+
+
+def test_random_windows_depend_on_seed_and_step_alone() -> None:
+    tokens = np.arange(5000, dtype=np.uint16)
+    first = random_windows(tokens, 8, 16, seed=1, step=2)[0]
+    random_windows(tokens, 8, 16, seed=9, step=9)
+    np.testing.assert_array_equal(first, random_windows(tokens, 8, 16, seed=1, step=2)[0])
+    for seed, step in ((1, 3), (2, 2), (2, 1)):
+        assert not np.array_equal(first, random_windows(tokens, 8, 16, seed=seed, step=step)[0])
+
+
+def test_random_windows_of_some_rows_are_those_of_the_whole_batch() -> None:
+    tokens = np.arange(10_000)
+    whole = random_windows(tokens, 8, 16, seed=1, step=2)
+    for one, other in zip(random_windows(tokens, 8, 16, seed=1, step=2, rows=slice(3, 6)), whole, strict=True):
+        np.testing.assert_array_equal(one, other[3:6])
+
+
+def test_random_windows_of_one_step_do_not_shift_into_the_next() -> None:
+    tokens = np.arange(1 << 20)
+    starts = [random_windows(tokens, 8, 2, seed=0, step=step)[0][:, 0] for step in range(50)]
+    assert len(np.unique(np.concatenate(starts))) > 395
+
+
+def test_random_windows_are_the_same_for_ever() -> None:
+    starts = random_windows(np.arange(1000), 4, 8, seed=0, step=1)[0][:, 0]
+    assert starts.tolist() == GOLDEN_STARTS
+
+
+def test_random_windows_need_a_longer_split() -> None:
+    assert random_windows(np.arange(9), 2, 8, seed=0, step=0)[1].max() == 8
+    with pytest.raises(CorpusError, match="a window of 9 tokens needs a split of at least 10, this one has 9"):
+        random_windows(np.arange(9), 2, 9, seed=0, step=0)
+
+
+def test_random_windows_reach_both_ends_evenly() -> None:
+    tokens = np.arange(12)
+    starts = np.concatenate([random_windows(tokens, 64, 8, seed=0, step=s)[0][:, 0] for s in range(40)])
+    counts = np.bincount(starts, minlength=4)
+    assert len(counts) == 4
+    assert counts.min() > 0.8 * 640
+
+
+@given(length=st.integers(2, 300), count=st.integers(1, 40), window=st.integers(1, 299))
+def test_fixed_windows_are_apart_and_inside(length: int, count: int, window: int) -> None:
+    tokens = np.arange(length)
+    if window >= length:
+        with pytest.raises(CorpusError, match="window"):
+            fixed_windows(tokens, count, window)
+        return
+    inputs, targets = fixed_windows(tokens, count, window)
+    assert 1 <= len(inputs) <= count
+    assert len(inputs) == min(count, (length - 1) // window)
+    np.testing.assert_array_equal(targets, inputs + 1)
+    assert len(np.unique(inputs)) == inputs.size
+    if len(inputs) > 1:
+        assert targets.max() == length - 1
+
+
+def test_fixed_windows_of_a_whole_split_score_everything() -> None:
+    _, targets = fixed_windows(np.arange(65), 8, 8)
+    np.testing.assert_array_equal(targets.ravel(), np.arange(1, 65))
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 500])
+def test_document_windows_score_every_token_but_the_first_once(corpus: TokenCorpus, window: int) -> None:
+    tokens, documents = corpus.tokens("train"), corpus.documents.query("split == 'train'")
+    scored: dict[int, list[int]] = {}
+    read: dict[int, list[int]] = {}
+    firsts = []
+    for row, inputs, targets, first in document_windows(corpus, "train", window, 10**9):
+        assert inputs.shape == targets.shape
+        assert inputs.shape[1] <= window
+        scored.setdefault(row, []).extend(targets[0].tolist())
+        read.setdefault(row, []).extend(inputs[0].tolist())
+        firsts += [row] * first
+    long_enough = [row for row in documents.index if documents.token_end[row] - documents.token_start[row] > 1]
+    assert firsts == long_enough == list(scored)
+    for row in long_enough:
+        document = tokens[documents.token_start[row] : documents.token_end[row]].tolist()
+        assert scored[row] == document[1:]
+        assert read[row] == document[:-1]
+        assert corpus.end_of_text not in scored[row]
+
+
+@pytest.mark.parametrize("limit", [1, 10, 11, 57])
+def test_document_windows_stop_at_the_limit(corpus: TokenCorpus, limit: int) -> None:
+    whole = np.concatenate([t[0] for _, _, t, _ in document_windows(corpus, "train", 4, 10**9)])
+    some = np.concatenate([t[0] for _, _, t, _ in document_windows(corpus, "train", 4, limit)])
+    np.testing.assert_array_equal(some, whole[:limit])
+
+
+def test_document_windows_of_an_unknown_split_are_refused(corpus: TokenCorpus) -> None:
+    with pytest.raises(CorpusError, match="train, validation, test"):
+        next(document_windows(corpus, "dev", 4, 10))

@@ -1,0 +1,174 @@
+"""MCL: effects equal AUROC, noise and shifted labels give nothing, planted neurons are found, labels are right."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from bdh.frontier import mcl, selectivity
+from bdh.frontier.concepts import Span, call_roles, spans_of_text
+from bdh.frontier.selectivity import Half
+from bdh.frontier.survey import activations as read_activations
+from benchmarks.controls import activations, labels, mcl_of
+from tests.support.held_out_text import held_out, small_bdh
+
+CALL = """Acme Q1 call
+Executives
+Ada Bell - Chief Executive
+Analysts
+Cy Dent - Ridge Capital
+Operator
+Welcome.
+Ada Bell
+Revenue was $3.5 million in 2019.
+Cy Dent
+Thanks.
+"""
+PLAY = "First Citizen:\nSpeak, speak.\n\nKING HENRY:\nNo more.\n[Exit a servant]\n"
+
+
+def half_of(concepts, frequency, cluster):
+    return Half(concepts, frequency, np.repeat(cluster[:, None], concepts.shape[1], axis=1))
+
+
+def test_mcl_effects_equal_auroc_within_frequency_classes():
+    generator = np.random.default_rng(0)
+    concepts = generator.random((400, 2)) < 0.3
+    frequency, cluster = generator.integers(0, 3, 400), np.arange(400) // 20
+    values = np.round(generator.normal(size=(400, 5)) + concepts[:, :1], 1)
+    half = half_of(concepts, frequency, cluster)
+    r, _ = selectivity.effects(selectivity.ridits(values, frequency), half)
+    for concept in range(2):
+        for neuron in range(5):
+            parts, sizes = [], []
+            for one in range(3):
+                where = frequency == one
+                inside = concepts[where, concept]
+                parts.append(roc_auc_score(inside, values[where, neuron].astype(np.float16)))
+                sizes.append(inside.sum())
+            assert r[concept, neuron] == pytest.approx(2 * np.average(parts, weights=sizes) - 1, abs=1e-5)
+
+
+def test_mcl_standard_errors_follow_clusters():
+    generator, rejected, naive = np.random.default_rng(0), 0, 0
+    for _ in range(40):
+        cluster = np.repeat(np.arange(24), 25)
+        inside = np.repeat(generator.permutation(24) % 2 == 0, 25)
+        drift = generator.normal(size=(24, 20))[cluster] + 0.5 * generator.normal(size=(600, 20))
+        half = half_of(inside[:, None], np.zeros(600, dtype=int), cluster)
+        ranks = selectivity.ridits(drift, half.frequency)
+        rejected += (selectivity.effects(ranks, half)[1] < 0.05).sum()
+        alone = half_of(inside[:, None], half.frequency, np.arange(600))
+        naive += (selectivity.effects(ranks, alone)[1] < 0.05).sum()
+    assert rejected / 800 < 0.08
+    assert naive / 800 > 0.2
+
+
+def test_mcl_false_discovery_equals_scipy():
+    p = np.random.default_rng(0).random(200) ** 3
+    expected = stats.false_discovery_control(p, method="by") <= 0.05
+    np.testing.assert_array_equal(selectivity.false_discovery(p), expected)
+    assert selectivity.false_discovery(np.zeros(0)).size == 0
+
+
+def test_mcl_counts_planted_neurons_and_names_their_concepts():
+    row = mcl_of(0, planted=0.25)
+    assert row["verdict"] == "above its null"
+    assert row["value"] == pytest.approx(0.25, abs=0.04)
+    assert row["concepts"]["number"]["neurons"] == pytest.approx(8, abs=2)
+    assert 0.6 < row["concepts"]["number"]["best_auroc"] <= 1.0
+    assert "sector: A" in row["left_out"]
+    assert row["reference_protocol"] > 3
+
+
+def test_mcl_a_neuron_for_two_concepts_is_not_one_for_one():
+    labelled = labels(0, documents=24)
+    values = activations(0, labelled).values
+    both = labelled.concepts[:, :2].any(1) & (np.random.default_rng(0).random(labelled.document.size) < 0.6)
+    values[:, both] += 3.0
+    row, _ = mcl.compute(mcl.Activations("xy_sparse", values), [], labelled)
+    assert row["selective_for_any"] > 0.8
+    assert row["value"] < 0.2
+
+
+def test_mcl_moved_labels_keep_their_number_and_their_documents():
+    labelled = labels(0)
+    half = Half(
+        labelled.concepts,
+        labelled.frequency,
+        np.stack([labelled.window, labelled.window, labelled.document], axis=1),
+    )
+    moved = mcl.moved_labels(half, np.random.default_rng(0))
+    np.testing.assert_array_equal(moved.concepts.sum(0), labelled.concepts.sum(0))
+    shares = np.bincount(labelled.document, weights=moved.concepts[:, 2]) / np.bincount(labelled.document)
+    assert set(shares.tolist()) <= {0.0, 1.0}
+    assert (moved.concepts[:, 0] != labelled.concepts[:, 0]).mean() > 0.1
+
+
+def test_mcl_share_that_twins_have_as_well_is_not_distinguishable():
+    labelled = labels(1)
+    own, *twins = (activations(seed, labelled, planted=0.25) for seed in range(4))
+    row, _ = mcl.compute(own, twins, labelled)
+    assert row["p"] < 0.05
+    assert row["verdict"] == "not distinguishable from its null"
+
+
+@pytest.mark.parametrize(
+    ("own", "labelled", "reason"),
+    [
+        (None, labels(0), "taps no activations"),
+        (activations(0, labels(0)), None, "nothing in this text"),
+        (activations(0, labels(0, documents=2)), labels(0, documents=2), "at least 512"),
+        (activations(0, labels(0, documents=4, windows=3)), labels(0, documents=4, windows=3), "occur in both halves"),
+        (mcl.Activations("x", np.zeros((9, 2304))), labels(0), "0 active neurons"),
+    ],
+    ids=["no tap", "no labels", "short", "rare", "silent"],
+)
+def test_mcl_is_null_with_a_reason(own, labelled, reason):
+    if reason.startswith("occur"):
+        labelled = dataclasses.replace(labelled, window=labelled.document)
+    row, curve = mcl.compute(own, [], labelled)
+    assert row["verdict"] == "not measurable"
+    assert reason in row["reason"]
+    assert curve == []
+
+
+def test_mcl_reads_the_innermost_code_of_every_layer():
+    model, held = small_bdh(), held_out(lengths=(70, 33, 50))
+    found = read_activations(model, held, "cpu", False)
+    assert found.tap == "xy_sparse"
+    assert found.values.shape == (2 * 2 * 32, held.scored)
+    assert (found.values >= 0).all()
+    assert 0.01 < (found.values > 0).mean() < 0.9
+
+
+def test_mcl_wilson_interval_of_nothing_and_of_half():
+    assert mcl.wilson(0, 0) == (0.0, 1.0)
+    low, high = mcl.wilson(50, 100)
+    assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert mcl.wilson(0, 20)[0] == 0.0
+
+
+def test_concepts_of_a_call_are_figures_and_turns_by_role():
+    found = {(span.concept, CALL[span.start : span.end]) for span in spans_of_text(CALL)}
+    assert ("currency", "$3.5 million") in found
+    assert ("number", "3.5") in found
+    assert ("year term", "2019") in found
+    assert ("role: operator", "Welcome.\n") in found
+    assert ("role: executive", "Revenue was $3.5 million in 2019.\n") in found
+    assert ("role: analyst", "Thanks.\n") in found
+
+
+def test_concepts_of_a_play_are_names_classes_and_directions():
+    found = {(span.concept, PLAY[span.start : span.end]) for span in spans_of_text(PLAY)}
+    assert ("speaker name", "First Citizen") in found
+    assert ("class: commoner", "Speak, speak.\n\n") in found
+    assert ("class: noble", "No more.\n[Exit a servant]\n") in found
+    assert ("stage direction", "[Exit a servant]") in found
+
+
+def test_concepts_plain_prose_has_no_roles():
+    assert list(call_roles("He said:\nOperator\nhello\n")) == []
+    assert Span("number", 4, 6) in set(spans_of_text("the 12 men"))

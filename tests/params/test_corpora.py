@@ -1,0 +1,88 @@
+"""The corpus sections of params.yaml: all valid, still valid after DVC rewrote the file, and enough for own texts."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+import stages.fetch
+import stages.tokenize
+from bdh.corpora.tokens import TokenCorpus
+from bdh.params import load
+from tests.support import corpus_cases
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["sample_plays", "sample_calls", "shakespeare", "transcripts", "tinystories", "divine_comedy"]
+
+
+def documented() -> dict:
+    """The example section that the comment above `corpus` shows."""
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
+    start = lines.index("#   mine:")
+    end = next(n for n in range(start, len(lines)) if not lines[n].startswith("#   "))
+    return yaml.safe_load("\n".join(line[1:] for line in lines[start:end]))
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, corpus: str) -> TokenCorpus:
+    monkeypatch.chdir(folder)
+    for stage, program in (("fetch", stages.fetch.main), ("tokenize", stages.tokenize.main)):
+        monkeypatch.setattr(sys, "argv", [stage, corpus])
+        with pytest.raises(SystemExit) as ended:
+            typer.run(program)
+        assert not ended.value.code
+    return TokenCorpus.open(folder / "data/tokens" / corpus)
+
+
+def test_params_have_every_corpus() -> None:
+    assert list(load(ROOT / "params.yaml").corpus) == NAMES
+
+
+def test_params_give_transcripts_the_two_stage_model_on_a_gpu(tmp_path: Path) -> None:
+    params = load(ROOT / "params.yaml").model_copy(update={"scale": "gpu"})
+    overrides = params.corpus["transcripts"].scales.gpu
+    train = params.train_of("bdh", "transcripts")
+    assert overrides.model == {"n_layer": 4, "n_embd": 128, "n_head": 4, "mlp_internal_dim_multiplier": 128}
+    assert (train.steps, train.batch_size, train.window, train.l1, train.l21) == (8000, 32, 512, 0.0, 0.0)
+
+
+def test_params_rewritten_by_dvc_give_the_same_corpora(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    before = load(tmp_path / "params.yaml")
+    apply_overrides(tmp_path / "params.yaml", ["seeds=[0,1]"])
+    assert load(tmp_path / "params.yaml").corpus == before.corpus
+    apply_overrides(tmp_path / "params.yaml", ["corpus.sample_calls.text.split.train_until=2017-12-31"])
+    after = load(tmp_path / "params.yaml").corpus["sample_calls"]
+    assert after.text.split.train_until.isoformat() == "2017-12-31"
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_own_text_needs_its_section_alone(rewritten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my").mkdir()
+    texts = [f"text {number}, {'word ' * 20}" for number in range(60)]
+    (tmp_path / "my/texts.txt").write_text("<|endoftext|>".join(texts), encoding="utf-8")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    example = re.search(r"(?m)^#   mine:\n(?:#   .*\n)+", text).group()
+    with_section = text.replace("\ncorpus:\n", "\ncorpus:\n" + re.sub(r"(?m)^# ", "", example), 1)
+    (tmp_path / "params.yaml").write_text(with_section, encoding="utf-8")
+    if rewritten:
+        apply_overrides(tmp_path / "params.yaml", ["corpora=[mine]"])
+    corpus = run(tmp_path, monkeypatch, "mine")
+    assert len(corpus.documents) == 60
+    assert corpus.name == "mine"
+    assert documented()["mine"]["source"]["licence"] == "mine"
+
+
+def test_own_table_needs_its_section_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"body": f"text {number}", "day": f"20{10 + number}-05-06"} for number in range(14)]
+    corpus_cases.write_table(tmp_path / "own.parquet", rows)
+    section = corpus_cases.table_section(Path("own.parquet"), {"text": "body", "date": "day"})
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["corpus"]["own"] = section.model_dump(mode="json", exclude_unset=True)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    corpus = run(tmp_path, monkeypatch, "own")
+    assert corpus.documents.query("split == 'test'").date.tolist() == [f"20{year}-05-06" for year in range(19, 24)]

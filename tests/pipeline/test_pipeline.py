@@ -1,0 +1,79 @@
+"""The whole pipeline on small settings, as a user runs it: repro, change, change back, edit, kill, resume."""
+
+import json
+
+import pytest
+
+from tests.support.project import Project
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("pipeline"))
+    project.make_small(["bdh", "transformer"], ["sample_plays"])
+    project.first_output = project.repro().stdout
+    return project
+
+
+def test_pipeline_ends_with_a_page_that_shows_every_run(finished):
+    page = (finished.folder / "reports/index.html").read_text(encoding="utf-8")
+    summary = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    for variant in ("bdh", "transformer"):
+        assert variant in page
+        assert variant in json.dumps(summary)
+    assert "sample_plays" in page
+
+
+def test_pipeline_second_repro_does_nothing_and_says_so(finished):
+    again = finished.repro().stdout
+    assert finished.stages_run(again) == set()
+    assert "Data and pipelines are up to date." in again
+
+
+def test_pipeline_every_mlflow_run_is_finished(finished):
+    states = finished.mlflow_runs()
+    assert len(states) == 2 * 3 + 1
+    assert set(states) == {"FINISHED"}
+
+
+def test_pipeline_one_value_reruns_one_variant_and_back_restores_it(finished):
+    runs_before = len(finished.mlflow_runs())
+    report = finished.folder / "reports/train/bdh-sample_plays-0.json"
+    before = report.read_bytes()
+    finished.set(**{"variant.bdh.train": {"learning_rate": 0.001}})
+    changed = finished.stages_run(finished.repro().stdout)
+    assert changed == {f"{stage}@bdh-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"compare"}
+    assert report.read_bytes() != before
+    runs_changed = len(finished.mlflow_runs())
+    assert runs_changed == runs_before + 4
+    finished.set(**{"variant.bdh.train": {}})
+    assert finished.stages_run(finished.repro().stdout) == set()
+    assert report.read_bytes() == before
+    assert len(finished.mlflow_runs()) == runs_changed
+
+
+def test_pipeline_edit_of_one_variant_reruns_that_variant_only(finished):
+    file = finished.folder / "bdh/models/transformer.py"
+    source = file.read_text(encoding="utf-8")
+    file.write_text(source + "\n", encoding="utf-8")
+    try:
+        ran = finished.stages_run(finished.repro().stdout)
+    finally:
+        file.write_text(source, encoding="utf-8")
+    assert {name for name in ran if name.startswith("train@")} == {"train@transformer-sample_plays-0"}
+    assert not {name for name in ran if "bdh" in name}
+    assert finished.stages_run(finished.repro().stdout) <= {"code"}
+
+
+def test_pipeline_twin_clone_gives_identical_metrics(finished, tmp_path):
+    twin = Project(tmp_path / "twin")
+    twin.make_small(["bdh", "transformer"], ["sample_plays"])
+    twin.repro()
+    for folder in ("train", "hebbian", "frontier", "history"):
+        for file in sorted((finished.folder / "reports" / folder).iterdir()):
+            assert (twin.folder / "reports" / folder / file.name).read_bytes() == file.read_bytes(), file.name
+    assert (twin.folder / "reports/summary.json").read_bytes() == (
+        finished.folder / "reports/summary.json"
+    ).read_bytes()

@@ -1,0 +1,196 @@
+"""The page: self-contained, accessible, the same bytes from the same results, honest about what is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bdh.report.data.inputs import load_inputs
+from bdh.report.page import render_page, style_sheet
+from bdh.report.plots import figure
+from tests.support.report_fixtures import Axes, dump, write_everything
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LOADING = {"link", "img", "iframe", "object", "embed", "audio", "video", "source", "track", "base", "image", "input"}
+RENDER = """
+import os, sys
+os.chdir(sys.argv[1])
+from bdh.report.plots import figure
+from bdh.report.data.inputs import load_inputs
+from bdh.report.page import render_page
+from bdh.report.page import style_sheet
+from tests.support.report_fixtures import Axes
+sys.stdout.write(render_page(load_inputs(Axes(corpora=("sample_calls",), variants=("bdh", "neuro"), seeds=(0, 1)))))
+assert "torch" not in sys.modules and "mlflow" not in sys.modules
+"""
+
+
+class Elements(HTMLParser):
+    """All start tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The default axes: three variants, two corpora, one seed."""
+    root = tmp_path_factory.mktemp("results")
+    write_everything(root, Axes())
+    here = Path.cwd()
+    os.chdir(root)
+    try:
+        html = render_page(load_inputs(Axes()))
+    finally:
+        os.chdir(here)
+    return html, Elements(html)
+
+
+def test_page_loads_nothing(made):
+    html, elements = made
+    assert not LOADING & {tag for tag, _ in elements.tags}
+    assert all("src" not in attributes for attributes in elements.named("script"))
+    links = [v for _, a in elements.tags for k, v in a.items() if k in ("href", "xlink:href", "src", "data", "action")]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    styles = html[html.index("<style>") : html.index("</style>")]
+    assert "@import" not in styles
+    assert set(re.findall(r"url\((.)", html)) <= {"#"}
+    assert not re.findall(r"https?://", html)
+    policy = next(a for a in elements.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_page_ids_are_unique_and_links_lead_somewhere(made):
+    _, elements = made
+    ids = Counter(attributes["id"] for _, attributes in elements.tags if "id" in attributes)
+    assert [name for name, count in ids.items() if count > 1] == []
+    links = {v for _, a in elements.tags for k, v in a.items() if k in ("href", "xlink:href")}
+    assert {link[1:] for link in links} <= set(ids)
+    used = set(re.findall(r"url\(#([^)]+)\)", made[0]))
+    assert used <= set(ids)
+
+
+def test_page_tables_and_plots_are_accessible(made):
+    html, elements = made
+    assert len(elements.named("caption")) == len(elements.named("table")) > 8
+    assert all(attributes.get("scope") in ("col", "row") for attributes in elements.named("th"))
+    plots = elements.named("svg")
+    assert len(plots) > 15
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in plots)
+    assert elements.named("html")[0]["lang"] == "en"
+    assert html.index('id="quality"') < html.index('id="plots"')
+
+
+def test_page_shows_every_variant_on_every_corpus(made):
+    _, elements = made
+    text = "".join(elements.text)
+    assert "6 of 6 complete" in text
+    assert "Laptop scale: small budgets. Not evidence about the variants at scale." in text
+    for corpus in Axes().corpora:
+        assert f"{corpus}: prediction of held-out text" in text
+    assert text.count("bdh_structured") > 10
+
+
+def test_page_uses_its_own_colours_in_plots(made):
+    html, _ = made
+    assert not re.search(r"#fe\d\d01|#010203|#040506", html)
+    for slot in range(3):
+        assert f"var(--v{slot})" in html
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+
+
+def test_page_escapes_what_models_wrote(made):
+    html, elements = made
+    assert "Good &lt;evening&gt; &amp; good night" in html
+    assert "evening" not in {tag for tag, _ in elements.tags}
+
+
+def test_page_is_the_same_in_every_process(tmp_path):
+    write_everything(tmp_path, Axes(corpora=("sample_calls",), variants=("bdh", "neuro"), seeds=(0, 1)))
+    pages = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+        done = subprocess.run(
+            [sys.executable, "-c", RENDER, str(tmp_path)], env=environment, capture_output=True, check=True, cwd=ROOT
+        )
+        pages.append(done.stdout)
+    assert pages[0] == pages[1]
+    assert len(pages[0]) > 50_000
+
+
+def test_page_with_missing_results_says_which_and_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = Axes(corpora=("sample_calls",))
+    write_everything(tmp_path, axes)
+    for gone in ("frontier/bdh-sample_calls-0.json", "train/transformer-sample_calls-0.json"):
+        (tmp_path / "reports" / gone).unlink()
+    text = "".join(Elements(render_page(load_inputs(axes))).text)
+    assert "1 of 3 complete" in text
+    assert "2 results are missing" in text
+    assert "reports/frontier/bdh-sample_calls-0.json is missing (stage frontier)" in text
+
+
+def test_page_without_any_result_is_still_a_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "".join(Elements(render_page(load_inputs(Axes()))).text)
+    assert "0 of 6 complete" in text
+    assert "no test result yet" in text
+
+
+def test_page_of_many_variants_gives_each_its_own_look():
+    looks = re.findall(r"\.(s\d+) \{ (border-top: [^}]+) \}", style_sheet(48))
+    assert len(looks) == len({look for _, look in looks}) == 48
+    assert len({(figure.paint(slot), str(figure.dash(slot)), figure.marker(slot)) for slot in range(48)}) == 48
+
+
+def test_page_shows_a_text_in_any_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = Axes(corpora=("sample_calls",), variants=("bdh",))
+    for value in ({"samples": ["one text"]}, {"a prompt": "one text"}, [{"prompt": "p", "text": "one text"}]):
+        dump(tmp_path / "data/runs/bdh-sample_calls-0/samples.json", value)
+        assert "one text" in render_page(load_inputs(axes))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [500, 1400])
+def test_page_in_a_browser_sorts_and_never_scrolls_sideways(made, tmp_path, width):
+    probe = (
+        '<script>document.querySelector("table.sortable thead button").click();'
+        'document.querySelector("table.sortable thead button").click();'
+        "document.title = [document.documentElement.scrollWidth <= innerWidth,"
+        'document.querySelector("table.sortable tbody th").textContent,'
+        'document.querySelectorAll("thead button").length].join("|");</script></body>'
+    )
+    page = tmp_path / "page.html"
+    page.write_text(made[0].replace("</body>", probe), encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    done = subprocess.run([CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    fits, first, buttons = title.group(1).split("|")
+    assert fits == "true"
+    assert first == "transformer"
+    assert int(buttons) > 50

@@ -1,0 +1,272 @@
+"""Tables: every number is the one in the files, a mark or a verdict appears only where the rule allows it."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bdh.report import headline
+from bdh.report.data import measures
+from bdh.report.data.inputs import load_inputs
+from bdh.report.data.summary import numbers_in, result_rows, summarise, write_results
+from bdh.report.tables.activity import activity_table
+from bdh.report.tables.arms import arms_of, synapse_table
+from bdh.report.tables.corpora import corpora_table
+from bdh.report.tables.frontier import frontier_tables
+from bdh.report.tables.quality import COLUMNS, quality_table
+from bdh.report.tables.strata import strata_tables
+from tests.support.report_fixtures import Axes, write_everything
+
+CORPUS = "sample_calls"
+
+
+@pytest.fixture
+def change(tmp_path, monkeypatch):
+    """Write results, let the test change one file, and load them."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(axes=None, **edits):
+        axes = axes or Axes(corpora=(CORPUS,))
+        write_everything(tmp_path, axes)
+        for name, edit in edits.items():
+            stage, _, key = name.partition("__")
+            path = tmp_path / f"reports/{stage}/{key.replace('__', '-')}.json"
+            value = json.loads(path.read_text())
+            edit(value)
+            path.write_text(json.dumps(value))
+        return load_inputs(axes)
+
+    return load
+
+
+def column(title, unit=None):
+    return next(i for i, c in enumerate(COLUMNS) if c.title == title and unit in (None, c.unit))
+
+
+def row(table, title):
+    return next(r for r in table.rows if r.title == title)
+
+
+def test_quality_table_shows_the_numbers_of_the_files(change, tmp_path):
+    inputs = change()
+    table = quality_table(inputs, CORPUS)
+    cells = row(table, "transformer").cells
+    static = json.loads((tmp_path / f"reports/hebbian/transformer-{CORPUS}-0.json").read_text())["arms"]["static"]
+    bits = static["bits_per_byte"]
+    assert cells[column("test", "bits per byte")].value == bits
+    assert cells[column("test", "perplexity per token")].value == static["perplexity"]
+    assert cells[column("gain over unigram", "bits per byte")].value == pytest.approx(2.71 - bits)
+    assert cells[column("gain over unigram", "percent")].value == pytest.approx((2.71 - bits) / 2.71)
+    assert cells[column("above floor")].value == pytest.approx(bits - 0.61)
+    assert cells[column("parameters")].text == "169,480"
+    uniform = row(table, "uniform guess").cells[column("test", "bits per byte")].value
+    read = json.loads((tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").read_text())
+    assert uniform == pytest.approx(math.log2(1024) * read["tokens"] / read["bytes"])
+    assert [r.title for r in table.rows if r.reference] == ["known floor", "unigram", "uniform guess"]
+
+
+def test_best_is_marked_only_over_seeds_and_when_every_interval_excludes_zero(change):
+    def bits(value):
+        def edit(report):
+            chance = np.random.default_rng([round(value * 1e4), report["seed"]]).standard_normal()
+            report["arms"]["static"]["bits_per_byte"] = value + 0.002 * float(chance)
+
+        return edit
+
+    def edits(bdh, transformer, structured, seeds):
+        values = {"bdh": bdh, "transformer": transformer, "bdh_structured": structured}
+        return {f"hebbian__{v}__{CORPUS}__{s}": bits(b) for v, b in values.items() for s in seeds}
+
+    def best(seeds, *values):
+        table = quality_table(change(Axes(corpora=(CORPUS,), seeds=seeds), **edits(*values, seeds)), CORPUS)
+        marked = column("test", "bits per byte")
+        return [r.title for r in table.rows if r.cells[marked].best], " ".join(table.notes)
+
+    assert best((0, 1, 2), 1.5, 1.7, 1.8)[0] == ["bdh"]
+    assert best((0, 1, 2), 1.9, 1.7, 1.8)[0] == ["transformer"]
+    assert best((0, 1, 2), 1.5, 1.8, 1.5001)[0] == []
+    found, notes = best((0,), 1.5, 1.7, 1.8)
+    assert found == []
+    assert "takes two seeds or more" in notes
+
+
+def test_interval_behind_the_lowest_comes_from_the_units(change, tmp_path):
+    change()
+    for variant, factor in (("bdh", 1.0), ("transformer", 1.2), ("bdh_structured", 1.0)):
+        scale_units(tmp_path, f"{variant}-{CORPUS}-0", factor)
+    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    apart = measures.compare_variants(inputs, CORPUS, "transformer", "bdh")
+    assert apart.low > 0.2
+    assert apart.over == "documents"
+    assert not measures.compare_variants(inputs, CORPUS, "bdh_structured", "bdh").excludes_zero
+    cell = row(quality_table(inputs, CORPUS), "transformer").cells[-1]
+    assert cell.detail.startswith("[+0.2")
+
+
+def scale_units(root, key, factor):
+    """Give every unit the same bits per byte times `factor`, with a little noise of its own."""
+    path = root / f"data/hebbian/{key}/units.parquet"
+    table = pd.read_parquet(path)
+    noise = 1 + 0.01 * np.random.default_rng(len(key)).standard_normal(len(table))
+    table["nats"] = table["bytes"] * factor * noise
+    table.to_parquet(path, index=False)
+    report = root / f"reports/hebbian/{key}.json"
+    value = json.loads(report.read_text())
+    static = table[table["arm"] == "static"]
+    value["arms"]["static"]["bits_per_byte"] = float(static["nats"].sum() / math.log(2) / static["bytes"].sum())
+    report.write_text(json.dumps(value))
+
+
+def test_single_document_corpora_are_not_tested(change, tmp_path):
+    inputs = change()
+    for run in inputs.runs:
+        path = tmp_path / f"data/hebbian/{run.key}/units.parquet"
+        pd.read_parquet(path).groupby("arm", sort=False).head(1).to_parquet(path, index=False)
+    table = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS)
+    assert all(cell.detail == "" for r in table.rows for cell in r.cells[-1:])
+    assert not any(cell.best for r in table.rows for cell in r.cells)
+    assert "is not tested" in headline.sentences(load_inputs(Axes(corpora=(CORPUS,))))[0]
+
+
+def test_several_seeds_show_mean_deviation_and_n(change):
+    inputs = change(Axes(corpora=(CORPUS,), seeds=(0, 1, 2)))
+    bits = [measures.test_bits(run) for run in inputs.of(CORPUS, "bdh")]
+    cell = row(quality_table(inputs, CORPUS), "bdh").cells[column("test", "bits per byte")]
+    assert cell.value == pytest.approx(np.mean(bits))
+    low, high = stats.ttest_1samp(bits, 0.0).confidence_interval()
+    assert cell.detail == f"± {(high - low) / 2:.3f}, n 3"
+    gap = measures.compare_variants(inputs, CORPUS, "transformer", "bdh")
+    assert gap is not None
+    assert (gap.over, gap.seeds, gap.units) == ("seeds and documents", 3, 24)
+
+
+def test_variant_below_unigram_is_said_so(change):
+    def worse(report):
+        report["arms"]["static"]["bits_per_byte"] = 3.5
+
+    inputs = change(**{f"hebbian__bdh__{CORPUS}__0": worse})
+    assert row(quality_table(inputs, CORPUS), "bdh").cells[column("gain over unigram", "percent")].value < 0
+    assert any("2 of 3 variants beat the unigram" in line and "not bdh." in line for line in headline.sentences(inputs))
+
+
+def test_unigram_is_that_of_the_tokens_that_were_judged(change):
+    def judged(report):
+        report["unigram_bits_per_byte"] = 1.9
+
+    table = quality_table(change(**{f"hebbian__bdh__{CORPUS}__0": judged}), CORPUS)
+    assert row(table, "unigram").cells[column("test", "bits per byte")].value == 1.9
+
+
+def test_synapse_table_judges_by_the_interval(change):
+    def worse(report):
+        report["arms"]["carry"] |= {"difference_to_static": 0.1, "ci_low": 0.05, "ci_high": 0.2}
+
+    def unsure(report):
+        report["arms"]["carry"] |= {"difference_to_static": -0.1, "ci_low": -0.3, "ci_high": 0.1}
+
+    inputs = change(**{f"hebbian__bdh__{CORPUS}__0": worse, f"hebbian__bdh_structured__{CORPUS}__0": unsure})
+    table = synapse_table(inputs, CORPUS)
+    carry = 1 + arms_of(inputs.of(CORPUS)).index("carry")
+    assert row(table, "bdh").cells[carry].detail.endswith("worse")
+    assert row(table, "bdh_structured").cells[carry].detail.endswith("no difference shown")
+    assert row(table, "transformer").cells[carry].detail == "not run"
+    assert any("carry of transformer" in note and "no state of constant size" in note for note in table.notes)
+
+
+def test_observe_is_exactly_zero_or_a_fault(change):
+    table = synapse_table(change(), CORPUS)
+    observe = [c.title for c in table.columns].index("observe")
+    assert row(table, "bdh").cells[observe].text == "0"
+    assert "as it must be" in row(table, "bdh").cells[observe].detail
+
+    def changed(report):
+        report["arms"]["observe"]["difference_to_static"] = 1e-9
+
+    table = synapse_table(change(**{f"hebbian__bdh__{CORPUS}__0": changed}), CORPUS)
+    assert "FAULT" in row(table, "bdh").cells[observe].detail
+
+
+def test_frontier_tables_show_value_null_and_verdict(change):
+    tables = {table.name.rpartition("-")[2]: table for table in frontier_tables(change(), CORPUS)}
+    assert list(tables) == ["tmi", "sps", "sec"]
+    titles = [c.title for c in tables["tmi"].columns]
+    cells = dict(zip(titles, row(tables["tmi"], "bdh").cells, strict=True))
+    assert (cells["value"].value, cells["untrained twins"].value, cells["p"].value) == (0.31, 0.25, 0.012)
+    assert cells["nulls"].detail.startswith("permuted: 0.240 ± 0.020, p 0.012")
+    assert cells["reference protocol"].value == 0.11
+    assert cells["verdict"].text == "above its null"
+    assert [r.title for r in tables["tmi"].rows] == ["bdh", "bdh_structured"]
+    assert any("Not for transformer: the model has no neuron graph" in note for note in tables["tmi"].notes)
+
+
+def test_activity_strata_and_corpora_tables_show_the_numbers_of_the_files(change):
+    inputs = change(Axes())
+    table = activity_table(inputs, CORPUS)
+    cells = dict(zip([c.title for c in table.columns], row(table, "bdh").cells, strict=True))
+    assert (cells["density of x"].value, cells["dead neurons"].value, cells["zero weights"].value) == (0.12, 0.04, 0.01)
+    assert (cells["training speed"].text, cells["state of a stream"].text) == ("14,913", "1.0 MiB")
+    assert row(table, "transformer").cells[0].value is None
+    tables = strata_tables(inputs, CORPUS)
+    assert [t.caption.rpartition(" by ")[2] for t in tables] == ["year", "sector", "role of the speaker"]
+    assert [r.title for r in tables[0].rows if r.reference] == ["documents", "tokens", "bytes"]
+    assert strata_tables(inputs, "sample_plays") == []
+    texts = corpora_table(inputs)
+    cells = dict(zip([c.title for c in texts.columns], row(texts, CORPUS).cells, strict=True))
+    assert (cells["train"].value, cells["removed"].value, cells["licence"].text) == (92_341, 2, "MIT")
+    assert "made by this project" in texts.notes[0]
+
+
+def test_survivorship_is_noted_for_real_companies_only(change):
+    assert not any("survivorship" in note for note in corpora_table(change(Axes())).notes)
+    assert any("survivorship" in note for note in corpora_table(change(Axes(corpora=("transcripts",)))).notes)
+
+
+def test_results_hold_one_row_per_run_and_every_single_value(change, tmp_path):
+    inputs = change(Axes(seeds=(0, 1)))
+    write_results(tmp_path / "results.csv", result_rows(inputs))
+    table = pd.read_csv(tmp_path / "results.csv").set_index("key")
+    assert len(table) == 12
+    run = inputs.runs[3]
+    assert table.loc[run.key, "hebbian/arms/static/bits_per_byte"] == measures.test_bits(run)
+    assert table.loc[run.key, "frontier/tmi/null_sd"] == 0.02 or run.variant == "transformer"
+    assert table.loc[run.key, "timing/tokens_per_s"] == run.timing.number("tokens_per_s")
+    assert not any(column.endswith("by_position") for column in table.columns)
+
+
+def test_summary_has_no_times_and_names_the_lowest_run(change):
+    inputs = change(Axes(seeds=(0, 1)))
+    summary = summarise(inputs)
+    numbers = numbers_in(summary)
+    assert not any("tokens_per_s" in name or "memory" in name or "seconds" in name for name in numbers)
+    assert summary["runs"] == {"expected": 12, "complete": 12}
+    lowest = summary["corpora"][CORPUS]["lowest"]
+    every = {run.key: measures.test_bits(run) for run in inputs.of(CORPUS)}
+    assert lowest["key"] == min(every, key=every.get)
+    variant = summary["corpora"][CORPUS]["variants"]["bdh"]
+    assert variant["test_bits_per_byte"] == pytest.approx((every[f"bdh-{CORPUS}-0"] + every[f"bdh-{CORPUS}-1"]) / 2)
+    assert variant["test_bits_per_byte_sd"] > 0
+    json.dumps(summary, allow_nan=False)
+
+
+def test_missing_results_are_called_missing(change, tmp_path):
+    change()
+    (tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").unlink()
+    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    cells = row(quality_table(inputs, CORPUS), "bdh").cells
+    assert cells[column("test", "bits per byte")].text == "missing"
+    assert "stage hebbian" in cells[column("test", "bits per byte")].note
+    assert cells[column("parameters")].text == "148,480"
+
+
+def test_caution_when_models_read_less_than_the_baselines(change, tmp_path):
+    inputs = change()
+    assert not any("documents of the test split" in note for note in quality_table(inputs, CORPUS).notes)
+    path = tmp_path / f"data/tokens/{CORPUS}/stats.json"
+    stats = json.loads(path.read_text())
+    stats["splits"]["test"]["documents"] = 60
+    path.write_text(json.dumps(stats))
+    notes = quality_table(load_inputs(Axes(corpora=(CORPUS,))), CORPUS).notes
+    assert any("Models read 24 of 60 documents" in note for note in notes)

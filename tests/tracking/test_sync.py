@@ -1,0 +1,298 @@
+"""dvc.lock, pointers and store: what audit finds, and that sync mends it without making DVC run anything again."""
+
+import json
+import shutil
+
+import pytest
+
+from bdh.project import lockfile
+from bdh.tracking import identity
+from bdh.tracking.champions import ALIAS, champions, crown
+from bdh.tracking.store import open_store
+from bdh.tracking.sync import audit, stage_params, sync
+from tests.support.tracked_project import UNWANTED, finished_project
+
+KEY = "bdh-sample_plays-0"
+STAGES = (("train", KEY), ("hebbian", KEY), ("frontier", KEY), ("compare", "all"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return finished_project(tmp_path_factory)
+
+
+def enter(project, monkeypatch):
+    for name in UNWANTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(project.folder)
+
+
+@pytest.fixture
+def inside(finished, monkeypatch):
+    """The finished project as the current folder; nothing may be changed in it."""
+    enter(finished, monkeypatch)
+    return finished
+
+
+@pytest.fixture
+def copy(finished, tmp_path, monkeypatch):
+    """A copy of the finished project, with a copy of its store, as the current folder."""
+    project = finished.copy_to(tmp_path / "copy")
+    for name in finished.folder.glob("mlflow.db*"):
+        shutil.copy(name, project.folder / name.name)
+    enter(project, monkeypatch)
+    return project
+
+
+@pytest.fixture
+def clone(finished, tmp_path, monkeypatch):
+    """What a fresh clone has: results in git, no data and no store."""
+    project = finished.copy_to(tmp_path / "clone")
+    shutil.rmtree(project.folder / "data")
+    enter(project, monkeypatch)
+    return project
+
+
+def problems(findings):
+    return {(finding.subject, finding.problem.split(" ")[0]) for finding in findings}
+
+
+def rewrite_pointer(project, stage, key, **changes):
+    path = project.folder / f"reports/run/{stage}/{key}.json"
+    path.write_text(json.dumps(project.pointer(stage, key) | changes))
+
+
+def test_audit_of_a_finished_pipeline_finds_nothing(inside):
+    assert audit(open_store()) == []
+
+
+def test_audit_tags_of_a_run_are_those_of_dvc_lock(inside):
+    entry = lockfile.load_lock()[f"train@{KEY}"]
+    tags = open_store().get_run(inside.pointer()["run_id"]).data.tags
+    wanted = identity.lock_tags(entry)
+    assert {"dvc.dep.data/tokens/sample_plays", "dvc.dep.bdh/models/bdh.py", "dvc.params_sha"} <= set(wanted)
+    assert {name: tags[name] for name in wanted} == wanted
+    assert identity.differing(tags, entry) == {}
+
+
+def test_sync_of_a_finished_pipeline_keeps_every_run_and_stamps_outputs(copy):
+    store = open_store()
+    before = {key: copy.pointer(stage, key) for stage, key in STAGES}
+    assert {action.done for action in sync(store)} == {"kept"}
+    assert {key: copy.pointer(stage, key) for stage, key in STAGES} == before
+    tags = store.get_run(copy.pointer()["run_id"]).data.tags
+    outs = lockfile.load_lock()[f"train@{KEY}"].outs
+    assert tags[f"dvc.out.data/runs/{KEY}"] == outs[f"data/runs/{KEY}"]
+
+
+def test_sync_refills_an_empty_store_and_dvc_has_nothing_to_do(finished, clone):
+    store = open_store()
+    assert {name for name, _ in problems(audit(store))} == {lockfile.stage_name(*stage) for stage in STAGES}
+    assert {action.done for action in sync(store)} == {"rebuilt"}
+    assert audit(store) == []
+    assert {action.done for action in sync(store)} == {"kept"}
+    assert len(list(store.search())) == len(STAGES)
+    assert "up to date" in clone.run("dvc", "repro", "--dry", "--allow-missing").stdout
+
+
+def test_repro_in_a_fresh_clone_fills_in_what_had_not_to_run(clone):
+    told = clone.run("bdh", "repro").stdout
+    assert "Running stage" not in told
+    assert f"filled in from results that had not to be computed again: {len(STAGES)}" in told
+    assert audit(open_store()) == []
+    assert "filled in" not in clone.run("bdh", "repro").stdout
+
+
+def test_repro_without_tracking_makes_no_store(clone):
+    assert "filled in" not in clone.run("bdh", "repro", BDH_TRACKING="off").stdout
+    assert not list(clone.folder.glob("mlflow.db"))
+
+
+def test_repro_goes_on_where_the_store_cannot_be_filled(clone):
+    (clone.folder / "mlflow.db").write_text("not a database")
+    done = clone.run("bdh", "repro")
+    assert "bdh sync" in done.stdout + done.stderr
+
+
+def test_sync_rebuilds_the_run_that_the_stage_had_made(finished, clone):
+    original = open_store(f"sqlite:///{finished.folder / 'mlflow.db'}").get_run(finished.pointer()["run_id"])
+    store = open_store()
+    sync(store)
+    rebuilt = store.get_run(clone.pointer()["run_id"])
+    assert rebuilt.data.tags["original_run_id"] == original.info.run_id
+    assert store.get_run(original.info.run_id).info.run_id == rebuilt.info.run_id
+    assert abs(rebuilt.info.start_time - original.info.start_time) <= 1
+    assert rebuilt.info.run_name == original.info.run_name
+
+    def own(metrics):
+        return {name: value for name, value in metrics.items() if not name.startswith("system/")}
+
+    assert own(rebuilt.data.metrics) == own(original.data.metrics)
+    assert {**rebuilt.data.params, **original.data.params} == rebuilt.data.params
+    for axis in ("variant", "corpus", "seed", "scale", "stage", "dvc.params_sha"):
+        assert rebuilt.data.tags[axis] == original.data.tags[axis]
+    steps = [point.step for point in store.client.get_metric_history(rebuilt.info.run_id, "curves/train_nats")]
+    assert steps == [0, 10, 20, 30, 40, 50]
+    assert rebuilt.inputs.dataset_inputs[0].dataset.name == "sample_plays"
+    child = store.get_run(clone.pointer("hebbian")["run_id"])
+    assert child.data.tags["mlflow.parentRunId"] == rebuilt.info.run_id
+    page = store.client.list_artifacts(store.get_run(clone.pointer("compare", "all")["run_id"]).info.run_id)
+    assert "index.html" in {item.path for item in page}
+
+
+def test_sync_mends_an_untracked_stage(copy):
+    rewrite_pointer(copy, "hebbian", KEY, run_id=None, experiment_id=None)
+    store = open_store()
+    assert problems(audit(store)) == {(f"hebbian@{KEY}", "was")}
+    assert [a.done for a in sync(store) if a.name == f"hebbian@{KEY}"] == ["found"]
+    assert audit(store) == []
+
+
+def test_sync_makes_a_lost_pointer_again(copy):
+    (copy.folder / f"reports/run/frontier/{KEY}.json").unlink()
+    store = open_store()
+    assert f"frontier@{KEY}" in {name for name, _ in problems(audit(store))}
+    sync(store)
+    assert audit(store) == []
+
+
+def test_sync_replaces_a_deleted_run_and_rehangs_its_children(copy):
+    store = open_store()
+    lost = copy.pointer()["run_id"]
+    store.client.delete_run(lost)
+    assert (f"train@{KEY}", "run") in problems(audit(store))
+    actions = {action.name: action.done for action in sync(store)}
+    assert actions[f"train@{KEY}"] == "rebuilt"
+    assert actions[f"hebbian@{KEY}"] == "kept"
+    assert audit(store) == []
+    parent = store.get_run(copy.pointer()["run_id"])
+    assert parent.info.run_id != lost
+    assert store.get_run(copy.pointer("hebbian")["run_id"]).data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert "test/bits_per_byte/static" in parent.data.metrics
+    assert "frontier/tmi" in parent.data.metrics
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [("dvc.params_sha", "0" * 64), ("dvc.dep.data/tokens/sample_plays", "0" * 32), ("dvc.stage", "x")]
+)
+def test_audit_finds_a_tag_that_is_not_what_dvc_lock_says(copy, tag, value):
+    store = open_store()
+    store.client.set_tag(copy.pointer()["run_id"], tag, value)
+    (finding,) = audit(store)
+    assert (finding.subject, tag in finding.problem, value in finding.problem) == (f"train@{KEY}", True, True)
+    assert "bdh sync" in finding.remedy
+    sync(store)
+    assert audit(store) == []
+
+
+def test_audit_finds_a_run_that_is_not_finished(copy):
+    store = open_store()
+    store.client.set_terminated(copy.pointer("frontier")["run_id"], "FAILED")
+    (finding,) = audit(store)
+    assert "FAILED" in finding.problem
+
+
+def test_audit_finds_a_number_that_is_not_the_report_s(copy):
+    store = open_store()
+    store.client.log_metric(copy.pointer()["run_id"], "validation/bits_per_byte", 0.5, step=7)
+    (finding,) = audit(store)
+    assert "validation/bits_per_byte is 0.5" in finding.problem
+    sync(store)
+    assert audit(store) == []
+
+
+def test_audit_finds_pointers_of_no_stage_and_damaged_ones(copy):
+    (copy.folder / "reports/run/train/old-sample_plays-0.json").write_text('{"run_id": "abc"}')
+    (copy.folder / f"reports/run/hebbian/{KEY}.json").write_text("{")
+    found = {finding.subject: finding for finding in audit(open_store())}
+    assert "delete" in found["train@old-sample_plays-0"].remedy
+    assert "damaged" in found[f"hebbian@{KEY}"].problem
+
+
+def test_audit_finds_a_dead_run(copy):
+    store = open_store()
+    run = store.client.create_run(store.experiment_id, run_name="train@x", tags=identity.process_tags(999999999) | {})
+    (finding,) = audit(store)
+    assert "its process is gone" in finding.problem
+    assert ("closed", run.info.run_id) in {(action.done, action.name) for action in sync(store)}
+    assert audit(store) == []
+
+
+def summary_with(key, bits=1.5):
+    variant, corpus, seed = key.split("-")
+    lowest = {"key": key, "variant": variant, "seed": int(seed), "test_bits_per_byte": bits}
+    return {"corpora": {corpus: {"lowest": lowest}}}
+
+
+def test_champion_follows_the_best_and_copies_no_weights(copy):
+    store = open_store()
+    name = "hatchery-sample_plays"
+    first = store.client.get_model_version_by_alias(name, ALIAS)
+    assert first.tags["dvc.out"] == f"data/runs/{KEY}"
+    assert first.source == f"dvc://data/runs/{KEY}?md5={lockfile.outputs(lockfile.load_lock())[f'data/runs/{KEY}']}"
+    assert first.run_id == copy.pointer()["run_id"]
+    assert crown(store, summary_with(KEY)) == {"sample_plays": KEY}
+    assert len(store.client.search_model_versions(f"name = '{name}'")) == 1
+    assert crown(store, summary_with("other-sample_plays-0")) == {"sample_plays": "other-sample_plays-0"}
+    assert store.client.get_model_version_by_alias(name, ALIAS).tags["variant"] == "other"
+    crown(store, summary_with(KEY))
+    assert store.client.get_model_version_by_alias(name, ALIAS).version == first.version
+    assert not list((copy.folder / "mlruns").rglob("*.safetensors"))
+
+
+def test_champion_needs_a_number():
+    assert [candidate.key for candidate in champions(summary_with(KEY))] == [KEY]
+    assert list(champions(summary_with(KEY, bits=None))) == []
+    assert list(champions({"corpora": {"sample_plays": {}}})) == []
+
+
+def test_lock_declaration_names_what_dvc_lock_records(inside):
+    for stage, key in STAGES:
+        declaration = lockfile.declared(stage, key)
+        entry = lockfile.load_lock()[lockfile.stage_name(stage, key)]
+        assert set(declaration.deps) == set(entry.deps)
+        assert set(declaration.params) == set(entry.params)
+        assert set(declaration.outs) == set(entry.outs)
+        assert lockfile.params_sha(lockfile.current_params(declaration.params)) == lockfile.params_sha(entry.params)
+        known = lockfile.current_deps(declaration, lockfile.load_lock())
+        assert known.items() <= entry.deps.items()
+
+
+def test_lock_rewrite_touches_only_what_was_up_to_date(copy):
+    path = f"reports/run/train/{KEY}.json"
+    before = (copy.folder / "dvc.lock").read_text()
+    assert lockfile.record_rewrite(path, "0" * 32) is False
+    assert (copy.folder / "dvc.lock").read_text() == before
+    old = lockfile.outputs(lockfile.load_lock())[path]
+    rewrite_pointer(copy, "train", KEY, run_id="another")
+    assert lockfile.record_rewrite(path, old) is True
+    after = (copy.folder / "dvc.lock").read_text()
+    assert len([1 for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]) == 2
+    assert lockfile.outputs(lockfile.load_lock())[path] == lockfile.file_md5(copy.folder / path)
+
+
+def test_lock_parameters_of_a_run_are_put_together_as_training_does(inside):
+    from bdh.params import load
+
+    params, entry = load(), lockfile.load_lock()[f"train@{KEY}"]
+    found = stage_params(entry)
+    assert found["train"] == params.train_of("bdh", "sample_plays").model_dump()
+    assert found["model"].items() >= params.model_of("bdh", "sample_plays").items()
+
+
+def test_pipeline_change_and_back_restores_the_pointer_and_makes_no_run(copy):
+    store = open_store()
+    before, count = copy.pointer(), len(list(store.search()))
+    raw = copy.read_params()
+    raw["variant"]["bdh"]["train"] = {"learning_rate": 0.001}
+    copy.write_params(raw)
+    ran = copy.repro()
+    assert {f"train@{KEY}", "compare"} <= ran
+    assert copy.pointer()["run_id"] != before["run_id"]
+    assert audit(store) == []
+    raw["variant"]["bdh"]["train"] = {}
+    copy.write_params(raw)
+    assert copy.repro() == set()
+    assert copy.pointer() == before
+    assert len(list(store.search())) == count + len(ran)
+    assert audit(store) == []

@@ -1,0 +1,111 @@
+"""How many processes a training gets, and which GPUs the runs of `bdh repro --jobs` get."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bdh.commands import repro
+from bdh.commands.repro import GpuPool, gpus_wanted, run_chains
+from bdh.params import load
+from bdh.project.closure import closure
+from bdh.project.errors import DeviceError
+from bdh.training.distributed.launch import processes
+from benchmarks import scaling
+from tests.support.toys import settings
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "regime", "expected"),
+    [
+        (1, 8, "full", 1),
+        (4, 8, "full", 4),
+        ("all", 8, "full", 8),
+        ("all", 0, "full", 1),
+        (3, 0, "full", 3),
+        ("all", 8, "none", 1),
+        (4, 2, "none", 1),
+    ],
+)
+def test_parallel_processes_follow_the_settings(devices, gpus, regime, expected):
+    assert processes(settings(devices=devices, regime=regime), gpus) == expected
+
+
+def test_parallel_more_gpus_than_there_are_is_one_clear_line():
+    with pytest.raises(DeviceError, match=r"train.devices: 4 were asked for and 2 can be used"):
+        processes(settings(devices=4), 2)
+
+
+def test_parallel_default_is_one_device():
+    params = load()
+    assert {params.train_of(*run[:2]).devices for run in params.runs()} == {1}
+    assert set(gpus_wanted(params).values()) == {1}
+
+
+def test_parallel_pool_gives_several_gpus_and_waits_for_them():
+    pool = GpuPool(["0", "1", "2", "3"], jobs=3)
+    with pool.taken(1) as one, pool.taken(2) as two:
+        assert (one, two) == (["0"], ["1", "2"])
+        got = []
+        waiting = threading.Thread(target=lambda: got.append(_take(pool, "all")), daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert not got
+    waiting.join(10)
+    assert got == [["0", "1", "2", "3"]]
+
+
+def _take(pool, wanted):
+    with pool.taken(wanted) as gpus:
+        return gpus
+
+
+def test_parallel_pool_shares_gpus_when_there_are_fewer_than_jobs():
+    pool = GpuPool(["a", "b"], jobs=4)
+    with pool.taken(1) as one, pool.taken(1) as two, pool.taken(1) as three, pool.taken(1) as four:
+        assert sorted([*one, *two, *three, *four]) == ["a", "a", "b", "b"]
+    with GpuPool([], jobs=4).taken(2) as none:
+        assert none == []
+
+
+def test_parallel_repro_shows_every_run_its_gpus(tmp_path, monkeypatch):
+    seen = {}
+
+    def run(command, env, **_options):
+        seen[command[-1].partition("@")[2]] = env.get("CUDA_VISIBLE_DEVICES")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(repro.subprocess, "run", run)
+    monkeypatch.setattr(repro, "visible_gpus", lambda: ["4", "5", "6"])
+    run_chains({"a": 1, "b": 2, "c": "all", "d": 9}, jobs=1)
+    assert seen == {"a": "4", "b": "4,5", "c": "4,5,6", "d": "4,5,6"}
+
+
+def test_parallel_modules_are_part_of_the_train_stage():
+    files = {file.as_posix() for file in closure(["stages.train"], Path())}
+    assert {f"bdh/training/distributed/{name}.py" for name in ("group", "worker", "launch")} <= files
+
+
+def test_parallel_scaling_rows_say_tokens_per_second_against_one_device():
+    seconds = {1: [0.1, 0.2, 0.3], 2: [0.25, 0.2, 0.3], 4: [0.4]}
+    two, four = scaling.rows_of("bdh", 32 * 512, seconds, "c", torch.device("cpu"))
+    assert two == {
+        "work": "ddp_2", "metric": "efficiency", "ours": 2 * 32 * 512 / 0.25, "peer": 2 * 32 * 512 / 0.2,
+        "ratio": pytest.approx(0.8), "n": 3, "tokens_per_device": 32 * 512, "device": "cpu", "commit": "c",
+    }  # fmt: skip
+    assert (four["work"], four["ratio"], four["n"]) == ("ddp_4", pytest.approx(0.5), 1)
+    small = scaling.rows_of("neuro_trained", 64, seconds, "c", torch.device("cpu"))
+    assert small[0]["work"] == "ddp_2_neuro_trained"
+
+
+def test_parallel_scaling_takes_the_settings_of_the_gpu_scale():
+    options = SimpleNamespace(batch=None, window=None, compile=None)
+    official = scaling.settings_on_one_device("bdh", options)
+    assert (official.batch_size, official.window) == (32, 512)
+    streams = scaling.settings_on_one_device("neuro_trained", options)
+    assert (streams.batch_size, streams.window, streams.compile) == (1024, 64, "off")
+    options.batch = 4
+    assert scaling.settings_on_one_device("bdh", options).batch_size == 4

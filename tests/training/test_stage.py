@@ -1,0 +1,293 @@
+"""The stage `train` as DVC starts it: files, exit codes, kills."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from bdh.tracking import Tracker
+from bdh.training.checkpoints import load_run
+from stages.train import app
+from tests.support.toys import write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = {"n_layer": 1, "n_embd": 8, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.2}
+TRAIN = {
+    "steps": 12, "batch_size": 4, "window": 16, "warmup_steps": 2, "validate_every": 4, "validation_windows": 4,
+    "checkpoint_every": 3,
+}  # fmt: skip
+MOMENTS = [["step", 2], ["checkpoint", 2], ["step", 3], ["validation", 2], ["checkpoint", 1], ["run folder", 1]]
+FORKS = """
+import json, os, signal, sys
+from pathlib import Path
+import matplotlib.backends.backend_agg, matplotlib.figure, torch._dynamo
+from bdh.training import checkpoints, resume, state
+from stages.train import app
+
+def dying(original, at, half=False):
+    calls = []
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            if half:
+                Path(args[1]).write_bytes(b"half of a file")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    return wrapped
+
+def stage(folder, moment, at):
+    os.chdir(folder)
+    if moment == "step":
+        state.Training.advance = dying(state.Training.advance, at)
+    elif moment == "validation":
+        state.Training.validate = dying(state.Training.validate, at)
+    elif moment == "checkpoint":
+        resume.save_file = dying(resume.save_file, at, half=True)
+    elif moment == "run folder":
+        checkpoints.save_file = dying(checkpoints.save_file, at, half=True)
+    app(["bdh", "sample_plays", "0"], standalone_mode=False)
+
+straight, killed, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+ends = []
+for folder, moment, at in [(straight, "never", 0), *((killed, *m) for m in moments), (killed, "never", 0)]:
+    child = os.fork()
+    if child == 0:
+        stage(folder, moment, at)
+        os._exit(0)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(ends))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _untracked(monkeypatch):
+    monkeypatch.setenv("BDH_TRACKING", "off")
+
+
+def make_project(folder, params=None, **train):
+    """A folder with params.yaml and a tokenized corpus, as the pipeline leaves them for the stage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values |= {"device": "cpu", "precision": "float32"} | (params or {})
+    values["scales"]["laptop"]["model"] |= MODEL
+    values["scales"]["laptop"]["train"] |= TRAIN | train
+    values["corpus"]["sample_plays"]["scales"]["laptop"] = {"model": {}, "train": {}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    write_corpus(folder / "data/tokens/sample_plays", "sample_plays")
+    return folder
+
+
+def start(folder, *arguments, tracking="off", **options):
+    """The stage in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/m.db"}
+    environment |= {"BDH_TRACKING": tracking}
+    return subprocess.Popen(
+        [sys.executable, *(arguments or ("-m", "stages.train", "bdh", "sample_plays", "0"))],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def tracked_runs(database):
+    """Status of every run of the store, once none of them is RUNNING any more (or nothing changes that)."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            found = [status for (status,) in connection.execute("SELECT status FROM runs")]
+        if "RUNNING" not in found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
+def results(folder, key="bdh-sample_plays-0"):
+    """Every file of a finished run that must repeat, by its hash."""
+    paths = [folder / f"data/runs/{key}" / n for n in ("model.safetensors", "config.json", "samples.json")]
+    paths += [folder / f"reports/train/{key}.json", folder / f"reports/history/{key}.csv"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of the stage, in processes of their own: (undisturbed folder, killed folder, exit codes, stderr)."""
+    folder = tmp_path_factory.mktemp("runs")
+    straight, killed = make_project(folder / "straight"), make_project(folder / "killed")
+    process = start(folder, "-c", FORKS, str(straight), str(killed), json.dumps(MOMENTS))
+    out, errors = process.communicate(timeout=240)
+    assert out, errors
+    return straight, killed, json.loads(out.splitlines()[-1]), errors
+
+
+@pytest.fixture(scope="module")
+def straight(runs):
+    """A run that nothing disturbed."""
+    return runs[0]
+
+
+def test_stage_writes_the_run_and_its_reports(straight):
+    key = "bdh-sample_plays-0"
+    config = json.loads((straight / f"data/runs/{key}/config.json").read_text())
+    assert config["variant"] == "bdh"
+    assert config["model"] | MODEL == config["model"]
+    assert config["train"]["window"] == 16
+    model, _ = load_run(straight / f"data/runs/{key}")
+    report = json.loads((straight / f"reports/train/{key}.json").read_text())
+    assert report["parameters"] == config["parameters"] == model.parameter_count()
+    assert report["steps_done"] == 12
+    assert report["judged"] in ("raw", "average")
+    with (straight / f"reports/history/{key}.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows] == ["0", "4", "8", "12"]
+    assert {"density_x_sparse_0", "density_y_sparse_0", "density_xy_sparse_0", "state_norm_rho"} <= rows[0].keys()
+    timing = json.loads((straight / f"reports/timing/{key}.json").read_text())
+    assert {"seconds", "tokens_per_s", "peak_memory_mib", "device", "torch", "threads"} <= timing.keys()
+    samples = json.loads((straight / f"data/runs/{key}/samples.json").read_text())
+    assert len(samples) == 3
+    assert all(sample["prompt"] and sample["text"] for sample in samples)
+
+
+def test_stage_leaves_no_checkpoints_behind(straight):
+    assert not [path for path in (straight / "data/checkpoints").rglob("*") if path.suffix != ".lock"]
+
+
+def test_stage_killed_again_and_again_gives_the_same_bytes(runs):
+    straight, killed, ends, errors = runs
+    assert ends == [0, *[-signal.SIGKILL] * len(MOMENTS), 0], errors
+    assert errors.count("going on from the checkpoint of step") >= 3
+    assert results(killed) == results(straight)
+    assert not list(killed.glob("data/checkpoints/*/*"))
+
+
+@pytest.mark.slow
+def test_stage_stops_with_dvc_and_the_next_repro_goes_on(tmp_path):
+    folder = make_project(tmp_path, steps=100_000, validate_every=20, checkpoint_every=50_000)
+    command = f"{sys.executable} -m stages.train bdh sample_plays 0"
+    stage = {"cmd": command, "deps": ["data/tokens/sample_plays"], "outs": ["data/runs/bdh-sample_plays-0"]}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
+    last = None
+    for how in ("kill dvc", "terminate dvc", "ctrl-c"):
+        process = start(folder, "-m", "dvc", "repro", tracking="on", start_new_session=True)
+        shown = []
+        for line in process.stderr:
+            shown.append(line)
+            if "tokens/s" in line and sum("tokens/s" in text for text in shown) == (1 if last is None else 2):
+                break
+        if how == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGKILL if how == "kill dvc" else signal.SIGTERM)
+        shown.append(process.stderr.read())
+        process.wait()
+        steps = [int(path.name) for path in (folder / "data/checkpoints/bdh-sample_plays-0").glob("*/[0-9]*")]
+        assert steps, (how, shown)
+        if last is not None:
+            assert any(f"going on from the checkpoint of step {last} of 100000" in text for text in shown), (how, shown)
+            assert max(steps) > last, (how, shown)
+        last = max(steps)
+        assert tracked_runs(folder / "m.db") == ["KILLED"], how
+        assert not (folder / "data/checkpoints/bdh-sample_plays-0.owner.json").exists()
+
+
+BAD = [
+    (("nonsense", "sample_plays", "0"), {}, {}, "unknown variant 'nonsense'"),
+    (("bdh", "nonsense", "0"), {}, {}, "unknown corpus 'nonsense'"),
+    (("bdh", "sample_calls", "0"), {}, {}, "holds no tokenized corpus"),
+    (("bdh", "sample_plays", "0"), {}, {"window": 5000}, "train.window: a window of 5000 tokens"),
+    (("bdh", "sample_plays", "0"), {}, {"learning_rule": "hebbian"}, "train.learning_rule: bdh"),
+    (("transformer", "sample_plays", "0"), {}, {"l21": 0.5}, "train.l21: transformer has no such penalty"),
+    (("bdh", "sample_plays", "0"), {"device": "cuda"}, {}, "there is no GPU"),
+    (("bdh", "sample_plays", "0"), {}, {"learning_rate": 1e30, "warmup_steps": 0}, "lower train.learning_rate"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "params", "train", "message"), BAD, ids=[case[-1][:20] for case in BAD])
+def test_stage_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, params, train, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(make_project(tmp_path, params, **train))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_stage_empty_validation_split_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path))
+    write_corpus(tmp_path / "data/tokens/sample_plays", "sample_plays", validation="")
+    result = CliRunner().invoke(app, ["bdh", "sample_plays", "0"])
+    assert result.exit_code == 2
+    assert "the validation split is empty" in result.stderr
+
+
+def test_stage_tells_the_tracker_everything(tmp_path, monkeypatch):
+    seen = {"rows": [], "files": []}
+
+    class Recording(Tracker):
+        def log_history(self, rows):
+            seen["rows"] += rows
+
+        def log_dataset(self, name, digest, source, context):
+            seen["dataset"] = (name, digest, source, context)
+
+        def log_file(self, path, folder=""):
+            assert path.exists()
+            seen["files"].append((path.name, folder))
+
+    class Context:
+        def __init__(self, stage, key, **details):
+            seen.update(stage=stage, key=key, **details)
+
+        def __enter__(self):
+            assert seen["resume_folder"].is_dir()
+            return Recording()
+
+        def __exit__(self, kind, error, trace):
+            seen["error"] = kind
+
+    monkeypatch.setattr("stages.train.tracked", Context)
+    monkeypatch.chdir(make_project(tmp_path))
+    assert CliRunner().invoke(app, ["bdh", "sample_plays", "0"]).exit_code == 0
+    assert (seen["stage"], seen["key"], seen["error"]) == ("train", "bdh-sample_plays-0", None)
+    assert seen["tags"] == {"scale": "laptop", "variant": "bdh", "corpus": "sample_plays", "seed": "0"}
+    assert seen["params"] | {"train.steps": 12, "model.n_embd": 8, "device": "cpu"} == seen["params"]
+    assert [row["step"] for row in seen["rows"]] == [0, 4, 8, 12]
+    assert all(isinstance(value, int | float) for row in seen["rows"] for value in row.values())
+    assert seen["dataset"] == ("sample_plays", "0" * 36, "data/tokens/sample_plays", "training")
+    assert seen["files"] == [("curves.png", "figures"), ("samples.json", "samples")]
+
+
+def test_stage_gives_the_transformer_the_training_window(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path))
+    assert CliRunner().invoke(app, ["transformer", "sample_plays", "1"]).exit_code == 0
+    config = json.loads(Path("data/runs/transformer-sample_plays-1/config.json").read_text())
+    assert config["model"]["block_size"] == config["model"]["window"] == 16
+    assert config["seed"] == 1
+
+
+def test_stage_with_other_settings_starts_afresh(tmp_path, monkeypatch):
+    from bdh.params import load
+    from bdh.training.run import describe
+
+    monkeypatch.chdir(make_project(tmp_path))
+    one = describe(load(), "bdh", "sample_plays", 0).checkpoints().path
+    assert describe(load(), "bdh", "sample_plays", 0).checkpoints().path == one
+    assert describe(load(), "bdh", "sample_plays", 1).checkpoints().path.name != one.name
+    code = tmp_path / "data/code/train/bdh.json"
+    code.parent.mkdir(parents=True)
+    code.write_text("{}")
+    two = describe(load(), "bdh", "sample_plays", 0).checkpoints().path
+    make_project(tmp_path, learning_rate=0.5)
+    three = describe(load(), "bdh", "sample_plays", 0).checkpoints().path
+    assert len({one.name, two.name, three.name}) == 3
+    assert one.parent == two.parent == three.parent == Path("data/checkpoints/bdh-sample_plays-0")
