@@ -64,10 +64,10 @@ class Run:
         They fit any number of devices and micro-batches.
         """
         manifest = CODE / "train" / f"{self.variant}.json"
-        sources = [path for path in (manifest, FOLDER / f"{self.architecture}.py") if path.exists()]
+        source = manifest if manifest.exists() else FOLDER / f"{self.architecture}.py"
         parts = {name: value for name, value in self.settings().items() if name not in SPREAD} | {
             "corpus_digest": self.corpus.digest,
-            "code": [path.read_text(encoding="utf-8") for path in sources],
+            "code": source.read_text(encoding="utf-8"),
             "torch": torch.__version__,
         }
         return CheckpointFolder(self.key, fingerprint(parts))
