@@ -77,6 +77,7 @@ class Model(LanguageModel):
 
     carries_state: ClassVar[bool] = False
     learning_rules: ClassVar[tuple[str, ...]] = ("backprop", "hebbian", "hybrid")
+    prunes: ClassVar[bool] = True
     plastic: ClassVar[bool] = True
 
     def __init__(self, config: Config, vocab_size: int) -> None:
@@ -94,12 +95,10 @@ class Model(LanguageModel):
         )
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = SeededLinear(config.n_embd, vocab_size, INIT_STD)
-        self.latest_tokens_BT: Tensor | None = None
+        self.layers = config.n_layer
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits; raises RunError when the text is longer than `block_size`."""
-        if self.training:
-            self.latest_tokens_BT = tokens_BT
         h_BTD, after = self._read(tokens_BT, state)
         logits_BTV = self.lm_head(h_BTD)
         return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), after)

@@ -85,7 +85,7 @@ class Model(LanguageModel):
         shape = resolve(config, vocab_size)
         self.config = config
         self.vocab_size = vocab_size
-        self.shape = shape
+        self.shape, self.layers = shape, shape.depth
         self.embed = nn.Embedding(vocab_size, shape.width)
         self.positions = nn.Embedding(config.block_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape, config.dropout) for _ in range(shape.depth))

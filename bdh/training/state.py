@@ -54,10 +54,11 @@ class Training:
         self.settings, self.seed, self.device = settings, seed, device
         self.validation = ValidationSet(corpus, settings, device, precision, group)
         self.text = corpus.tokens("train")
+        model.begin_training(kernel=settings.kernel, l1_weight=settings.l1)
         check_objective(model, settings, device)
         self.update = Update(model, settings, device, precision, group)
         decay = settings.average_decay if settings.regime != "none" else 0.0
-        self.average = Average(model, decay, hasattr(model, "after_step")) if decay > 0 else None
+        self.average = Average(model, decay, model.prunes) if decay > 0 else None
         self.steps = settings.steps if settings.regime != "none" else 0
         self.look_every = self.most_unseen = LOOK_EVERY if device.type == "cuda" else 1
         self.step = self.stale = 0

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
 # ruff: noqa: ANN001, ANN201
@@ -131,7 +131,7 @@ PADDING = 256
 
 
 @dataclass(frozen=True)
-class Settings:
+class SamplingSettings:
     """How each stream samples, on the device: temperature (B,) float32, top_k (B,) int32 (0: all), seed (B,) int64."""
 
     temperature: Tensor
@@ -142,7 +142,9 @@ class Settings:
 class FusedStep:
     """One token of every stream when called; `history` (B,C) has the tokens drawn at each place of the window."""
 
-    def __init__(self, weights: Weights, memory: Memory, settings: Settings, early: bool = False) -> None:
+    def __init__(
+        self, weights: DecodingWeights, memory: Memory, settings: SamplingSettings, early: bool = False
+    ) -> None:
         """early: programs may start before the one before them has ended (programmatic dependent launch)."""
         self.weights, self.memory, self.settings = weights, memory, settings
         self.launch: dict[str, Any] = {"launch_pdl": True} if early else {}

@@ -27,9 +27,9 @@ import torch
 import triton
 import triton.language as tl
 
-from bdh.kernels.decoding.common import FusedStep, Settings
+from bdh.kernels.decoding.common import FusedStep, SamplingSettings
 from bdh.kernels.decoding.many import is_last, normalize, phase, summed, wait
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
 # ruff: noqa: ANN001, ANN201
@@ -201,7 +201,7 @@ MOST = 2
 
 
 @dataclass(frozen=True)
-class Tiles:
+class FewTiles:
     """How work is cut; found by measurement.
 
     pairs, neurons: of one program of `ask` and of `answer`, with `ask_warps` and `answer_warps` warps. ask_group,
@@ -225,10 +225,15 @@ class FewStreams(FusedStep):
     """`FusedStep` in two programs per layer, each of which reads the weights of its neurons for one stream."""
 
     def __init__(
-        self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
+        self,
+        weights: DecodingWeights,
+        memory: Memory,
+        settings: SamplingSettings,
+        early: bool = False,
+        tiles: FewTiles | None = None,
     ) -> None:
         super().__init__(weights, memory, settings, early)
-        tiles = tiles or Tiles()
+        tiles = tiles or FewTiles()
         self.tiles = replace(tiles, pairs=min(tiles.pairs, self.PP), neurons=min(tiles.neurons, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
         self.ask_programs, self.answer_programs = self.PP // self.tiles.pairs, self.NP // self.tiles.neurons

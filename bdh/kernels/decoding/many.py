@@ -18,8 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bdh.kernels.decoding.common import FusedStep, Settings
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.common import FusedStep, SamplingSettings
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
 # ruff: noqa: ANN001, ANN201
@@ -242,7 +242,7 @@ def is_last(counter, size):
 
 
 @dataclass(frozen=True)
-class Tiles:
+class ManyTiles:
     """How work is cut; found by measurement.
 
     encode, gate: neurons at once. chunk: pairs whose rows one program of `read` fetches, `rows` at once, through
@@ -266,10 +266,15 @@ class ManyStreams(FusedStep):
     """`FusedStep` whose weights meet all streams in matrix products."""
 
     def __init__(
-        self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
+        self,
+        weights: DecodingWeights,
+        memory: Memory,
+        settings: SamplingSettings,
+        early: bool = False,
+        tiles: ManyTiles | None = None,
     ) -> None:
         super().__init__(weights, memory, settings, early)
-        tiles = tiles or Tiles()
+        tiles = tiles or ManyTiles()
         self.tiles = replace(tiles, encode=min(tiles.encode, self.NP), gate=min(tiles.gate, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
         self.block = min(64, max(16, triton.next_power_of_2(B)))
