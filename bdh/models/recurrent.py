@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
 from bdh.nn import probe
 from bdh.reservoir.scan import Trace, scan
-from bdh.reservoir.step import Rules, Stream, Weights, drawn_spikes, fixed_spikes, fresh_stream, stream_diagnostics
+from bdh.reservoir.step import (
+    ReservoirWeights,
+    Rules,
+    Stream,
+    drawn_spikes,
+    fixed_spikes,
+    fresh_stream,
+    stream_diagnostics,
+)
 from bdh.reservoir.truncation import truncated_scan
 
 TINY = {"n": 24, "d": 8}
@@ -112,17 +120,17 @@ class Model(LanguageModel):
         )
 
     def _scan(
-        self, weights: Weights, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, activity: bool
+        self, weights: ReservoirWeights, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, activity: bool
     ) -> tuple[Trace, Stream]:
         C = self.truncation()
         if C is None:
             return scan(weights, self.rules, stream, e_BTD, spikes_BTN, activity)
         return truncated_scan(weights, self.rules, stream, e_BTD, spikes_BTN, C, activity)
 
-    def weights(self) -> Weights:
+    def weights(self) -> ReservoirWeights:
         """E, Dx and Dy in the precision of the core."""
         dtype = torch.float64 if self.E.dtype == torch.float64 else torch.float32
-        return Weights(self.E.to(dtype), self.Dx.to(dtype), self.Dy.to(dtype))
+        return ReservoirWeights(self.E.to(dtype), self.Dx.to(dtype), self.Dy.to(dtype))
 
     def initial_state(self, batch_size: int) -> State:
         """x, y (B,N), v (B,D), rho (B,1,K,D,N; K kernels in the place of heads) and position (B,), all zero."""

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bdh.models.base import LanguageModel, Output, State, cross_entropy
 from bdh.nn.counts import (
-    Shape,
+    TransformerShape,
     bdh_neurons,
     bdh_operations,
     bdh_parameters,
@@ -166,7 +166,7 @@ class Model(LanguageModel):
 class Block(nn.Module):
     """One pre-norm layer: x += project(attention(norm(x))); x += contract(gelu(expand(norm(x))))."""
 
-    def __init__(self, shape: Shape, dropout: float) -> None:
+    def __init__(self, shape: TransformerShape, dropout: float) -> None:
         """Build one layer of `shape`; `dropout` acts on attention and on both residual branches."""
         super().__init__()
         self.heads = shape.heads
@@ -204,7 +204,7 @@ class Block(nn.Module):
         return F.scaled_dot_product_attention(q_BHTK, k_BHCK, v_BHCK, attn_mask=visible_TC, dropout_p=dropout)
 
 
-def resolve(config: Config, vocab_size: int) -> Shape:
+def resolve(config: Config, vocab_size: int) -> TransformerShape:
     """The shape that `config` asks for; raises ParamsError for settings that contradict each other."""
     D, H = config.n_embd, config.n_head
     N = bdh_neurons(D, H, config.mlp_internal_dim_multiplier)
@@ -214,7 +214,7 @@ def resolve(config: Config, vocab_size: int) -> Shape:
             raise ParamsError(
                 f"transformer: width {config.width} must be a multiple of heads {config.heads}, depth >= 1"
             )
-        return Shape(config.width, config.depth, config.heads, 4 * config.width)
+        return TransformerShape(config.width, config.depth, config.heads, 4 * config.width)
     if own != (Config.width, Config.depth, Config.heads):
         raise ParamsError(
             f"transformer: width, depth, heads {own} are chosen automatically at match {config.match!r}; "

@@ -14,7 +14,7 @@ from bdh.models.base import LanguageModel, Output
 from bdh.params import Train
 from bdh.project.device import autocast
 from bdh.project.errors import ParamsError
-from bdh.training.distributed.group import ALONE, Group
+from bdh.training.distributed.group import ALONE, ProcessGroup
 from bdh.training.optimizer import Named, learning_rate, make_optimizer, objective
 
 
@@ -46,7 +46,7 @@ class Update:
         settings: Train,
         device: torch.device,
         precision: torch.dtype,
-        group: Group = ALONE,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.group = group
         self.model, self.settings, self.device, self.precision = model, settings, device, precision

@@ -10,7 +10,16 @@ from bdh.models.base import build, variant_module
 from bdh.models.catalog import known_variants
 from bdh.nn.probe import listening
 from bdh.reservoir.scan import scan
-from bdh.reservoir.step import Rules, Weights, drawn_spikes, fixed_spikes, fresh_stream, respond, step, write_gain
+from bdh.reservoir.step import (
+    ReservoirWeights,
+    Rules,
+    drawn_spikes,
+    fixed_spikes,
+    fresh_stream,
+    respond,
+    step,
+    write_gain,
+)
 
 V, N, D = 37, 32, 8
 MECHANISMS = {
@@ -69,7 +78,7 @@ def test_neuro_modules_only_change_defaults():
 def random_weights(seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = ((D, N), (N, D), (N, D))
-    return Weights(*(torch.randn(*shape, generator=generator).double() / shape[1] ** 0.5 for shape in shapes))
+    return ReservoirWeights(*(torch.randn(*shape, generator=generator).double() / shape[1] ** 0.5 for shape in shapes))
 
 
 def responses(rules, spikes=None):
