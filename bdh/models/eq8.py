@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdh.kernels.training.dispatch import fused_output
 from bdh.models.base import Output, State, cross_entropy
 from bdh.models.bdh import BDH, BDHConfig
 from bdh.nn.attention import attend_chunked, attend_parallel
@@ -41,9 +40,6 @@ class Eq8(BDH):
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits B,T,V; with a state (`rho` B,L,H,N,D, `position` B) also the state after the last token."""
-        trained = fused_output(self, tokens_BT, targets_BT, state, carried=self.carried)
-        if trained is not None:
-            return trained
         v_BTD = _norm(self.embed(tokens_BT))
         rotations = rotation(tokens_BT.shape[1], self.frequency, None if state is None else state["position"])
         x_HBTN: Tensor | None = None

@@ -129,7 +129,7 @@ class HebbianBlock(LanguageModel):
                 f"hebbian_block: n_embd {config.n_embd} is not a multiple of 2 * n_head ({2 * config.n_head}); "
                 "rotary positions need heads of an even size"
             )
-        self.config, self.vocab_size = config, vocab_size
+        self.config, self.vocab_size, self.layers = config, vocab_size, config.n_layer
         self.tok_emb = nn.Embedding(vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(SynapticBlock(config.n_embd, config.n_head) for _ in range(config.n_layer))
         for module in self.modules():

@@ -26,7 +26,15 @@ from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_en
 from bdh.nn import probe
 from bdh.project.errors import ParamsError
 from bdh.reservoir.scan import Trace, scan
-from bdh.reservoir.step import Rules, Stream, Weights, drawn_spikes, fixed_spikes, fresh_stream, stream_diagnostics
+from bdh.reservoir.step import (
+    ReservoirWeights,
+    Rules,
+    Stream,
+    drawn_spikes,
+    fixed_spikes,
+    fresh_stream,
+    stream_diagnostics,
+)
 from bdh.reservoir.truncation import truncated_scan
 
 TINY = {"n": 24, "d": 8}
@@ -118,16 +126,16 @@ class Recurrent(LanguageModel):
         )
 
     def _scan(
-        self, weights: Weights, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, activity: bool
+        self, weights: ReservoirWeights, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, activity: bool
     ) -> tuple[Trace, Stream]:
         if not self.trains_core:
             return scan(weights, self.rules, stream, e_BTD, spikes_BTN, activity)
         return truncated_scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.config.truncation, activity)
 
-    def weights(self) -> Weights:
+    def weights(self) -> ReservoirWeights:
         """E, Dx and Dy in the precision of the core."""
         dtype = torch.float64 if self.E.dtype == torch.float64 else torch.float32
-        return Weights(self.E.to(dtype), self.Dx.to(dtype), self.Dy.to(dtype))
+        return ReservoirWeights(self.E.to(dtype), self.Dx.to(dtype), self.Dy.to(dtype))
 
     def initial_state(self, batch_size: int) -> State:
         """x, y (B,N), v (B,D), rho (B,1,K,D,N; K kernels in the place of heads) and position (B,), all zero."""

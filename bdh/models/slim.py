@@ -89,6 +89,7 @@ class Slim(LanguageModel):
     """The model of every learning rule; state `key`, `value` (B,L,H,P,K) and `position` (B,)."""
 
     carries_state: ClassVar[bool] = False
+    prunes: bool = True
 
     def __init__(self, config: SlimConfig, vocab_size: int) -> None:
         """Draw all weights; raises ParamsError for an unknown rule or heads of a fractional size."""
@@ -106,12 +107,10 @@ class Slim(LanguageModel):
         )
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = SeededLinear(config.n_embd, vocab_size, INIT_STD)
-        self.latest_tokens_BT: Tensor | None = None
+        self.layers = config.n_layer
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits; raises RunError when the text is longer than `block_size`."""
-        if self.training:
-            self.latest_tokens_BT = tokens_BT
         h_BTD, after = self._read(tokens_BT, state)
         logits_BTV = self.lm_head(h_BTD)
         return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), after)

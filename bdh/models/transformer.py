@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bdh.models.base import LanguageModel, Output, State, cross_entropy
 from bdh.nn.counts import (
-    Shape,
+    TransformerShape,
     bdh_neurons,
     bdh_operations,
     bdh_parameters,
@@ -85,7 +85,7 @@ class Transformer(LanguageModel):
         shape = resolve(config, vocab_size)
         self.config = config
         self.vocab_size = vocab_size
-        self.shape = shape
+        self.shape, self.layers = shape, shape.depth
         self.embed = nn.Embedding(vocab_size, shape.width)
         self.positions = nn.Embedding(config.block_size, shape.width)
         self.blocks = nn.ModuleList(TransformerBlock(shape, config.dropout) for _ in range(shape.depth))
@@ -166,7 +166,7 @@ class Transformer(LanguageModel):
 class TransformerBlock(nn.Module):
     """One pre-norm layer: x += project(attention(norm(x))); x += contract(gelu(expand(norm(x))))."""
 
-    def __init__(self, shape: Shape, dropout: float) -> None:
+    def __init__(self, shape: TransformerShape, dropout: float) -> None:
         """Build one layer of `shape`; `dropout` acts on attention and on both residual branches."""
         super().__init__()
         self.heads = shape.heads
@@ -204,7 +204,7 @@ class TransformerBlock(nn.Module):
         return F.scaled_dot_product_attention(q_BHTK, k_BHCK, v_BHCK, attn_mask=visible_TC, dropout_p=dropout)
 
 
-def resolve(config: TransformerConfig, vocab_size: int) -> Shape:
+def resolve(config: TransformerConfig, vocab_size: int) -> TransformerShape:
     """The shape that `config` asks for; raises ParamsError for settings that contradict each other."""
     D, H = config.n_embd, config.n_head
     N = bdh_neurons(D, H, config.mlp_internal_dim_multiplier)
@@ -214,7 +214,7 @@ def resolve(config: TransformerConfig, vocab_size: int) -> Shape:
             raise ParamsError(
                 f"transformer: width {config.width} must be a multiple of heads {config.heads}, depth >= 1"
             )
-        return Shape(config.width, config.depth, config.heads, 4 * config.width)
+        return TransformerShape(config.width, config.depth, config.heads, 4 * config.width)
     if own != (TransformerConfig.width, TransformerConfig.depth, TransformerConfig.heads):
         raise ParamsError(
             f"transformer: width, depth, heads {own} are chosen automatically at match {config.match!r}; "

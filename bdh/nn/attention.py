@@ -1,6 +1,7 @@
-"""Attention without softmax whose keys are its queries, strictly causal: a_t = q_t rho_t, rho_t = sum_{s<t} q_s v_s^T.
+"""Linear attention without softmax, strictly causal: everything is read before it is written.
 
-Three forms of the same function with the same signature `(q, v, rho) -> (a, rho after the last token)`:
+Undamped, with keys that are the queries: a_t = q_t rho_t, rho_t = sum_{s<t} q_s v_s^T. Three forms of the same function
+with the same signature `(q, v, rho) -> (a, rho after the last token)`:
 
 - `attend_stepwise`: one token at a time, read before write. The definition; slow.
 - `attend_parallel`: tril(q q^T, -1) v, quadratic in T. Without a state nothing but that is computed.
@@ -9,19 +10,14 @@ Three forms of the same function with the same signature `(q, v, rho) -> (a, rho
 Leading dimensions are any that broadcast (heads, streams). The products with the state run in the dtype of the state
 with autocast off: a state in bfloat16 forgets small updates.
 
-Letters: T tokens, N neurons per head, D width of the values.
-
-Strictly causal linear attention whose memory decays by one factor per token, in chunks.
-
-    a_t = rho_{t-1} x_t          rho_t = u (rho_{t-1} + e_t x_t^T)
-
+Decaying by one factor u per token (`decayed_attention`): a_t = rho_{t-1} x_t, rho_t = u (rho_{t-1} + e_t x_t^T).
 Inside a chunk of C tokens, counted from i = 0 and starting at rho,
 
     a_i = u^i rho x_i + sum_{j<i} u^{i-j} (x_j . x_i) e_j          rho' = u^C rho + sum_j u^{C-j} e_j x_j^T
 
 so no power of u above the zeroth is ever divided by, and memory is C*C scores whatever T is.
 
-Shape letters: B batch, T tokens, C tokens of a chunk, D embedding, N neurons.
+Letters: B batch, T tokens, C tokens of a chunk, N neurons (per head), D width of the values or of the embedding.
 """
 
 from __future__ import annotations

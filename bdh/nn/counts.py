@@ -1,16 +1,14 @@
-"""How many parameters and floating-point operations a shape has; plain arithmetic, no torch.
+"""How many parameters and operations a shape has, and which GPT is a fair rival of a given BDH. No torch.
 
 A multiply-add counts as two operations. Only matrix products are counted: norms, gates, rotations, softmax and
 dropout are not. Causal attention counts the pairs that exist, not the whole square. One token costs forward what is
 stated here and three times that in training (each product has two more in the backward pass), recomputation apart.
 Mean over the tokens of a window of T tokens that starts from nothing.
 
-Which GPT is a fair rival of a given BDH: its width, depth, heads and MLP width from a budget. No torch.
-
-The budget is BDH's number of parameters, or its operations per token at the training window. Shape rule, as in GPT-2:
-width = 64 * depth, heads of 64, MLP four times as wide, the embedding tied to the readout, but never fewer layers and
-(where the width divides) never fewer heads than the BDH it stands beside. The MLP width is the fine adjustment that
-meets the budget.
+The rival: width, depth, heads and MLP width from a budget, which is BDH's number of parameters, or its operations per
+token at the training window. Rule of the shape, as in GPT-2: width = 64 * depth, heads of 64, MLP four times as wide,
+the embedding tied to the readout, but never fewer layers and (where the width divides) never fewer heads than the BDH
+it stands beside. The MLP width is the fine adjustment that meets the budget.
 
 Tied embeddings settle what happens with a huge vocabulary: BDH spends 2*V*D parameters on it, a tied GPT of up to
 twice the width spends the same, so neither is starved; when V*W would still eat the budget, the width shrinks.
@@ -69,7 +67,7 @@ WIDE = 128
 
 
 @dataclass(frozen=True)
-class Shape:
+class TransformerShape:
     """A GPT: width of the residual stream, layers, heads, width of the MLP."""
 
     width: int
@@ -78,35 +76,41 @@ class Shape:
     hidden: int
 
 
-def shape_for_parameters(budget: int, vocab_size: int, positions: int, least_depth: int, least_heads: int) -> Shape:
+def shape_for_parameters(
+    budget: int, vocab_size: int, positions: int, least_depth: int, least_heads: int
+) -> TransformerShape:
     """The shape whose parameters are closest to `budget` among well-proportioned ones."""
 
-    def cost(shape: Shape) -> float:
+    def cost(shape: TransformerShape) -> float:
         return transformer_parameters(shape.width, shape.depth, shape.hidden, positions, vocab_size)
 
     return _best(cost, budget, least_depth, least_heads)
 
 
-def shape_for_operations(budget: float, vocab_size: int, window: int, least_depth: int, least_heads: int) -> Shape:
+def shape_for_operations(
+    budget: float, vocab_size: int, window: int, least_depth: int, least_heads: int
+) -> TransformerShape:
     """The shape whose operations per token at `window` are closest to `budget` among well-proportioned ones."""
 
-    def cost(shape: Shape) -> float:
+    def cost(shape: TransformerShape) -> float:
         return transformer_operations(shape.width, shape.depth, shape.hidden, vocab_size, window)
 
     return _best(cost, budget, least_depth, least_heads)
 
 
-def _best(cost: Callable[[Shape], float], budget: float, least_depth: int, least_heads: int) -> Shape:
+def _best(
+    cost: Callable[[TransformerShape], float], budget: float, least_depth: int, least_heads: int
+) -> TransformerShape:
     """Least unfit shape: an error above 0.5 % of the budget weighs a hundred times a distortion of the proportions."""
 
-    def unfit(shape: Shape) -> float:
+    def unfit(shape: TransformerShape) -> float:
         error = max(abs(cost(shape) / budget - 1) - EXACT_ENOUGH, 0.0)
         return 100 * error + _distortion(shape, least_heads)
 
     return min(_candidates(cost, budget, least_depth, least_heads), key=unfit)
 
 
-def _distortion(shape: Shape, least_heads: int) -> float:
+def _distortion(shape: TransformerShape, least_heads: int) -> float:
     """Sum of the logarithms by which MLP ratio, depth and heads miss the rule; odd head widths are slow on a GPU."""
     return (
         abs(math.log(shape.hidden / (MLP_RATIO * shape.width)))
@@ -116,25 +120,27 @@ def _distortion(shape: Shape, least_heads: int) -> float:
     )
 
 
-def _candidates(cost: Callable[[Shape], float], budget: float, least_depth: int, least_heads: int) -> Iterator[Shape]:
+def _candidates(
+    cost: Callable[[TransformerShape], float], budget: float, least_depth: int, least_heads: int
+) -> Iterator[TransformerShape]:
     """Shapes around the width that meets the budget at the rule's MLP ratio, for every depth."""
     for depth in range(least_depth, max(LARGEST_DEPTH, least_depth) + 1):
         middle = _width_at(cost, budget, depth)
         step = 8 if middle >= WIDE else 1
         for width in range(max(step, int(0.8 * middle) // step * step), int(1.2 * middle) + step + 1, step):
-            yield _fill(cost, budget, Shape(width, depth, _heads(width, least_heads), 0), step)
+            yield _fill(cost, budget, TransformerShape(width, depth, _heads(width, least_heads), 0), step)
         if middle < WIDTH_PER_LAYER * depth / 2:
             return
 
 
-def _width_at(cost: Callable[[Shape], float], budget: float, depth: int) -> float:
+def _width_at(cost: Callable[[TransformerShape], float], budget: float, depth: int) -> float:
     """Width at which `depth` layers of the rule's proportions cost the budget, by bisection (at least 1)."""
     low, high = 1, 2
-    while cost(Shape(high, depth, 1, int(MLP_RATIO * high))) < budget:
+    while cost(TransformerShape(high, depth, 1, int(MLP_RATIO * high))) < budget:
         high *= 2
     while high - low > 1:
         width = (low + high) // 2
-        if cost(Shape(width, depth, 1, int(MLP_RATIO * width))) < budget:
+        if cost(TransformerShape(width, depth, 1, int(MLP_RATIO * width))) < budget:
             low = width
         else:
             high = width
@@ -151,9 +157,11 @@ def _heads(width: int, least_heads: int) -> int:
     return min(divisors, key=lambda heads: abs(math.log(heads / _wanted_heads(width, least_heads))))
 
 
-def _fill(cost: Callable[[Shape], float], budget: float, bare: Shape, step: int) -> Shape:
+def _fill(
+    cost: Callable[[TransformerShape], float], budget: float, bare: TransformerShape, step: int
+) -> TransformerShape:
     """`bare` with the MLP width (a multiple of `step`) that brings its cost closest to the budget."""
     base = cost(bare)
-    per_unit = cost(Shape(bare.width, bare.depth, bare.heads, 1)) - base
+    per_unit = cost(TransformerShape(bare.width, bare.depth, bare.heads, 1)) - base
     hidden = max(1, round((budget - base) / per_unit / step)) * step
-    return Shape(bare.width, bare.depth, bare.heads, hidden)
+    return TransformerShape(bare.width, bare.depth, bare.heads, hidden)

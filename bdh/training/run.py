@@ -21,7 +21,7 @@ from bdh.tracking import Tracker
 from bdh.training import loop, report
 from bdh.training.checkpoints import save_run
 from bdh.training.display import make_display
-from bdh.training.distributed.group import ALONE, Group, check_batch
+from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.distributed.launch import processes
 from bdh.training.distributed.worker import is_worker
 from bdh.training.report import write_samples
@@ -43,7 +43,7 @@ class Run:
     model: dict[str, Any]
     device: torch.device
     precision: torch.dtype
-    group: Group = ALONE
+    group: ProcessGroup = ALONE
 
     @property
     def key(self) -> str:
@@ -102,7 +102,7 @@ def check_names(params: Params, variant: str, corpus: str) -> None:
             )
 
 
-def describe(params: Params, variant: str, corpus: str, seed: int, group: Group = ALONE) -> Run:
+def describe(params: Params, variant: str, corpus: str, seed: int, group: ProcessGroup = ALONE) -> Run:
     """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe."""
     check_names(params, variant, corpus)
     device = choose_device(params.device, params.threads)

@@ -8,7 +8,16 @@ import torch
 
 from bdh.nn.probe import listening
 from bdh.reservoir.scan import scan
-from bdh.reservoir.step import Rules, Weights, drawn_spikes, fixed_spikes, fresh_stream, respond, step, write_gain
+from bdh.reservoir.step import (
+    ReservoirWeights,
+    Rules,
+    drawn_spikes,
+    fixed_spikes,
+    fresh_stream,
+    respond,
+    step,
+    write_gain,
+)
 from tests.support import variants
 
 V, N, D = 37, 32, 8
@@ -65,7 +74,7 @@ def test_neuro_mechanism_off_and_alone_change_that_mechanism_and_the_logits(name
 def random_weights(seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = ((D, N), (N, D), (N, D))
-    return Weights(*(torch.randn(*shape, generator=generator).double() / shape[1] ** 0.5 for shape in shapes))
+    return ReservoirWeights(*(torch.randn(*shape, generator=generator).double() / shape[1] ** 0.5 for shape in shapes))
 
 
 def responses(rules, spikes=None):

@@ -36,6 +36,7 @@ def train(model: Slim, rule: str, optimizer: torch.optim.Optimizer, steps: range
     for step in steps:
         if rule != "hebbian":
             optimizer.zero_grad()
+            model.latest_tokens_BT = text(2 * step)
             model(text(2 * step), text(2 * step + 1)).loss.backward()
             optimizer.step()
         if rule != "backprop":
@@ -146,7 +147,7 @@ def test_homeostasis_brings_measured_activity_to_the_target():
     tokens = text()
     start = model.activity(tokens)
     for step in range(1, 120):
-        model(tokens)
+        model.latest_tokens_BT = tokens
         model.after_step(step)
     found = model.activity(tokens)
     assert (start["blocks.0.w_q"] < 0.2).all()
@@ -160,7 +161,7 @@ def test_homeostasis_brings_measured_activity_to_the_target():
 def test_homeostasis_and_pruning_wait_for_their_steps():
     model = tiny(homeostasis_every=4, prune_every=6).train()
     weights = {name: linear.weight.clone() for name, linear in model.synapses().items()}
-    model(text())
+    model.latest_tokens_BT = text()
     changed = []
     for step in range(13):
         model.after_step(step)
@@ -169,7 +170,7 @@ def test_homeostasis_and_pruning_wait_for_their_steps():
         weights = {name: linear.weight.clone() for name, linear in model.synapses().items()}
     assert changed == [4, 6, 8, 12]
     still = tiny(homeostatic=False, homeostasis_every=1, prune_threshold=0.0).train()
-    still(text())
+    still.latest_tokens_BT = text()
     still.after_step(1)
     assert all(torch.equal(linear.weight, linear.initial_weight()) for linear in still.synapses().values())
 

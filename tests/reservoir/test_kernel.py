@@ -13,7 +13,7 @@ import torch
 from bdh.reservoir import scan
 from bdh.reservoir.kernel import available, kernel_scan
 from bdh.reservoir.scan import feedback_scan
-from bdh.reservoir.step import Rules, Weights, fresh_stream
+from bdh.reservoir.step import ReservoirWeights, Rules, fresh_stream
 from bdh.reservoir.truncation import one_by_one, side_by_side
 from tests.reservoir.test_step import EVERYTHING, RULES, D, N, inputs_of, used_stream, weights_of
 from tests.support.variants import model_of
@@ -60,7 +60,7 @@ def test_kernel_equals_eager_scan(name, fresh):
 def test_states_at_the_cuts_of_gradients_come_from_the_kernel(monkeypatch):
     calls, device = [], "cpu" if INTERPRETED else "cuda"
     monkeypatch.setattr(scan, "kernel_scan", lambda *given: calls.append(given) or kernel_scan(*given))
-    weights = Weights(*(w.requires_grad_() for w in moved(weights_of(torch.float32, grad=False), device)))
+    weights = ReservoirWeights(*(w.requires_grad_() for w in moved(weights_of(torch.float32, grad=False), device)))
     e, spikes = inputs_of(19, EVERYTHING, torch.float32)
     start = moved(used_stream(weights_of(torch.float32, grad=False), EVERYTHING, torch.float32), device)
     outputs = []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bdh.generation import continue_text, generate
 from bdh.kernels.decoding import reference as prefill_module
 from bdh.kernels.decoding.decoder import Decoder
-from bdh.kernels.decoding.memory import decodable, join_planes, split_planes
+from bdh.kernels.decoding.memory import join_planes, split_planes
 from bdh.kernels.decoding.reference import PlainStep
 from bdh.nn.probe import listening
 from bdh.project.errors import RunError
@@ -170,7 +170,9 @@ def test_memory_does_not_grow():
 
 def test_only_the_family_is_decoded_here():
     models = {name: tiny(name, vocab_size=V) for name in KINDS}
-    assert {name for name, model in models.items() if decodable(model)} == set(DECODED)
+    assert {name for name, model in models.items() if model.decoding_weights() is not None} == set(DECODED)
+    with pytest.raises(RunError, match=r"transformer.* cannot be decoded here|no state that can be decoded here"):
+        Decoder(models["transformer"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

@@ -13,7 +13,7 @@ from bdh.project.processes import Stop, Stopped
 from bdh.training import loop
 from bdh.training.checkpoints import tensors_of
 from bdh.training.display import SilentDisplay
-from bdh.training.distributed.group import ALONE, ElsewhereError, Group, check_batch
+from bdh.training.distributed.group import ALONE, ElsewhereError, ProcessGroup, check_batch
 from bdh.training.resume import CheckpointFolder
 from bdh.training.state import Training
 from tests.support.ranks import on_ranks
@@ -146,7 +146,7 @@ def test_parallel_accumulation_equals_the_whole_batch(text, variant):
 
 def test_parallel_slices_are_the_global_batch(text):
     whole, _ = make("bdh", text).batch(5)
-    parts = [make("bdh", text, Group(rank, 4)).batch(5)[0] for rank in range(4)]
+    parts = [make("bdh", text, ProcessGroup(rank, 4)).batch(5)[0] for rank in range(4)]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -261,7 +261,7 @@ def _ends(group, text, folder):
     found["early"] = training.step
 
     stop = Stop()
-    asked = Group(group.rank, group.size, stop)
+    asked = ProcessGroup(group.rank, group.size, stop)
     checkpoints = CheckpointFolder("toy", "f", folder / "stop")
     asked.lead(checkpoints.prepare)
     training = make("", text, asked, model=Toy(), steps=1000, validate_every=1000)
