@@ -12,6 +12,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+from bdh.frontier.registry import METRICS
 from bdh.models.catalog import known_variants
 from bdh.project.files import CODE, write_json
 
@@ -19,6 +20,8 @@ PACKAGES = ("bdh", "stages")
 MIRRORS = ("bdh.tracking", "bdh.project.lockfile")
 PLAIN_STAGES = ("fetch", "tokenize", "compare")
 VARIANT_STAGES = ("train", "hebbian", "frontier")
+BY_NAME = {"frontier": [metric.module for metric in METRICS]}
+"""Modules that a stage imports by a name which is no import statement."""
 
 
 def source_of(module: str, root: Path) -> Path | None:
@@ -72,5 +75,5 @@ def write_manifests(root: Path = Path()) -> None:
         write_json(root / CODE / f"{stage}.json", manifest([f"stages.{stage}"], root))
     for stage in VARIANT_STAGES:
         for variant in known_variants():
-            modules = [f"stages.{stage}", f"bdh.models.{variant}"]
+            modules = [f"stages.{stage}", f"bdh.models.{variant}", *BY_NAME.get(stage, [])]
             write_json(root / CODE / stage / f"{variant}.json", manifest(modules, root))

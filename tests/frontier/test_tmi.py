@@ -12,9 +12,10 @@ from bdh.frontier import communities, graph, tmi
 from bdh.golden.vectors import read
 from bdh.models.base import GraphFactors, build
 from bdh.project.errors import ParamsError
+from benchmarks.controls import settings
 from tests.support.shared import shared
 
-SETTINGS = tmi.Settings(top_share=0.023, restarts=2, null_draws=5, method="louvain")
+SETTINGS = settings(top_share=0.023, restarts=2)
 
 
 def model_factors(seed, **shape):
@@ -187,13 +188,13 @@ def test_tmi_graph_without_edges_has_no_modularity():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tmi_negative_control_untrained_weights_are_not_distinguishable(seed):
-    row, _ = tmi.compute(model_factors(seed), [model_factors(100 + seed), model_factors(200 + seed)], SETTINGS)
+    row, _ = tmi.measure(model_factors(seed), [model_factors(100 + seed), model_factors(200 + seed)], SETTINGS)
     assert row["verdict"] == "not distinguishable from its null"
     assert abs(row["value"] - row["untrained_mean"]) < 0.05
 
 
 def test_tmi_positive_control_planted_modules_are_found():
-    row, curve = tmi.compute(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
+    row, curve = tmi.measure(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
     assert row["verdict"] == "above its null"
     assert row["value"] > row["null_mean"] + 0.1
     assert row["z"] > 5
@@ -205,7 +206,7 @@ def test_tmi_positive_control_planted_modules_are_found():
 
 
 def test_tmi_row_holds_directed_inhibitory_and_stability_beside_the_same_nulls():
-    row, _ = tmi.compute(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
+    row, _ = tmi.measure(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
     assert row["excess"] == pytest.approx(row["value"] - row["null_mean"])
     assert set(row["nulls"]) == {"permuted encoder", "product of Gaussian factors", "configuration model"}
     assert row["directed"]["p"] < 0.05
@@ -217,14 +218,14 @@ def test_tmi_row_holds_directed_inhibitory_and_stability_beside_the_same_nulls()
 
 
 def test_tmi_too_small_a_graph_is_not_measurable():
-    row, curve = tmi.compute(model_factors(0, mlp_internal_dim_multiplier=1), [], SETTINGS)
+    row, curve = tmi.measure(model_factors(0, mlp_internal_dim_multiplier=1), [], SETTINGS)
     assert row["verdict"] == "not measurable"
     assert "16 neurons per head" in row["reason"]
     assert curve == []
 
 
 def test_tmi_is_null_with_a_reason_without_a_graph():
-    row, curve = tmi.compute(None, [], SETTINGS)
+    row, curve = tmi.measure(None, [], SETTINGS)
     assert row["value"] is None
     assert row["verdict"] == "not measurable"
     assert "no neuron graph" in row["reason"]

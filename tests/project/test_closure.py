@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bdh.frontier.registry import METRICS
 from bdh.models.catalog import known_variants
 from bdh.project.closure import MIRRORS, PLAIN_STAGES, VARIANT_STAGES, closure, imports_of, write_manifests
 
@@ -53,6 +54,14 @@ def test_closure_of_a_variant_holds_its_file_and_no_stranger():
         assert others == imported | {variant}
 
 
+def test_closure_of_the_frontier_stage_holds_every_metric_of_the_registry(tmp_path, monkeypatch):
+    monkeypatch.setattr("bdh.project.closure.CODE", tmp_path)
+    write_manifests(ROOT)
+    manifest = json.loads((tmp_path / "frontier/bdh.json").read_text())
+    assert {f"bdh/frontier/{metric.name}.py" for metric in METRICS} <= set(manifest)
+    assert "bdh/frontier/sps.py" not in json.loads((tmp_path / "compare.json").read_text())
+
+
 def imports_reached(variant):
     reached, waiting = set(), [f"bdh.models.{variant}"]
     while waiting:
@@ -86,10 +95,11 @@ def test_closure_holds_every_module_that_is_loaded(stage):
     )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     files = {file.as_posix() for file in closure([f"stages.{stage}"], ROOT)}
+    mirrored = {name for file in Path("bdh/tracking").glob("*.py") for name in imports_of(file, ROOT)}
     for module in loaded:
         path = Path(*module.split("."))
         here = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-        assert here.as_posix() in files or module.startswith(MIRRORS)
+        assert here.as_posix() in files or module.startswith(MIRRORS) or module in mirrored
 
 
 def test_closure_manifests_do_not_depend_on_the_time(tmp_path, monkeypatch):
