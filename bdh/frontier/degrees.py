@@ -91,14 +91,19 @@ def fit(degrees: np.ndarray) -> dict[str, Any] | None:
     with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         found = powerlaw.Fit(positive, discrete=True, verbose=False)
-        ratios = {
-            name: tuple(map(float, found.distribution_compare("power_law", name, normalized_ratio=True)))
-            for name in ("exponential", "lognormal")
-        }
+        tail = int((positive >= found.xmin).sum())
+        if tail < FEWEST:
+            return None
+        try:
+            ratios = {
+                name: tuple(map(float, found.distribution_compare("power_law", name, normalized_ratio=True)))
+                for name in ("exponential", "lognormal")
+            }
+        except ValueError:  # the lognormal of a tail of very few values runs away until no point lies in its range
+            return None
         error = float(found.power_law.standard_err)
-    tail = int((positive >= found.xmin).sum())
     numbers = (found.alpha, error, found.power_law.D, *ratios["exponential"], *ratios["lognormal"])
-    if tail < FEWEST or not all(math.isfinite(float(number)) for number in numbers):
+    if not all(math.isfinite(float(number)) for number in numbers):
         return None
     return {
         "alpha": float(found.alpha),
