@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.metrics import normalized_mutual_info_score
 
 from bdh.frontier import communities, graph, tmi
 from bdh.golden.vectors import read
@@ -143,6 +144,14 @@ def test_tmi_directed_modularity_equals_networkx():
 @pytest.mark.parametrize(("labels", "expected"), [((1, 1, 0, 0), 1.0), ((0, 1, 0, 1), 0.0), ((0, 0, 0, 0), 0.0)])
 def test_tmi_agreement_of_partitions(labels, expected):
     assert communities.agreement(np.array([0, 0, 1, 1]), np.array(labels)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_tmi_agreement_equals_scikit_learn():
+    generator = np.random.default_rng(0)
+    for groups in (1, 2, 5, 40):
+        a, b = generator.integers(0, groups, (2, 300))
+        b = np.where(generator.random(300) < 0.5, a, b)
+        assert communities.agreement(a, b) == pytest.approx(normalized_mutual_info_score(a, b), abs=1e-12)
 
 
 @pytest.mark.parametrize("loops", [True, False])

@@ -20,6 +20,46 @@ from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
 
 BASELINES = ("transformer", "transformer_flops")
+
+
+def baseline_notes(inputs: Inputs, corpus: str, metric: str) -> list[str]:
+    """One note per dense baseline that has the metric on this corpus: every other variant's share minus its."""
+    notes = []
+    for rival in (name for name in BASELINES if name in inputs.variants):
+        gaps = [
+            f"{variant} {formats.difference(gap)}"
+            for variant in inputs.variants
+            if variant not in BASELINES
+            and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival), metric)) is not None
+        ]
+        if gaps:
+            notes.append(f"Share minus that of the dense baseline {rival} (Newcombe's interval): {'; '.join(gaps)}.")
+    return notes
+
+
+def difference(runs: list[Run], rivals: list[Run], metric: str) -> Difference | None:
+    """Share of neurons of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
+
+    Interval: Newcombe's hybrid of the two intervals (1998, method 10), the widest over seeds.
+    """
+    ours, theirs = _share(runs, metric), _share(rivals, metric)
+    if ours is None or theirs is None:
+        return None
+    (a, a_low, a_high), (b, b_low, b_high) = ours, theirs
+    low = a - b - math.hypot(a - a_low, b_high - b)
+    return Difference(a - b, low, a - b + math.hypot(a_high - a, b - b_low), "neurons")
+
+
+def _share(runs: list[Run], metric: str) -> tuple[float, float, float] | None:
+    """Mean share over seeds, lowest lower and highest upper end of its interval."""
+    found = [tuple(run.frontier.number(f"{metric}/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
+    whole = [(v, low, high) for v, low, high in found if v is not None and low is not None and high is not None]
+    if not whole:
+        return None
+    values, lows, highs = zip(*whole, strict=True)
+    return sum(values) / len(values), min(lows), max(highs)
+
+
 LONGEST_LINE = 56
 RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
@@ -134,41 +174,3 @@ def _reason(runs: list[Run], metric: str) -> str:
         if not run.frontier:
             return f"{run.frontier.path} is missing (stage frontier)"
     return "the result names no reason"
-
-
-def baseline_notes(inputs: Inputs, corpus: str, metric: str) -> list[str]:
-    """One note per dense baseline that has the metric on this corpus: every other variant's share minus its."""
-    notes = []
-    for rival in (name for name in BASELINES if name in inputs.variants):
-        gaps = [
-            f"{variant} {formats.difference(gap)}"
-            for variant in inputs.variants
-            if variant not in BASELINES
-            and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival), metric)) is not None
-        ]
-        if gaps:
-            notes.append(f"Share minus that of the dense baseline {rival} (Newcombe's interval): {'; '.join(gaps)}.")
-    return notes
-
-
-def difference(runs: list[Run], rivals: list[Run], metric: str) -> Difference | None:
-    """Share of neurons of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
-
-    Interval: Newcombe's hybrid of the two intervals (1998, method 10), the widest over seeds.
-    """
-    ours, theirs = _share(runs, metric), _share(rivals, metric)
-    if ours is None or theirs is None:
-        return None
-    (a, a_low, a_high), (b, b_low, b_high) = ours, theirs
-    low = a - b - math.hypot(a - a_low, b_high - b)
-    return Difference(a - b, low, a - b + math.hypot(a_high - a, b - b_low), "neurons")
-
-
-def _share(runs: list[Run], metric: str) -> tuple[float, float, float] | None:
-    """Mean share over seeds, lowest lower and highest upper end of its interval."""
-    found = [tuple(run.frontier.number(f"{metric}/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
-    whole = [(v, low, high) for v, low, high in found if v is not None and low is not None and high is not None]
-    if not whole:
-        return None
-    values, lows, highs = zip(*whole, strict=True)
-    return sum(values) / len(values), min(lows), max(highs)
