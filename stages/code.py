@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bdh.models.catalog import known_variants
 from bdh.project.closure import write_manifests
 from bdh.project.errors import reported
 
@@ -9,7 +10,7 @@ from bdh.project.errors import reported
 @reported
 def main() -> None:
     """Write the manifests that the other stages depend on."""
-    write_manifests()
+    write_manifests({variant: f"bdh.models.{variant}" for variant in known_variants()})
 
 
 if __name__ == "__main__":
