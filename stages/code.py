@@ -10,7 +10,8 @@ from bdh.project.errors import reported
 @reported
 def main() -> None:
     """Write the manifests that the other stages depend on."""
-    write_manifests({variant: f"bdh.models.{variant}" for variant in known_variants()})
+    variants = known_variants()
+    write_manifests({name: name for name in variants}, {name: {} for name in variants}, {})
 
 
 if __name__ == "__main__":

@@ -269,10 +269,25 @@ def _last_name(function: ast.expr) -> str:
     return function.id if isinstance(function, ast.Name) else ""
 
 
-def write_manifests(variants: Mapping[str, str], root: Path = Path()) -> None:
-    """Write `data/code/<stage>.json` and `data/code/<stage>/<variant>.json`; `variants` gives each one's module."""
+def write_manifests(
+    architectures: Mapping[str, str],
+    inherited: Mapping[str, Any],
+    by_name: Mapping[str, Iterable[str]],
+    root: Path = Path(),
+) -> None:
+    """Write `data/code/<stage>.json` and, for every variant, `data/code/<stage>/<variant>.json`.
+
+    `architectures` says which file of bdh/models a variant is made of. `inherited` holds the sections of params.yaml
+    that it is a preset of; they stand under a key of their own in the manifest of the training, which they go into.
+    `by_name` gives by stage the modules that it imports by a name which is no import statement.
+    """
     for stage in PLAIN_STAGES:
-        write_json(root / CODE / f"{stage}.json", manifest([f"stages.{stage}"], root))
+        modules = [f"stages.{stage}", *by_name.get(stage, ())]
+        write_json(root / CODE / f"{stage}.json", {"files": manifest(modules, root)})
     for stage in VARIANT_STAGES:
-        for variant, module in variants.items():
-            write_json(root / CODE / stage / f"{variant}.json", manifest([f"stages.{stage}", module], root))
+        for variant, architecture in architectures.items():
+            modules = [f"stages.{stage}", f"bdh.models.{architecture}", *by_name.get(stage, ())]
+            found: dict[str, Any] = {"files": manifest(modules, root)}
+            if stage == "train":
+                found["inherited"] = inherited[variant]
+            write_json(root / CODE / stage / f"{variant}.json", found)

@@ -24,7 +24,6 @@ from bdh.project.errors import RunError
 
 ROOT = Path()
 HEAVY = {"torch", "mlflow", "transformers"}
-MODULES = {name: f"bdh.models.{name}" for name in known_variants()}
 
 
 def write(root, path, text):
@@ -138,10 +137,24 @@ def test_closure_holds_every_module_that_is_loaded(stage):
     )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     files = {file.as_posix() for file in closure([f"stages.{stage}"], ROOT)}
+    quiet = [file for file in Path("bdh").rglob("*.py") if is_quiet(".".join(file.with_suffix("").parts))]
+    mirrored = {name for file in quiet for name in imports_of(file, ROOT)}
     for module in loaded:
         path = Path(*module.split("."))
         here = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-        assert here.as_posix() in files or is_quiet(module)
+        assert here.as_posix() in files or is_quiet(module) or module in mirrored
+
+
+def test_closure_manifest_holds_what_a_stage_imports_by_name(tmp_path):
+    for folder in ("bdh", "stages"):
+        (tmp_path / folder).symlink_to(Path(folder).absolute())
+    write_manifests({"mine": "bdh"}, {"mine": {"of": "bdh"}}, {"frontier": ["bdh.golden.neuro"]}, tmp_path)
+    frontier = json.loads((tmp_path / "data/code/frontier/mine.json").read_text(encoding="utf-8"))
+    train = json.loads((tmp_path / "data/code/train/mine.json").read_text(encoding="utf-8"))
+    assert {"bdh/golden/neuro.py", "bdh/models/bdh.py", "stages/frontier.py"} <= set(frontier["files"])
+    assert "bdh/golden/neuro.py" not in train["files"]
+    assert train["inherited"] == {"of": "bdh"}
+    assert "inherited" not in frontier
 
 
 def test_closure_manifests_do_not_depend_on_the_time(tmp_path, monkeypatch):
@@ -150,7 +163,8 @@ def test_closure_manifests_do_not_depend_on_the_time(tmp_path, monkeypatch):
         for folder in ("bdh", "stages"):
             (root / folder).parent.mkdir(parents=True, exist_ok=True)
             (root / folder).symlink_to(Path(folder).absolute())
-        write_manifests(MODULES, root)
+        names = known_variants()
+        write_manifests({name: name for name in names}, {name: {} for name in names}, {}, root)
     first = sorted((tmp_path / "first/data/code").rglob("*.json"))
     assert len(first) == len(PLAIN_STAGES) + len(VARIANT_STAGES) * len(known_variants())
     for file in first:

@@ -70,7 +70,7 @@ def test_audit_tags_of_a_run_are_those_of_dvc_lock(inside):
     entry = lockfile.load_lock()[f"train@{KEY}"]
     tags = open_store().get_run(inside.pointer()["run_id"]).data.tags
     wanted = identity.lock_tags(entry)
-    assert {"dvc.dep.data/tokens/sample_plays", "dvc.dep.bdh/models/bdh.py", "dvc.params_sha"} <= set(wanted)
+    assert {"dvc.dep.data/tokens/sample_plays", "dvc.dep.data/code/train/bdh.json", "dvc.params_sha"} <= set(wanted)
     assert {name: tags[name] for name in wanted} == wanted
     assert identity.differing(tags, entry) == {}
 
