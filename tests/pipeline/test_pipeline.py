@@ -57,8 +57,10 @@ def test_pipeline_one_value_reruns_one_variant_and_back_restores_it(finished):
 def test_pipeline_edit_of_one_variant_reruns_that_variant_only(finished):
     file = finished.folder / "bdh/models/transformer.py"
     source = file.read_text(encoding="utf-8")
-    file.write_text(source + "\n", encoding="utf-8")
     try:
+        file.write_text(source + "\n\n# a remark\n", encoding="utf-8")
+        assert finished.stages_run(finished.repro().stdout) == {"code"}
+        file.write_text(source + "\n\nSPARE = 0\n", encoding="utf-8")
         ran = finished.stages_run(finished.repro().stdout)
     finally:
         file.write_text(source, encoding="utf-8")
