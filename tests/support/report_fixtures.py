@@ -76,6 +76,7 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
             "parameters": 148_480 + 21_000 * place,
             "parameters_without_embeddings": 115_712 + 21_000 * place,
             "flops_per_token_forward": 1.1e6 + 9e4 * place,
+            "state_bytes": 0 if "transformer" in key else 1_048_576,
             "steps_done": 300,
             "tokens_seen": 614_400,
             "best_step": 300,
@@ -142,7 +143,6 @@ def write_evaluations(
     metric |= {"nulls": {"permuted": {"mean": 0.24, "sd": 0.02, "p": 0.012}, "factors": {"mean": 0.2, "sd": 0.01}}}
     frontier = {
         "bits_per_byte": final, "perplexity": 9.1, "dead_neurons_share": 0.04, "weight_sparsity": {"exact_zeros": 0.01},
-        "state_bytes": 1_048_576 if carries else 0,
         "density": {name: {"mean": 0.12, "layers": [0.11, 0.13]} for name in taps},
         "tmi": metric if carries else {"value": None, "reason": "the model has no neuron graph"},
         "sps": metric | {"p": 0.61, "z": 0.4, "verdict": "not distinguishable from its null"},

@@ -21,7 +21,7 @@ from bdh.report.claims.finding import (
     within,
 )
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import ABOVE, DISTINCT, NOT_DISTINCT, of_seeds, over_seeds, seed_difference
 from bdh.report.tables.frontier import run_verdict
 
@@ -48,7 +48,7 @@ def damping_sets_persistence(inputs: Inputs) -> Finding:
     return joined(verdicts, lines, rule)
 
 
-def _damping_verdict(run: Run) -> str:
+def _damping_verdict(run: RunResults) -> str:
     own, twin = _persistence(run, ""), _persistence(run, "_untrained")
     if not all(
         value is not None and abs(value - stated) <= NEAR for value, stated in zip(own, STATED.values(), strict=True)
@@ -58,11 +58,11 @@ def _damping_verdict(run: Run) -> str:
     return NOT_DISTINCT if same else SUPPORTED
 
 
-def _persistence(run: Run, side: str) -> list[float | None]:
+def _persistence(run: RunResults, side: str) -> list[float | None]:
     return [run.frontier.number(f"sps/reference_protocol_by_damping{side}/{damping}") for damping in STATED]
 
 
-def _means(runs: list[Run], side: str) -> list[float | None]:
+def _means(runs: list[RunResults], side: str) -> list[float | None]:
     found = (
         measures.over(runs, measures.number_of("frontier", f"sps/reference_protocol_by_damping{side}/{damping}"))
         for damping in STATED
@@ -76,7 +76,7 @@ def training_length(inputs: Inputs) -> Finding:
         "Reference protocol of every BDH run trained for 2,000, 5,000 and 8,000 steps (within 10 %) below 0.4, within"
         " 0.4 to 0.6 and within 0.6 to 0.8; needs runs of all three lengths."
     )
-    found: dict[int, list[tuple[Run, float]]] = {steps: [] for steps in LENGTHS}
+    found: dict[int, list[tuple[RunResults, float]]] = {steps: [] for steps in LENGTHS}
     for run in bdh_runs(inputs):
         steps, value = run.train.number("steps_done"), run.frontier.number("tmi/reference_protocol")
         for length in LENGTHS:
@@ -137,12 +137,12 @@ def _ranges(inputs: Inputs, metric: str, trained: tuple[float, float], untrained
     return Finding(SUPPORTED if right else NOT_SUPPORTED, "\n".join(measured), "\n".join(null), rule)
 
 
-def _mean(runs: list[Run], key: str) -> str:
+def _mean(runs: list[RunResults], key: str) -> str:
     spread = measures.over(runs, measures.number_of("frontier", key))
     return formats.fixed(None if spread is None else spread.mean)
 
 
-def _inside(run: Run, key: str, span: tuple[float, float]) -> bool:
+def _inside(run: RunResults, key: str, span: tuple[float, float]) -> bool:
     value = run.frontier.number(key)
     return value is not None and within(value, span)
 
@@ -189,12 +189,8 @@ def density(inputs: Inputs) -> Finding:
     return Finding(SUPPORTED if right else NOT_SUPPORTED, "\n".join(lines), rule=rule)
 
 
-def _twin_density(run: Run) -> float | None:
-    for key in ("untrained/density/x_sparse", "untrained/density/x_sparse/mean"):
-        value = run.frontier.number(key)
-        if value is not None:
-            return value
-    return None
+def _twin_density(run: RunResults) -> float | None:
+    return run.frontier.number("untrained/density/x_sparse/mean")
 
 
 def penalty_raises_tmi(inputs: Inputs) -> Finding:
@@ -211,7 +207,7 @@ def penalty_raises_tmi(inputs: Inputs) -> Finding:
     return joined(verdicts, parts, rule, "one seed has no interval" if TOO_SMALL in verdicts else formats.ABSENT)
 
 
-def _excess(run: Run) -> float | None:
+def _excess(run: RunResults) -> float | None:
     value, null = run.frontier.number("tmi/value"), run.frontier.number("tmi/null_mean")
     return None if value is None or null is None else value - null
 

@@ -147,7 +147,7 @@ def evidence(claim: Claim, inputs: Inputs) -> list[str]:
     if claim.evidence == ("scaling",):
         records = [inputs.scaling]
     else:
-        about = [run for run in inputs.runs if run.variant.startswith(claim.about)]
+        about = [run for run in inputs.runs if run.variant.startswith(claim.about) and not run.divergence]
         records = [getattr(run, stage) for run in about for stage in claim.evidence]
     return [record.path.as_posix() for record in records if record]
 

@@ -23,9 +23,8 @@ from bdh.report.claims.finding import (
     pairs,
 )
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import BETTER, NO_DIFFERENCE, NOT_DISTINCT, WORSE
-from bdh.report.tables.activity import state_bytes
 from bdh.report.tables.arms import arm_bounds, variant_verdict
 
 MARGIN_BITS = 0.01
@@ -67,13 +66,13 @@ def gelu(inputs: Inputs) -> Finding:
 def constant_state(inputs: Inputs) -> Finding:
     """Claim 10: which variants carry a state of constant size, and its bytes."""
     rule = "Every BDH run reads documents with a state of constant size (arm carry runs); the transformer cannot."
-    bdh = [run for run in bdh_runs(inputs) if run.hebbian]
-    gpt = [run for run in inputs.runs if run.variant.startswith("transformer") and run.hebbian]
+    bdh = bdh_runs(inputs)
+    gpt = [run for run in inputs.runs if run.variant.startswith("transformer") and not run.divergence]
     if not bdh or not gpt:
         return Finding(NOT_MEASURED, rule=rule)
     carries = [run.hebbian.number("arms/carry/difference_to_static") is not None for run in (*bdh, *gpt)]
     right = all(carries[: len(bdh)]) and not any(carries[len(bdh) :])
-    sizes = {run.variant: formats.size_in_bytes(state_bytes(run)) for run in (*bdh, *gpt)}
+    sizes = {run.variant: formats.size_in_bytes(measures.state_bytes(run)) for run in (*bdh, *gpt)}
     measured = "\n".join(
         f"{name}: {'constant' if carried else 'grows with the text'}, {sizes[name]} at the start"
         for name, carried in {run.variant: ok for run, ok in zip((*bdh, *gpt), carries, strict=True)}.items()
@@ -156,11 +155,10 @@ def half_life(inputs: Inputs) -> Finding:
     return joined(verdicts, lines, rule)
 
 
-def _half_lives(run: Run) -> list[tuple[float, float]]:
+def _half_lives(run: RunResults) -> list[tuple[float, float]]:
     """Half-lives of the carried state in tokens, measured and by damping alone; one per damping that has both."""
-    sweep = run.hebbian.values.get("damping_sweep/rows")
-    rows = sweep if isinstance(sweep, list) else []
-    both = [(row.get("half_life_measured_tokens"), row.get("half_life_tokens")) for row in rows]
+    names = ("half_life_measured_tokens", "half_life_tokens")
+    both = [tuple(row[name] for name in names) for row in run.hebbian.rows("damping_sweep/rows", *names)]
     return [(measured, alone) for measured, alone in both if measured and alone]
 
 
@@ -172,7 +170,7 @@ RULE = f"Weak scaling of bdh on {CLAIMED} GPUs keeps at least {100 * NEAR:.0f} %
 def near_linear(inputs: Inputs) -> Finding:
     """Efficiency of weak scaling at 8 GPUs; the curve as far as it was measured is told in any case."""
     curves: dict[str, dict[int, float]] = {}
-    for row in inputs.scaling.values.get("rows", []):
+    for row in inputs.scaling.rows("rows", "work", "ratio"):
         named = re.fullmatch(r"ddp_(\d+)(?:_(.+))?", row["work"])
         if named:
             curves.setdefault(named[2] or "bdh", {})[int(named[1])] = float(row["ratio"])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import Difference, Verdict, of_null, of_seeds
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.quality import spread_cell
@@ -35,7 +35,7 @@ def baseline_notes(inputs: Inputs, corpus: str) -> list[str]:
     return notes
 
 
-def difference(runs: list[Run], rivals: list[Run]) -> Difference | None:
+def difference(runs: list[RunResults], rivals: list[RunResults]) -> Difference | None:
     """Share of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
 
     Interval: Newcombe's hybrid of the two intervals (1998, method 10), the widest over seeds.
@@ -48,7 +48,7 @@ def difference(runs: list[Run], rivals: list[Run]) -> Difference | None:
     return Difference(a - b, low, a - b + math.hypot(a_high - a, b - b_low), "neurons")
 
 
-def _share(runs: list[Run]) -> tuple[float, float, float] | None:
+def _share(runs: list[RunResults]) -> tuple[float, float, float] | None:
     """Mean share over seeds, lowest lower and highest upper end of its interval."""
     found = [tuple(run.frontier.number(f"mcl/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
     whole = [(v, low, high) for v, low, high in found if v is not None and low is not None and high is not None]
@@ -88,7 +88,7 @@ COLUMNS = (
 )
 
 
-def metrics_of(runs: list[Run]) -> list[str]:
+def metrics_of(runs: list[RunResults]) -> list[str]:
     """Frontier metrics that some run names, in the order of TABLES."""
     found = {name for run in runs for name in TABLES if run.frontier.children(name)}
     return [name for name in TABLES if name in found]
@@ -123,13 +123,13 @@ def _table(inputs: Inputs, corpus: str, metric: str) -> Table:
     )
 
 
-def metric_verdict(runs: list[Run], metric: str) -> Verdict | None:
+def metric_verdict(runs: list[RunResults], metric: str) -> Verdict | None:
     """Verdict on one metric over the seeds of one variant, None when no seed has it."""
     found = [run_verdict(run, metric) for run in runs if run.frontier.number(f"{metric}/value") is not None]
     return of_seeds(found) if found else None
 
 
-def run_verdict(run: Run, metric: str) -> Verdict:
+def run_verdict(run: RunResults, metric: str) -> Verdict:
     """Verdict on one metric of one run."""
     return of_null(run.frontier.text(f"{metric}/verdict"), run.frontier.number(f"{metric}/p"))
 
@@ -156,20 +156,20 @@ def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdic
     return Row(variant, cells, slot_of(inputs.variants, variant))
 
 
-def _end(runs: list[Run], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
+def _end(runs: list[RunResults], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
     """The smallest or the largest of one number over the seeds."""
     found = [value for run in runs if (value := run.frontier.number(f"{metric}/{name}")) is not None]
     return choose(found) if found else None
 
 
-def _with_sd(runs: list[Run], mean_key: str, sd_key: str) -> Cell:
+def _with_sd(runs: list[RunResults], mean_key: str, sd_key: str) -> Cell:
     mean, sd = (measures.over(runs, measures.number_of("frontier", key)) for key in (mean_key, sd_key))
     if mean is None:
         return missing_cell("not measured")
     return Cell(formats.fixed(mean.mean) + ("" if sd is None else f" ± {formats.fixed(sd.mean)}"), mean.mean)
 
 
-def _nulls(runs: list[Run], metric: str) -> Cell:
+def _nulls(runs: list[RunResults], metric: str) -> Cell:
     """The first null in full size, every null by name below it."""
     first = _with_sd(runs, f"{metric}/null_mean", f"{metric}/null_sd")
     names = dict.fromkeys(name for run in runs for name in run.frontier.children(f"{metric}/nulls"))
@@ -183,11 +183,6 @@ def _nulls(runs: list[Run], metric: str) -> Cell:
     return Cell(first.text, first.value, first.note, detail="\n".join(lines))
 
 
-def _reason(runs: list[Run], metric: str) -> str:
-    for run in runs:
-        for key in (f"{metric}/reason", f"{metric}_reason", f"reasons/{metric}"):
-            if run.frontier.text(key):
-                return str(run.frontier.text(key))
-        if not run.frontier:
-            return f"{run.frontier.path} is missing (stage frontier)"
-    return "the result names no reason"
+def _reason(runs: list[RunResults], metric: str) -> str:
+    found = (run.frontier.text(f"{metric}/reason") or run.frontier.text("reason") for run in runs)
+    return next((text for text in found if text), "the result names no reason")
