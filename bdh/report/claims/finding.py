@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bdh.report import formats
-from bdh.report.data.inputs import Inputs, RunResults
+from bdh.report.data.inputs import RunResults
 from bdh.report.data.spread import NOT_DISTINCT, Difference
 
 SUPPORTED = "supported"
@@ -39,16 +39,6 @@ def below(gap: Difference, limit: float = 0.0) -> str:
     if gap.low is None or gap.high is None:
         return TOO_SMALL
     return SUPPORTED if gap.high <= limit else NOT_SUPPORTED if gap.low > limit else NOT_DISTINCT
-
-
-def bdh_variants(inputs: Inputs) -> list[str]:
-    """The variants that the claims about BDH are about: bdh and its relatives."""
-    return [name for name in inputs.variants if name == "bdh" or name.startswith("bdh_")]
-
-
-def bdh_runs(inputs: Inputs) -> list[RunResults]:
-    """Runs of bdh and its relatives, without those whose training diverged."""
-    return [run for run in inputs.runs if run.variant in bdh_variants(inputs) and not run.divergence]
 
 
 def pairs(runs: Sequence[RunResults]) -> list[tuple[str, str]]:

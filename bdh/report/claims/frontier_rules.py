@@ -1,6 +1,7 @@
-"""Rules for the claims about the reference protocols' own knobs: damping and length of training.
+"""Rules for the claims about the reference protocols: their knobs, and the ranges that they state.
 
-Rules for the claims about the frontier metrics, density and perplexity: ranges trained and untrained.
+Knobs are damping, length of training and penalty; ranges, trained and untrained, are those of the frontier metrics, of
+density and of perplexity.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from bdh.report.claims.finding import (
     SUPPORTED,
     TOO_SMALL,
     Finding,
-    bdh_runs,
     below,
     group_of,
     joined,
@@ -38,7 +38,7 @@ def damping_sets_persistence(inputs: Inputs) -> Finding:
         f"Reference protocol at damping 0.95 and 0.99 within {NEAR} of 0.52 and 0.68 in every BDH run, else not"
         f" supported; an untrained twin within {SAME} of both: not distinguishable."
     )
-    runs = [run for run in bdh_runs(inputs) if None not in _persistence(run, "")]
+    runs = [run for run in inputs.measured("bdh") if None not in _persistence(run, "")]
     lines, verdicts = [], []
     for variant, corpus in pairs(runs):
         group = group_of(runs, variant, corpus)
@@ -77,7 +77,7 @@ def training_length(inputs: Inputs) -> Finding:
         " 0.4 to 0.6 and within 0.6 to 0.8; needs runs of all three lengths."
     )
     found: dict[int, list[tuple[RunResults, float]]] = {steps: [] for steps in LENGTHS}
-    for run in bdh_runs(inputs):
+    for run in inputs.measured("bdh"):
         steps, value = run.train.number("steps_done"), run.frontier.number("tmi/reference_protocol")
         for length in LENGTHS:
             if steps is not None and value is not None and abs(steps / length - 1) <= NEARLY:
@@ -113,7 +113,7 @@ def _ranges(inputs: Inputs, metric: str, trained: tuple[float, float], untrained
         f"Reference protocol within {_span(trained)} trained and {_span(untrained)} untrained in every BDH run:"
         " supported. Ours above its null in no run: not distinguishable. Otherwise: not supported."
     )
-    runs = [run for run in bdh_runs(inputs) if run.frontier.number(f"{metric}/reference_protocol") is not None]
+    runs = [run for run in inputs.measured("bdh") if run.frontier.number(f"{metric}/reference_protocol") is not None]
     if not runs:
         return Finding(NOT_MEASURED, rule=rule)
     groups = [group for variant, corpus in pairs(runs) if (group := group_of(runs, variant, corpus))]
@@ -150,7 +150,9 @@ def _inside(run: RunResults, key: str, span: tuple[float, float]) -> bool:
 def transcript_perplexity(inputs: Inputs) -> Finding:
     """Claim 4: only at the references' own scale, on the real transcripts."""
     rule = "Test perplexity of every BDH run on transcripts within 50 to 150; only at scale gpu."
-    runs = [run for run in bdh_runs(inputs) if run.corpus == "transcripts" and measures.perplexity(run) is not None]
+    runs = [
+        run for run in inputs.measured("bdh") if run.corpus == "transcripts" and measures.perplexity(run) is not None
+    ]
     if not runs:
         return Finding(NOT_MEASURED, rule=rule)
     lines = [
@@ -165,7 +167,7 @@ def transcript_perplexity(inputs: Inputs) -> Finding:
 def density(inputs: Inputs) -> Finding:
     """Claim 5: density of x_sparse (and of x*y beside it) trained, and on the untrained twin."""
     rule = "Density of x within 5 to 15 % in every trained BDH run and 45 to 55 % in its untrained twin."
-    runs = [run for run in bdh_runs(inputs) if measures.density(run, "x_sparse") is not None]
+    runs = [run for run in inputs.measured("bdh") if measures.density(run, "x_sparse") is not None]
     lines = []
     for variant, corpus in pairs(runs):
         group = group_of(runs, variant, corpus)

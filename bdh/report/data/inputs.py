@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -173,6 +173,15 @@ def _divergence(train: Values) -> str:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What a variant is for: to lack one mechanism of another variant (`without`), or to have no other (`only`)."""
+
+    base: str
+    kind: Literal["without", "only"]
+    mechanism: str
+
+
+@dataclass(frozen=True)
 class CorpusFacts:
     """What is known of one corpus: statistics of its tokens, with the provenance of its files among them."""
 
@@ -182,7 +191,10 @@ class CorpusFacts:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All results that one comparison is made of, in the order of params.yaml."""
+    """All results that one comparison is made of, in the order of params.yaml.
+
+    families: what the claims count every variant to. ablations: of those variants that are one.
+    """
 
     scale: str
     variants: tuple[str, ...]
@@ -191,10 +203,21 @@ class Inputs:
     runs: tuple[RunResults, ...]
     facts: dict[str, CorpusFacts] = field(default_factory=dict)
     scaling: Values = field(default_factory=lambda: Values(SCALING))
+    families: dict[str, str] = field(default_factory=dict)
+    ablations: dict[str, Ablation] = field(default_factory=dict)
 
     def of(self, corpus: str, variant: str | None = None) -> list[RunResults]:
         """Runs on one corpus, of one variant or of all."""
         return [run for run in self.runs if run.corpus == corpus and variant in (None, run.variant)]
+
+    def family(self, *names: str) -> list[str]:
+        """The variants that belong to one of the families."""
+        return [variant for variant in self.variants if self.families[variant] in names]
+
+    def measured(self, *families: str) -> list[RunResults]:
+        """Runs of the variants of some families, without those whose training diverged."""
+        variants = self.family(*families)
+        return [run for run in self.runs if run.variant in variants and not run.divergence]
 
 
 def load_inputs(params: Params) -> Inputs:
@@ -212,7 +235,14 @@ def load_inputs(params: Params) -> Inputs:
         runs=tuple(load_run(*key) for key in params.runs()),
         facts={name: CorpusFacts(name, read_values(_stats(name))) for name in params.corpora},
         scaling=read_values(SCALING),
+        families={variant: params.family_of(variant) for variant in params.variants},
+        ablations={v: ablation for v in params.variants if (ablation := _ablation(params, v)) is not None},
     )
+
+
+def _ablation(params: Params, variant: str) -> Ablation | None:
+    found = params.ablation_of(variant)
+    return None if found is None else Ablation([*params.sections_of(variant), ""][1], *found)
 
 
 def missing_files(params: Params) -> list[Path]:

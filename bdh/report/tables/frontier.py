@@ -17,17 +17,18 @@ from bdh.report.plots.figure import slot_of
 from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
 
-BASELINES = ("transformer", "transformer_flops")
+BASELINES = "transformer"
 
 
 def baseline_notes(inputs: Inputs, corpus: str) -> list[str]:
     """One note per dense baseline that has MCL on this corpus: every other variant's share minus its."""
     notes = []
-    for rival in (name for name in BASELINES if name in inputs.variants):
+    baselines = inputs.family(BASELINES)
+    for rival in baselines:
         gaps = [
             f"{variant} {formats.difference(gap)}"
             for variant in inputs.variants
-            if variant not in BASELINES
+            if variant not in baselines
             and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival))) is not None
         ]
         if gaps:
