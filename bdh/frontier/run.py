@@ -229,6 +229,13 @@ def _untrained(twins: list[LanguageModel], surveys: list[Survey], seeds: list[in
     }
 
 
+def not_measured(reason: str) -> dict[str, Any]:
+    """The report on a run that has no model: every metric is absent for the same reason."""
+    row = absent(f"not measured: {reason}")
+    metrics = dict.fromkeys(("tmi", "sps", "sec", "mcl", "state_graph"), row)
+    return {"reason": row["reason"], "density": {}, **metrics, "degrees": {"in": row, "out": row}}
+
+
 def headline(report: dict[str, Any]) -> dict[str, float]:
     """The numbers of a frontier report that stand beside the run in the tracker, those that exist."""
     found = {name: report[name] for name in ("bits_per_byte", "perplexity", "dead_neurons_share")}

@@ -1,6 +1,6 @@
-"""Texts that a trained model writes, so that one can see what it has learned.
+"""What a finished training writes down: numbers that repeat, the history, what it cost, a picture of the curves.
 
-What a finished training writes down: numbers that repeat, the history, what it cost, and a picture of the curves.
+And texts that the trained model writes, so that one can see what it has learned.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ READOUT = "lm_head"
 
 
 def train_report(training: Training, variant: str, corpus: str, seed: int) -> dict[str, Any]:
-    """The report of a finished training: numbers that are the same on every clone of one machine, and no times."""
+    """The report of a finished training: numbers that are the same on every clone of one machine, and no times.
+
+    Of a training that diverged: what the model is, and under `diverged` the step and the reason.
+    """
     model, best = training.model, training.best
     report: dict[str, Any] = {
         "variant": variant,
@@ -57,6 +60,10 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
         "parameters_without_embeddings": parameters_without_embeddings(model),
         "flops_per_token_forward": model.flops_per_token(training.settings.window),
         "state_bytes": model.state_bytes(),
+    }
+    if training.diverged is not None:
+        return report | {"diverged": {"step": training.diverged.step, "reason": training.diverged.reason}}
+    report |= {
         "steps_done": training.step,
         "tokens_seen": training.tokens_seen,
         "best_step": best["step"],
@@ -107,8 +114,8 @@ def parameters_without_embeddings(model: LanguageModel) -> int:
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
-    """One line per validation; a column that a row lacks is empty there."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """One line per validation, none when training diverged before the first; a column that a row lacks is empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step", "validation_nats"]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
