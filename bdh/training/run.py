@@ -182,7 +182,6 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         sys.stderr.write(f"warning: {run.key}: {diverged}; it has no result\n")
     else:
         _write_model(output, run, training, config)
-        tracker.log_file(output / "samples.json", "samples")
     history = REPORTS / "history" / f"{run.key}.csv"
     report.write_history(history, training.history)
     numbers = report.train_report(training, run.variant, run.corpus.name, run.seed)
@@ -190,6 +189,8 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
     write_json(REPORTS / "timing" / f"{run.key}.json", report.timing_report(training))
     report.draw_history(folder.path / "curves.png", run.key, training.history)
     tracker.log_file(folder.path / "curves.png", "figures")
+    if diverged is None:
+        tracker.log_file(output / "samples.json", "samples")
 
 
 def _write_model(output: Path, run: Run, training: Training, config: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -143,22 +143,23 @@ class Training:
         for (step, _, norm), self.last_loss in zip(pending, losses, strict=True):
             gradient = 0.0 if norm is None else float(norm)
             if not math.isfinite(self.last_loss):
-                raise self._diverged(f"the loss is {self.last_loss}", step)
+                self._diverge(f"the loss is {self.last_loss}", step)
             if not math.isfinite(gradient):
-                raise self._diverged(f"the gradient norm is {gradient}", step)
+                self._diverge(f"the gradient norm is {gradient}", step)
             self._sums["loss"] += self.last_loss
             self._sums["norm"] += gradient
             self._sums["steps"] += 1
 
-    def _diverged(self, what: str, step: int) -> DivergedError:
-        return DivergedError(step, f"{what} (learning rate {learning_rate(max(1, step), self.settings):.3g})")
+    def _diverge(self, what: str, step: int) -> NoReturn:
+        reason = f"{what} (learning rate {learning_rate(max(1, step), self.settings):.3g})"
+        raise DivergedError(step, reason)
 
     def validate(self) -> Row:
         """Score raw and averaged weights, keep the better if it is the best so far, and add a row to the history."""
         self.pause()
         raw = self.validation.score(self.update.forward)
         if not math.isfinite(raw.nats_per_token):
-            raise self._diverged(f"the validation loss is {raw.nats_per_token}", self.step)
+            self._diverge(f"the validation loss is {raw.nats_per_token}", self.step)
         self.stale += 1
         self._consider(raw.nats_per_token, raw.bits_per_byte, "raw")
         average_nats = None
@@ -203,7 +204,7 @@ class Training:
         """
         self.pause()
         if not are_finite(self.model):
-            raise self._diverged("a weight is not finite", self.step)
+            self._diverge("a weight is not finite", self.step)
         groups = {"model": tensors_of(self.model), "best": self.best_weights, "rng": _rng(self.device, self.group)}
         if self.average is not None:
             groups["average"] = dict(zip(self.average.names, self.average.tensors, strict=True))
