@@ -106,9 +106,7 @@ def _interval(runs: list[RunResults], arm: str) -> str:
     gap = measures.compare_arms(runs, arm) if len(runs) > 1 else None
     if gap is not None and gap.covers_seeds:
         return formats.interval(gap.low, gap.high)
-    bounds = [arm_bounds(run, arm) for run in runs]
-    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
-    return formats.interval(min(lows), max(highs)) if lows and highs else ""
+    return formats.widest(arm_bounds(run, arm) for run in runs)
 
 
 def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
@@ -239,10 +237,8 @@ def _cell(runs: list[RunResults], damping: float) -> Cell:
         reason = next((str(row["reason"]) for row in rows if row.get("reason")), "not run")
         return missing_cell(reason)
     bounds = [(row["ci_low"], row["ci_high"]) for row in rows]
-    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
-    span = formats.interval(min(lows), max(highs), 4) if lows and highs else ""
     verdict = of_seeds([of_interval(low, high) for low, high in bounds])
-    parts = (formats.deviation(value, 4), span, verdict.word, memory)
+    parts = (formats.deviation(value, 4), formats.widest(bounds, 4), verdict.word, memory)
     return Cell(formats.signed(value.mean, 4), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
 
 

@@ -98,9 +98,8 @@ def _difference_cell(runs: Sequence[RunResults], path: str) -> Cell:
 
 def _span(runs: Sequence[RunResults], path: str, low: str, high: str, sign: bool = True) -> str:
     """From the lowest to the highest end over the seeds, empty without any."""
-    lows, highs = ([run.hebbian.number(f"{path}/{name}") for run in runs] for name in (low, high))
-    found = [[bound for bound in bounds if bound is not None] for bounds in (lows, highs)]
-    return formats.interval(min(found[0]), max(found[1]), sign=sign) if all(found) else ""
+    bounds = ((run.hebbian.number(f"{path}/{low}"), run.hebbian.number(f"{path}/{high}")) for run in runs)
+    return formats.widest(bounds, sign=sign)
 
 
 def _count(runs: Sequence[RunResults], kind: str, label: str, name: str) -> Cell:
