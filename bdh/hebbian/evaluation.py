@@ -198,6 +198,20 @@ def write(found: Evaluation, report: Path, identity: dict[str, Any], folder: Pat
     write_json(report, identity | found.report)
 
 
+def write_absent(reason: str, report: Path, identity: dict[str, Any], folder: Path) -> None:
+    """Write that there is no model to evaluate, and why: a report without arms, and the `reason` alone in `folder`."""
+    why = {"reason": f"not measured: {reason}"}
+    write_json(folder / "not_measured.json", why)
+    empty: dict[str, Any] = {
+        "arms": {},
+        "damping_sweep": {"rows": []} | why,
+        "density": {},
+        "state": {},
+        "coactivation": None,
+    }
+    write_json(report, identity | why | empty)
+
+
 def codes_to_keep(model: LanguageModel, text: HeldOut) -> int:
     """How many windows' c vectors fit into 256 MiB, judged by the model's neurons; all of them when it has no graph."""
     factors = model.graph_factors()

@@ -79,3 +79,22 @@ def test_pipeline_twin_clone_gives_identical_metrics(finished, tmp_path):
     assert (twin.folder / "reports/summary.json").read_bytes() == (
         finished.folder / "reports/summary.json"
     ).read_bytes()
+
+
+def test_pipeline_variant_that_diverges_is_a_row_and_stops_nothing(finished):
+    """`dvc repro` ended at the training that diverged, and no page was made for the others."""
+    before = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    finished.set(**{"variant.transformer.train": {"learning_rate": 1e30}})
+    try:
+        ran = finished.stages_run(finished.repro().stdout)
+        assert finished.stages_run(finished.repro().stdout) == set(), "a run that diverged is not tried again"
+        page = (finished.folder / "reports/index.html").read_text(encoding="utf-8")
+        summary = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    finally:
+        finished.set(**{"variant.transformer.train": {}})
+        finished.repro()
+    assert ran == {f"{stage}@transformer-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"compare"}
+    assert ">diverged at step " in page
+    assert summary["runs"] == {"expected": 2, "complete": 1, "diverged": 1}
+    bits = [found["corpora"]["sample_plays"]["variants"]["bdh"]["test_bits_per_byte"] for found in (before, summary)]
+    assert bits[0] == bits[1]

@@ -4,20 +4,26 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from bdh.project.errors import RunError
 from bdh.tracking import Tracker
 from bdh.training.checkpoints import load_run
+from bdh.training.validation import ValidationSet
+from stages import compare, frontier, hebbian
 from stages.train import app
 from tests.support.toys import write_corpus
 
@@ -291,3 +297,47 @@ def test_stage_with_other_settings_starts_afresh(tmp_path, monkeypatch):
     three = describe(load(), "bdh", "sample_plays", 0).checkpoints().path
     assert len({one.name, two.name, three.name}) == 3
     assert one.parent == two.parent == three.parent == Path("data/checkpoints/bdh-sample_plays-0")
+
+
+def test_stage_that_diverges_ends_well_and_the_others_tell_it(tmp_path, monkeypatch):
+    """It ended with exit code 2, and nothing after it could run: not for any other variant either."""
+    key, run = "bdh-sample_plays-0", ("bdh", "sample_plays", 0)
+    axes = {"corpora": ["sample_plays"], "variants": ["bdh"], "seeds": [0]}
+    monkeypatch.chdir(make_project(tmp_path, axes, learning_rate=1e30))
+    (tmp_path / f"data/runs/{key}").mkdir(parents=True)
+    (tmp_path / f"data/runs/{key}/model.safetensors").write_text("of an earlier training")
+    result = CliRunner().invoke(app, [str(word) for word in run])
+    assert result.exit_code == 0, result.output
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert re.match(rf"warning: {key}: diverged at step \d+: .* it has no result$", warnings[0])
+    assert [path.name for path in (tmp_path / f"data/runs/{key}").iterdir()] == ["config.json"]
+    assert not list(tmp_path.glob("data/checkpoints/*/*"))
+    with pytest.raises(RunError, match="has no model: training diverged at step"):
+        load_run(tmp_path / f"data/runs/{key}")
+    report = json.loads((tmp_path / f"reports/train/{key}.json").read_text())
+    assert report["parameters"] > 0
+    assert report["diverged"].keys() == {"step", "reason"}
+    assert not any(name.startswith(("validation", "density")) for name in report)
+
+    hebbian.main(*run)
+    frontier.main(*run)
+    compare.main()
+    for stage in ("hebbian", "frontier"):
+        reason = json.loads((tmp_path / f"reports/{stage}/{key}.json").read_text())["reason"]
+        assert reason == f"not measured: training diverged at step {report['diverged']['step']}"
+        assert (tmp_path / f"reports/run/{stage}/{key}.json").exists()
+    assert list((tmp_path / f"data/hebbian/{key}").iterdir())
+    assert json.loads((tmp_path / "reports/summary.json").read_text())["runs"]["diverged"] == 1
+    assert f">diverged at step {report['diverged']['step']}</td>" in (tmp_path / "reports/index.html").read_text()
+
+
+def test_stage_that_diverges_before_its_first_validation_still_has_a_history(tmp_path, monkeypatch):
+    axes = {"corpora": ["sample_plays"], "variants": ["bdh"], "seeds": [0]}
+    monkeypatch.chdir(make_project(tmp_path, axes))
+    score = ValidationSet.score
+    monkeypatch.setattr(ValidationSet, "score", lambda *given: replace(score(*given), nats_per_token=math.nan))
+    assert CliRunner().invoke(app, ["bdh", "sample_plays", "0"]).exit_code == 0
+    history = tmp_path / "reports/history/bdh-sample_plays-0.csv"
+    assert history.read_text() == "step,validation_nats\n"
+    assert json.loads((tmp_path / "reports/train/bdh-sample_plays-0.json").read_text())["diverged"]["step"] == 0
