@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from bdh.hebbian.activity import Activity
-from bdh.hebbian.evaluation import Rules, evaluate
+from bdh.hebbian.evaluation import evaluate
 from bdh.hebbian.reader import Reader, weights_sha256
 from bdh.models.base import build, variant_module
 from bdh.models.catalog import known_variants
-from tests.support.arm_readings import by_hand, nats_of
+from tests.support.arm_readings import by_hand, hebbian_settings, nats_of
 from tests.support.held_out_text import VOCAB, held_out, small_bdh
 
 CARRYING = [name for name in known_variants() if variant_module(name).Model.carries_state]
@@ -63,8 +63,8 @@ def test_hebbian_memory_of_a_call_does_not_grow_with_the_text():
 @pytest.mark.parametrize("variant", CARRYING)
 def test_hebbian_every_state_can_be_observed(variant):
     model = build(variant, vocab_size=VOCAB, seed=0, **variant_module(variant).TINY)
-    rules = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=20)
-    found = evaluate(model, held_out((40, 25, 31), window=8), rules)
+    settings = hebbian_settings(bootstrap=20)
+    found = evaluate(model, held_out((40, 25, 31), window=8), settings)
     assert not [name for name, arm in found.report["arms"].items() if arm["bits_per_byte"] is None]
     assert found.report["arms"]["observe"]["difference_to_static"] == 0.0
     assert found.coactivation.codes.shape[0] == 12
