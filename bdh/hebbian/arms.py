@@ -2,7 +2,7 @@
 
 A new arm is one function from `Readings` to the surprisal of every scored token, and one entry of `ARMS`.
 
-The arms that carry a state through a document share one pass over the text (`Readings.streams`), in which several
+The arms that carry a state through a document share one pass over the text (`Readings.carried`), in which several
 documents and several dampings are read side by side. Documents are sorted by length, so that the streams of a group end
 one after the other and little is padded; what is held at once is a group's states and one window of tokens, however
 long the documents are.
@@ -30,7 +30,7 @@ MOST_WINDOWS = 16
 
 
 @dataclass(frozen=True)
-class Streams:
+class CarriedReadings:
     """Surprisal of every scored token (P): `carry` by damping, `shuffled` at the first one (None with one document)."""
 
     carry: dict[float, np.ndarray]
@@ -41,7 +41,7 @@ class Readings:
     """One text and one model, for all arms.
 
     dampings: per token, that of the arms first, then the others of the sweep. watches: what the carried states were
-    like, by damping (empty until `streams` is read). `activity` watches the activations of arm `observe`.
+    like, by damping (empty until `carried` is read). `activity` watches the activations of arm `observe`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Readings:
         return Reader(self.model, self.text, device=self._device, bfloat16=self._bfloat16, activity=activity)
 
     @cached_property
-    def streams(self) -> Streams:
+    def carried(self) -> CarriedReadings:
         """Every document read at every damping with a state of its own, and with a donor's, all in one pass.
 
         At a window boundary the state is damped by damping**window. Under the first damping each window after a
@@ -87,7 +87,7 @@ class Readings:
         shuffled = np.full(self.text.scored, np.nan) if donors else None
         for group in _groups(reader, len(carry) + donors):
             _read_group(reader, group, carry, shuffled, self.watches)
-        return Streams(carry, shuffled)
+        return CarriedReadings(carry, shuffled)
 
 
 def _windows_by_document(text: HeldOut) -> list[list[int]]:
@@ -174,7 +174,7 @@ def static(readings: Readings) -> np.ndarray:
 
 def carry(readings: Readings) -> np.ndarray:
     """The state goes from window to window of a document, damped by damping**window at every boundary."""
-    return readings.streams.carry[readings.damping]
+    return readings.carried.carry[readings.damping]
 
 
 def carry_corpus(readings: Readings) -> np.ndarray:
@@ -190,7 +190,7 @@ def carry_corpus(readings: Readings) -> np.ndarray:
 
 def shuffled(readings: Readings) -> np.ndarray:
     """Like `carry`, but every window after a document's first gets the state that another document carried there."""
-    found = readings.streams.shuffled
+    found = readings.carried.shuffled
     assert found is not None
     return found
 

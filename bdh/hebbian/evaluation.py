@@ -114,7 +114,7 @@ def _sweep(readings: Readings, scores: Scores, obstacle: str | None) -> dict[str
         return {"rows": [], "reason": obstacle}
     text, rows = readings.text, []
     for damping in sorted(readings.dampings):
-        nats = _finite(f"carry at damping {damping}", readings.streams.carry[damping])
+        nats = _finite(f"carry at damping {damping}", readings.carried.carry[damping])
         memory = readings.watches[damping].report(text.document, text.window, damping)
         row = {"damping": damping, "half_life_tokens": half_life(damping), **{name: memory[name] for name in MEMORY}}
         rows.append(row | scores.total(nats))
