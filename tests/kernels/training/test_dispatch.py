@@ -9,7 +9,7 @@ from bdh.kernels.training import dispatch
 from bdh.kernels.training.step import FusedStack, FusedTraining
 from bdh.nn.probe import listening
 from bdh.project.errors import ParamsError
-from tests.kernels.training.test_layers import batch_of, close, model_of, trained
+from tests.support.fused_cases import batch_of, close, model_of, trained
 
 
 def test_backward_twice_is_refused_clearly():
