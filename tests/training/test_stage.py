@@ -1,19 +1,12 @@
 """The stage `train` as DVC starts it: files, exit codes, kills."""
 
-import contextlib
 import csv
 import hashlib
 import json
-import os
 import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from bdh.tracking import Tracker
@@ -68,17 +61,6 @@ print(json.dumps(ends))
 @pytest.fixture(autouse=True)
 def _untracked(monkeypatch):
     monkeypatch.setenv("BDH_TRACKING", "off")
-
-
-def tracked_runs(database):
-    """Status of every run of the store, once none of them is RUNNING any more (or nothing changes that)."""
-    deadline = time.monotonic() + 60
-    while True:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            found = [status for (status,) in connection.execute("SELECT status FROM runs")]
-        if "RUNNING" not in found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
 
 
 def results(folder, key="bdh-sample_plays-0"):
@@ -137,37 +119,6 @@ def test_stage_killed_again_and_again_gives_the_same_bytes(runs):
     assert errors.count("going on from the checkpoint of step") >= 3
     assert results(killed) == results(straight)
     assert not list(killed.glob("data/checkpoints/*/*"))
-
-
-@pytest.mark.slow
-def test_stage_stops_with_dvc_and_the_next_repro_goes_on(tmp_path):
-    folder = make_project(tmp_path, steps=100_000, validate_every=20, checkpoint_every=50_000)
-    command = f"{sys.executable} -m stages.train bdh sample_plays 0"
-    stage = {"cmd": command, "deps": ["data/tokens/sample_plays"], "outs": ["data/runs/bdh-sample_plays-0"]}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
-    last = None
-    for how in ("kill dvc", "terminate dvc", "ctrl-c"):
-        process = start(folder, "-m", "dvc", "repro", tracking="on", start_new_session=True)
-        shown = []
-        for line in process.stderr:
-            shown.append(line)
-            if "tokens/s" in line and sum("tokens/s" in text for text in shown) == (1 if last is None else 2):
-                break
-        if how == "ctrl-c":
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGKILL if how == "kill dvc" else signal.SIGTERM)
-        shown.append(process.stderr.read())
-        process.wait()
-        steps = [int(path.name) for path in (folder / "data/checkpoints/bdh-sample_plays-0").glob("*/[0-9]*")]
-        assert steps, (how, shown)
-        if last is not None:
-            assert any(f"going on from the checkpoint of step {last} of 100000" in text for text in shown), (how, shown)
-            assert max(steps) > last, (how, shown)
-        last = max(steps)
-        assert tracked_runs(folder / "m.db") == ["KILLED"], how
-        assert not (folder / "data/checkpoints/bdh-sample_plays-0.owner.json").exists()
 
 
 BAD = [
