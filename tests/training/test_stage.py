@@ -1,22 +1,15 @@
 """The stage `train` as DVC starts it: files, exit codes, kills."""
 
-import contextlib
 import csv
 import hashlib
 import json
 import math
-import os
 import re
 import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from bdh.project.errors import RunError
@@ -25,14 +18,9 @@ from bdh.training.checkpoints import load_run
 from bdh.training.validation import ValidationSet
 from stages import compare, frontier, hebbian
 from stages.train import app
+from tests.support.stage_project import MODEL, make_project, start
 from tests.support.toys import write_corpus
 
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = {"n_layer": 1, "n_embd": 8, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.2}
-TRAIN = {
-    "steps": 12, "batch_size": 4, "window": 16, "warmup_steps": 2, "validate_every": 4, "validation_windows": 4,
-    "checkpoint_every": 3,
-}  # fmt: skip
 MOMENTS = [["step", 2], ["checkpoint", 2], ["step", 3], ["validation", 2], ["checkpoint", 1], ["run folder", 1]]
 FORKS = """
 import json, os, signal, sys
@@ -79,41 +67,6 @@ print(json.dumps(ends))
 @pytest.fixture(autouse=True)
 def _untracked(monkeypatch):
     monkeypatch.setenv("BDH_TRACKING", "off")
-
-
-def make_project(folder, params=None, **train):
-    """A folder with params.yaml and a tokenized corpus, as the pipeline leaves them for the stage."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values |= {"device": "cpu", "precision": "float32"} | (params or {})
-    values["scales"]["laptop"]["model"] |= MODEL
-    values["scales"]["laptop"]["train"] |= TRAIN | train
-    values["corpus"]["sample_plays"]["scales"]["laptop"] = {"model": {}, "train": {}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    write_corpus(folder / "data/tokens/sample_plays", "sample_plays")
-    return folder
-
-
-def start(folder, *arguments, tracking="off", **options):
-    """The stage in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/m.db"}
-    environment |= {"BDH_TRACKING": tracking}
-    return subprocess.Popen(
-        [sys.executable, *(arguments or ("-m", "stages.train", "bdh", "sample_plays", "0"))],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
-
-
-def tracked_runs(database):
-    """Status of every run of the store, once none of them is RUNNING any more (or nothing changes that)."""
-    deadline = time.monotonic() + 60
-    while True:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            found = [status for (status,) in connection.execute("SELECT status FROM runs")]
-        if "RUNNING" not in found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
 
 
 def results(folder, key="bdh-sample_plays-0"):
@@ -172,37 +125,6 @@ def test_stage_killed_again_and_again_gives_the_same_bytes(runs):
     assert errors.count("going on from the checkpoint of step") >= 3
     assert results(killed) == results(straight)
     assert not list(killed.glob("data/checkpoints/*/*"))
-
-
-@pytest.mark.slow
-def test_stage_stops_with_dvc_and_the_next_repro_goes_on(tmp_path):
-    folder = make_project(tmp_path, steps=100_000, validate_every=20, checkpoint_every=50_000)
-    command = f"{sys.executable} -m stages.train bdh sample_plays 0"
-    stage = {"cmd": command, "deps": ["data/tokens/sample_plays"], "outs": ["data/runs/bdh-sample_plays-0"]}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
-    last = None
-    for how in ("kill dvc", "terminate dvc", "ctrl-c"):
-        process = start(folder, "-m", "dvc", "repro", tracking="on", start_new_session=True)
-        shown = []
-        for line in process.stderr:
-            shown.append(line)
-            if "tokens/s" in line and sum("tokens/s" in text for text in shown) == (1 if last is None else 2):
-                break
-        if how == "ctrl-c":
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGKILL if how == "kill dvc" else signal.SIGTERM)
-        shown.append(process.stderr.read())
-        process.wait()
-        steps = [int(path.name) for path in (folder / "data/checkpoints/bdh-sample_plays-0").glob("*/[0-9]*")]
-        assert steps, (how, shown)
-        if last is not None:
-            assert any(f"going on from the checkpoint of step {last} of 100000" in text for text in shown), (how, shown)
-            assert max(steps) > last, (how, shown)
-        last = max(steps)
-        assert tracked_runs(folder / "m.db") == ["KILLED"], how
-        assert not (folder / "data/checkpoints/bdh-sample_plays-0.owner.json").exists()
 
 
 BAD = [
