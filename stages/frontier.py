@@ -6,7 +6,8 @@ import typer
 
 from bdh import params, tracking
 from bdh.corpora.tokens import TokenCorpus
-from bdh.frontier import concepts, passages, rows
+from bdh.frontier import concepts, rows
+from bdh.frontier import concepts as passages
 from bdh.frontier import run as frontier
 from bdh.frontier.survey import Texts
 from bdh.hebbian import coactivation, held_out

@@ -13,7 +13,7 @@ from bdh.project.files import enter_root
 def audit() -> None:
     """Check both ways that dvc.lock, the pointers in reports/run and the MLflow store agree; exit 1 if they do not."""
     enter_root()
-    from bdh.tracking.pointers import all_pointers
+    from bdh.tracking.identity import all_pointers
     from bdh.tracking.store import open_store
     from bdh.tracking.sync import audit as find
 

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdh.frontier.concepts import Labelled
-from bdh.frontier.passages import Passages
+from bdh.frontier.concepts import Labelled, Passages
 from bdh.hebbian.activity import CODE, Activity
 from bdh.hebbian.arms import read_static
 from bdh.hebbian.coactivation import Coactivation

@@ -39,16 +39,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdh.models.base import LanguageModel, Output, State, cross_entropy
-from bdh.nn.local_rules import RULES, delta_change, mean_over_ranks
 from bdh.nn.plastic import (
     INIT_STD,
+    RULES,
     Past,
     PrunableLinear,
     SeededLinear,
     SlimBlock,
     Watch,
     change_histogram,
+    delta_change,
     ignore,
+    mean_over_ranks,
     weight_sparsity,
 )
 from bdh.project.errors import ParamsError, RunError

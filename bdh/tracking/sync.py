@@ -21,7 +21,7 @@ from bdh.project.files import REPORTS, RUNS, TOKENS, read_json, run_key
 from bdh.project.lockfile import LockedStage, stage_and_key
 from bdh.tracking import identity, mirror
 from bdh.tracking.champions import crown
-from bdh.tracking.pointers import Pointer, all_pointers, read_pointer, repoint, tracked_entries
+from bdh.tracking.identity import Pointer, all_pointers, read_pointer, repoint, tracked_entries
 from bdh.tracking.record import Record, plain_tags
 from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_of, parent_tags, sweep
 from bdh.tracking.store import Store

@@ -77,7 +77,7 @@ def test_cli_every_command_says_what_it_is_for():
 
 
 def test_cli_runs_as_a_module_and_imports_nothing_heavy():
-    code = "import sys, bdh.cli; sys.exit(', '.join({'torch', 'mlflow', 'pandas', 'dvc'} & set(sys.modules)))"
+    code = "import sys, bdh.__main__; sys.exit(', '.join({'torch', 'mlflow', 'pandas', 'dvc'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
     done = subprocess.run([sys.executable, "-m", "bdh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -16,9 +16,8 @@ from bdh.corpora.planted import read_floors, read_spans
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.sample import words
 from bdh.corpora.sample.calls import write_call, years_of
-from bdh.corpora.sample.choices import Choices, Text
 from bdh.corpora.sample.plays import write_play
-from bdh.corpora.sample.words import PEOPLE
+from bdh.corpora.sample.words import PEOPLE, Choices, Text
 from bdh.corpora.tokens import TokenCorpus
 from bdh.params import load
 from tests.support import corpus_cases

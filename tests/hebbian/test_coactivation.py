@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bdh.golden.official import coactivation, official_model
+from bdh.golden.models import coactivation, official_model
 from bdh.golden.vectors import read
 from bdh.hebbian.coactivation import Coactivation, cosine, inner_products, load, pearson, save, sums
 from bdh.project.errors import RunError

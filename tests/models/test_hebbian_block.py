@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdh.golden.hebbian_block import golden_model
+from bdh.golden.models import golden_model
 from bdh.golden.vectors import check_file, read, relative_error
 from bdh.models.base import build
 from bdh.models.hebbian_block import TINY, Model

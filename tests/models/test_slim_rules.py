@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bdh.nn.local_rules import delta_change, oja_change, plain_change
+from bdh.nn.plastic import delta_change, oja_change, plain_change
 
 
 def rows(seed: int, count: int, width: int, spread: float = 1.0) -> torch.Tensor:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bdh.report import headline
 from bdh.report.data.inputs import load_inputs
-from bdh.report.data.pairs import Side, crossed_difference, holm, over_pairs, paired_seeds
+from bdh.report.data.spread import Side, crossed_difference, holm, over_pairs, paired_seeds
 from bdh.report.data.summary import result_rows, summarise
 from bdh.report.tables.arms import sweep_panel, sweep_table, variant_verdict
 from bdh.report.tables.quality import against_bdh_table, standings

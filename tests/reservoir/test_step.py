@@ -6,15 +6,7 @@ import torch
 from bdh.models.base import build
 from bdh.nn.attention import decayed_attention
 from bdh.reservoir.scan import scan
-from bdh.reservoir.step import (
-    Rules,
-    Stream,
-    effective_rank,
-    fresh_stream,
-    largest,
-    layer_norm,
-    stream_diagnostics,
-)
+from bdh.reservoir.step import Rules, Stream, effective_rank, fresh_stream, largest, layer_norm, stream_diagnostics
 from bdh.reservoir.truncation import one_by_one, side_by_side, truncated_scan
 from tests.support.reservoir_cases import RULES, B, D, N, V, assert_close, inputs_of, stepwise, used_stream, weights_of
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from bdh.corpora.planted import Planted
 from bdh.corpora.sample import words
-from bdh.corpora.sample.choices import Choices, Text
-from bdh.corpora.sample.words import PEOPLE, SURNAMES, nonsense
+from bdh.corpora.sample.words import PEOPLE, SURNAMES, Choices, Text, nonsense
 
 FIRST_YEAR, LAST_YEAR, LAST_TRAINING_YEAR = 2014, 2022, 2018
 TRAINING_SHARE = 0.7

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 from bdh.corpora.planted import Planted
 from bdh.corpora.sample import words
-from bdh.corpora.sample.choices import Choices, Text
-from bdh.corpora.sample.words import PEOPLE, PLACES, nonsense
+from bdh.corpora.sample.words import PEOPLE, PLACES, Choices, Text, nonsense
 
 ACTS = 3
 SPEECHES = (11, 14)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults
-from bdh.report.data.pairs import Side, over_pairs
-from bdh.report.data.spread import Difference, Spread, over_seeds, seed_difference
+from bdh.report.data.spread import Difference, Side, Spread, over_pairs, over_seeds, seed_difference
 
 LN2 = math.log(2.0)
 BACKWARD_SHARE = 2.0

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from bdh.report import formats
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults, divergences
-from bdh.report.data.pairs import holm
-from bdh.report.data.spread import Difference, Spread, Verdict, of_interval
+from bdh.report.data.spread import Difference, Spread, Verdict, holm, of_interval
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
 

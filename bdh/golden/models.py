@@ -1,6 +1,8 @@
 """Golden vectors of the official model.
 
 Outputs, gradients, penalties, the neuron graph, greedy continuation, and the coactivation state of its c vectors.
+
+Golden vectors of `hebbian_block`: logits, the synapses at the end, and the share of active hidden units.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ from bdh.generation import generate
 from bdh.golden.vectors import Vectors, read, relative_error
 from bdh.hebbian.coactivation import Coactivation, decay_weights, inner_products, pearson, sums
 from bdh.models.base import LanguageModel, build
+from bdh.models.hebbian_block import HebbianBlock
 from bdh.nn.probe import listening
 
-SETTINGS = ("n_layer", "n_embd", "n_head", "mlp_internal_dim_multiplier", "dropout")
+OFFICIAL_SETTINGS = ("n_layer", "n_embd", "n_head", "mlp_internal_dim_multiplier", "dropout")
 GRADIENTS = ("encoder", "decoder", "encoder_v")
 PROMPT = 4
 DAMPING = 0.99
 ETA = 0.005
 
 
-def check(path: Path) -> dict[str, float]:
+def check_official(path: Path) -> dict[str, float]:
     """Relative error of every quantity in an `official_*` file."""
     vectors = read(path)
     model = official_model(vectors)
@@ -36,7 +39,7 @@ def check(path: Path) -> dict[str, float]:
 
 def official_model(vectors: Vectors) -> LanguageModel:
     """`bdh` in float64 with the weights of the file."""
-    settings = {name: vectors.config[name] for name in SETTINGS}
+    settings = {name: vectors.config[name] for name in OFFICIAL_SETTINGS}
     model = build("bdh", vocab_size=vectors.config["vocab_size"], **settings).double()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in vectors.parameters.items()})
     return model.eval()
@@ -158,4 +161,36 @@ def _read_windows(model: LanguageModel, vectors: Vectors) -> Coactivation:
     return Coactivation(codes_ULHN, np.arange(1, updates + 1), nothing, DAMPING, ETA, snapshot_every=1)
 
 
-CHECKS = {"official_": check}
+HEBBIAN_SETTINGS = ("n_layer", "n_embd", "n_head")
+
+
+def check_hebbian_block(path: Path) -> dict[str, float]:
+    """Relative error of every quantity in a `hebbian_block*` file, in the parallel form and token by token."""
+    vectors = read(path)
+    model = golden_model(vectors)
+    tokens_BT = torch.from_numpy(vectors.arrays["idx"])
+    with torch.no_grad():
+        forms = {
+            "": model(tokens_BT, state=model.initial_state(len(tokens_BT))),
+            "_stepwise": model.stepwise(tokens_BT),
+            "_without_state": model(tokens_BT),
+        }
+    errors = {}
+    for form, output in forms.items():
+        errors[f"logits{form}"] = relative_error(output.logits, vectors.arrays["logits"])
+        if output.state is not None:
+            errors[f"sigma{form}"] = relative_error(output.state["sigma"].transpose(0, 1), vectors.arrays["sigma"])
+    density = [layer["mlp_sparse"] for layer in model.activation_statistics(tokens_BT)]
+    return errors | {"mlp_density": relative_error(density, vectors.arrays["mlp_density"])}
+
+
+def golden_model(vectors: Vectors) -> HebbianBlock:
+    """`hebbian_block` in float64 with the weights of the file."""
+    settings = {name: vectors.config[name] for name in HEBBIAN_SETTINGS}
+    model = build("hebbian_block", vocab_size=vectors.config["vocab_size"], **settings)
+    assert isinstance(model, HebbianBlock)
+    model.double().load_state_dict({name: torch.from_numpy(array) for name, array in vectors.parameters.items()})
+    return model.eval()
+
+
+CHECKS = {"official_": check_official, "hebbian_block": check_hebbian_block}
