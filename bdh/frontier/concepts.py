@@ -1,8 +1,7 @@
-"""Windows of held-out text from all documents of a split, evenly spread, for metrics that compare documents.
+"""Passages and the concepts in them, for metrics that compare documents.
 
-Concepts with labels: planted by a generator, or found by written rules in the text of transcripts and plays.
-
-The rules find figures in transcripts, who speaks in calls and plays, and stage directions.
+Passages are windows of held-out text from all documents of a split, evenly spread. Concepts are planted by a generator,
+or found by written rules in the text: figures in transcripts, who speaks in calls and plays, stage directions.
 """
 
 from __future__ import annotations

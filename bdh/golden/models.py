@@ -1,8 +1,7 @@
-"""Golden vectors of the official model.
+"""Golden vectors of the layered models.
 
-Outputs, gradients, penalties, the neuron graph, greedy continuation, and the coactivation state of its c vectors.
-
-Golden vectors of `hebbian_block`: logits, the synapses at the end, and the share of active hidden units.
+The official model: outputs, gradients, penalties, the neuron graph, greedy continuation, and the coactivation state of
+its c vectors. `hebbian_block`: logits, the synapses at the end, and the share of active hidden units.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plastic parts of BDH-SLIM.
+"""The plastic parts of BDH-SLIM, and its local learning rules.
 
 - `SeededLinear` remembers its initial weights by their seed, so that what it learned can be told from chance.
 - `PrunableLinear` removes synapses for good and scales those that stay (homeostasis).
@@ -9,9 +9,8 @@
 
 B batch, T tokens, P tokens read before, D embedding, H heads, K = D/H entries per head, N hidden units.
 
-Local learning rules: a synapse changes by what its own two ends do. No gradient is propagated.
-
-Every rule takes one layer's inputs x (R,I) and outputs y (R,O), R rows being all tokens of a batch. In a
+By a local rule (`plain_change`, `oja_change`, `delta_change`) a synapse changes by what its own two ends do; no gradient
+is propagated. Every rule takes one layer's inputs x (R,I) and outputs y (R,O), R rows being all tokens of a batch. In a
 data-parallel group the means are taken over the rows of all ranks, so that replicas stay equal.
 """
 

@@ -1,6 +1,6 @@
 """Who made a run and from what: the tags that tie an MLflow run to git, to DVC and to a process.
 
-`reports/run/<stage>/<key>.json`: which MLflow run the results of a stage come from.
+And the pointers the other way: `reports/run/<stage>/<key>.json` says which MLflow run the results of a stage come from.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import sys
 import pytest
 import typer.main
 
-from bdh import cli
+from bdh import __main__ as cli
 from bdh.commands.doctor import corpus_checks, dvc_state
 from bdh.commands.generate import pieces
 from bdh.models.base import build

@@ -1,8 +1,7 @@
-"""Random choices that keep account of their log-probability, and text that remembers what was planted where.
+"""How the sample corpora choose and what they choose from.
 
-Vocabulary of the sample corpora: names of both, then of the earnings calls, then of the plays.
-
-Every person, place and company is invented. Lists are ordered: earlier words are likelier.
+`Choices` keep account of their log-probability, `Text` remembers what was planted where. Then the vocabulary: names of
+both corpora, words of the earnings calls, words of the plays. Every person, place and company is invented. Lists are ordered: earlier words are likelier.
 """
 
 from __future__ import annotations
