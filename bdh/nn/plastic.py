@@ -9,9 +9,9 @@
 
 B batch, T tokens, P tokens read before, D embedding, H heads, K = D/H entries per head, N hidden units.
 
-By a local rule (`plain_change`, `oja_change`, `delta_change`) a synapse changes by what its own two ends do; no gradient
-is propagated. Every rule takes one layer's inputs x (R,I) and outputs y (R,O), R rows being all tokens of a batch. In a
-data-parallel group the means are taken over the rows of all ranks, so that replicas stay equal.
+By a local rule (`plain_change`, `oja_change`, `delta_change`) a synapse changes by what its own two ends do; no
+gradient is propagated. Every rule takes one layer's inputs x (R,I) and outputs y (R,O), R rows being all tokens of a
+batch. In a data-parallel group the means are taken over the rows of all ranks, so that replicas stay equal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How the sample corpora choose and what they choose from.
 
 `Choices` keep account of their log-probability, `Text` remembers what was planted where. Then the vocabulary: names of
-both corpora, words of the earnings calls, words of the plays. Every person, place and company is invented. Lists are ordered: earlier words are likelier.
+both corpora, words of the earnings calls, words of the plays. Every person, place and company is invented. Lists are
+ordered: earlier words are likelier.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Numbers over seeds, differences with their intervals, and the rules that turn them into words.
 
 The words say nothing that the rule does not. Two sides are compared in pairs: by seed, and by unit of text where every
-run has them. With several seeds and the same text the differences form a table of seeds by units. Their mean varies with the seeds
-and with the text: the variance is the sum of that between the means of seeds and that between the means of units (their
-interaction is counted in both, so the interval errs on the wide side), with the degrees of freedom of Satterthwaite
-(1946), Biometrics Bulletin 2. S seeds, U units.
+run has them. With several seeds and the same text the differences form a table of seeds by units. Their mean varies
+with the seeds and with the text: the variance is the sum of that between the means of seeds and that between the means
+of units (their interaction is counted in both, so the interval errs on the wide side), with the degrees of freedom of
+Satterthwaite (1946), Biometrics Bulletin 2. S seeds, U units.
 """
 
 from __future__ import annotations
