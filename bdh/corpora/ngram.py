@@ -14,7 +14,8 @@ without its oldest token, c(h w) how often w followed h, c(h) = sum_w c(h w), t(
   (2 c(h w) - 1) / 2 c(h); t(h) / 2 c(h) goes on to h', where whatever followed h no longer counts; at the end 1/V', V'
   ids that never occurred. This is the mixture of orders by counts alone, order by order down from the longest.
 
-An unseen context, or one that reaches over the beginning of what may be read, falls back to h' at no cost.
+An unseen context falls back to h' at no cost; where fewer than n-1 tokens may be read, the model of that lower order
+answers.
 What may be read: the n-1 tokens before the target inside its window (`reach="window"`), which is what the arm `static`
 knows: the first target of a window has one token of context, the second two. Or inside its document
 (`reach="document"`), across the borders of windows, as an arm that carries a state could know them.
@@ -80,7 +81,7 @@ def ngram_scores(
         raise RunError(f"n-grams: reach {reach!r}; allowed: document, window")
     reach_P = text.position if reach == "document" else place_in_window(text.bounds)
     train = corpus.tokens("train")
-    train = train if most_tokens is None else train[-most_tokens:]
+    train = train if most_tokens is None else train[max(len(train) - most_tokens, 0) :]
     return score(np.asarray(train, dtype=np.int64), corpus.vocab_size, text.inputs, text.targets, reach_P, orders)
 
 
@@ -120,12 +121,14 @@ def score(
 class Level:
     """The counts of one order n for P targets; where the context is unseen all of them are 0.
 
+    within: whether n-1 tokens may be read.
     count, context_count, context_types: c(h w), c(h), t(h). left_count, left_context: the same two with the number of
     different tokens before (h w) in place of c(h w); all 0 at the highest order, where nobody asks. discounted,
     left_discounted: what modified Kneser-Ney takes from c(h w); taken, left_taken: what it takes after h in all.
     excluded: sum of c(h' w) over the tokens w that followed h.
     """
 
+    within: np.ndarray
     count: np.ndarray
     context_count: np.ndarray
     context_types: np.ndarray
@@ -157,14 +160,15 @@ class KneserNey:
 
     def __init__(self, targets: int, vocab_size: int) -> None:
         """Before any order: uniform over the vocabulary."""
-        self.lower = np.full(targets, 1.0 / vocab_size)
+        self.probability = self.lower = np.full(targets, 1.0 / vocab_size)
 
     def step(self, level: Level) -> np.ndarray:
         """Probabilities (P) with this order as the highest."""
         highest = _blend(level.count - level.discounted, level.taken, level.context_count, self.lower)
         kept = level.left_count - level.left_discounted
         self.lower = _blend(kept, level.left_taken, level.left_context, self.lower)
-        return highest
+        self.probability = np.where(level.within, highest, self.probability)
+        return self.probability
 
 
 class Ppm:
@@ -231,7 +235,8 @@ def levels(
     grams = _grams(train, vocab_size, np.zeros(train.size + 1, dtype=np.int64), 1)
     for order in range(1, highest + 1):
         longer = _grams(train[order:], vocab_size, grams.number, len(grams.keys)) if order < highest else None
-        yield _level(grams, shorter, longer, context, _find(grams.keys, context, targets, vocab_size))
+        gram = _find(grams.keys, context, targets, vocab_size)
+        yield _level(grams, shorter, longer, reach >= order - 1, context, gram)
         if longer is None:
             return
         # a target's next context is this order's gram that ends with its input: its neighbour's context, and the input
@@ -257,7 +262,14 @@ def _find(keys: np.ndarray, context: np.ndarray, token: np.ndarray, vocab_size: 
     return np.where((context != UNSEEN) & (keys[place] == wanted), place, UNSEEN)
 
 
-def _level(grams: Grams, shorter: Grams | None, longer: Grams | None, context: np.ndarray, gram: np.ndarray) -> Level:
+def _level(
+    grams: Grams,
+    shorter: Grams | None,
+    longer: Grams | None,
+    within: np.ndarray,
+    context: np.ndarray,
+    gram: np.ndarray,
+) -> Level:
     """The counts of one order for targets whose context and whose gram have these numbers (P, UNSEEN for none)."""
     left = np.zeros_like(grams.count) if longer is None else np.bincount(longer.suffix, minlength=grams.count.size)
     outside = np.zeros_like(grams.count) if shorter is None else shorter.count[grams.suffix]
@@ -268,6 +280,7 @@ def _level(grams: Grams, shorter: Grams | None, longer: Grams | None, context: n
         return _taken_at(np.bincount(grams.context, weights=values, minlength=grams.contexts), context)
 
     return Level(
+        within=within,
         count=_taken_at(grams.count, gram),
         context_count=after(grams.count),
         context_types=after(np.ones_like(grams.count)),
