@@ -31,8 +31,9 @@ Inside a chunk, with G_i = g_1 + .. + g_i counted from its start,
 
 The one exponent above 0 is -G_j, at most GATED_CHUNK * -LOWEST_GATE = 64: far from the e^88 at which float32 and
 bfloat16 overflow, so nothing needs a second level of chunks. G starts at the chunk's own start rather than in its
-middle, or the rounding of a token would depend on later ones. The states at the starts of all chunks come from one
-pass over chunks that only scales and adds; all products are batched over chunks.
+middle, or the rounding of a token would depend on later ones. The states at the starts of all chunks of a segment come
+from one product: chunk m leaves its write and every chunk from then on lets it fade, by factors between 0 and 1. Only
+from segment to segment is there a loop, so that a compiler unrolls none in a usual training window.
 
 Letters: T tokens, C tokens of a chunk, n chunks, N neurons per head, K entries of a key, V entries of a value,
 B batch, D embedding or width of the values.
@@ -47,6 +48,7 @@ from torch import Tensor
 CHUNK = 512
 DECAYED_CHUNK = 64
 GATED_CHUNK = 32
+GATED_SEGMENT = 16 * GATED_CHUNK
 LOWEST_GATE = -2.0
 NORM_EPSILON = 1e-6
 
@@ -127,29 +129,41 @@ def gated_stepwise(
 
 
 def gated_chunked(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, g_BHTK: Tensor, rho_BHKV: Tensor, chunk: int = GATED_CHUNK
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, g_BHTK: Tensor, rho_BHKV: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `gated_stepwise`, `chunk` tokens at once and all chunks side by side; T is padded with tokens of no effect."""
+    """As `gated_stepwise`, GATED_SEGMENT tokens at once, the state carried from one segment to the next."""
+    read = []
+    segments = (part.split(GATED_SEGMENT, dim=2) for part in (q_BHTK, k_BHTK, v_BHTV, g_BHTK))
+    for q, k, v, g in zip(*segments, strict=True):
+        read_BHTV, rho_BHKV = _gated_segment(q, k, v, g, rho_BHKV)
+        read.append(read_BHTV)
+    return (read[0] if len(read) == 1 else torch.cat(read, dim=2)), rho_BHKV
+
+
+def _gated_segment(
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, g_BHTK: Tensor, rho_BHKV: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All chunks of a segment side by side; T is padded with tokens that write nothing and let nothing fade."""
     T, dtype = q_BHTK.shape[2], rho_BHKV.dtype
-    longest = min(chunk, T)
+    chunk = min(GATED_CHUNK, T)
     q, k, v, g = (
-        F.pad(part, (0, 0, 0, -T % longest)).unflatten(2, (-1, longest)) for part in (q_BHTK, k_BHTK, v_BHTV, g_BHTK)
+        F.pad(part, (0, 0, 0, -T % chunk)).unflatten(2, (-1, chunk)) for part in (q_BHTK, k_BHTK, v_BHTV, g_BHTK)
     )
     past_BHnCK = g.to(dtype).cumsum(dim=3)
-    total_BHnK = past_BHnCK[:, :, :, -1]
     grown_BHnCK = q * past_BHnCK.exp()
     scores_BHnCC = (grown_BHnCK @ (k * (-past_BHnCK).exp()).mT).tril()
     inside_BHnCV = scores_BHnCC @ v
     with torch.autocast(q.device.type, enabled=False):
+        total_BHnK = past_BHnCK[:, :, :, -1]
         aged_BHnCK = k.to(dtype) * (total_BHnK.unsqueeze(3) - past_BHnCK).exp()
-        writes_BHnKV = aged_BHnCK.mT @ v.to(dtype)
-        keep_BHnK1 = total_BHnK.exp().unsqueeze(-1)
-        starts = []
-        for n in range(writes_BHnKV.shape[2]):
-            starts.append(rho_BHKV)
-            rho_BHKV = keep_BHnK1[:, :, n] * rho_BHKV + writes_BHnKV[:, :, n]
-        read_BHnCV = inside_BHnCV + grown_BHnCK.to(dtype) @ torch.stack(starts, dim=2)
-    return read_BHnCV.flatten(2, 3)[:, :, :T], rho_BHKV
+        writes_BHnKV = torch.cat((rho_BHKV.unsqueeze(2), aged_BHnCK.mT @ v.to(dtype)), dim=2)
+        elapsed_BHKn = F.pad(total_BHnK.cumsum(dim=2), (0, 0, 1, 0)).mT
+        later_nn = torch.ones(elapsed_BHKn.shape[-1:] * 2, dtype=torch.bool, device=q.device).triu(1)
+        between_BHKnn = elapsed_BHKn.unsqueeze(-1) - elapsed_BHKn.unsqueeze(-2)
+        fading_BHKnn = between_BHKnn.masked_fill(later_nn, -torch.inf).exp()
+        states_BHnKV = (fading_BHKnn @ writes_BHnKV.transpose(2, 3)).transpose(2, 3)
+        read_BHnCV = inside_BHnCV + grown_BHnCK.to(dtype) @ states_BHnKV[:, :, :-1]
+    return read_BHnCV.flatten(2, 3)[:, :, :T], states_BHnKV[:, :, -1]
 
 
 def normalise_heads(x_BHTK: Tensor, gain_K: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:

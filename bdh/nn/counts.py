@@ -143,7 +143,8 @@ def gated_linear_operations(shape: Shape, vocab_size: int, rank: int, chunk: int
     Per layer 8*W^2 + 6*W*hidden for projections and MLP, 3*W*r for the decay gate; per head of K = W/2H keys and
     V = W/H values 4*K*V to read and to write the state and, with the (C+1)/2 tokens of its chunk that a token reads
     directly, (C+1) * (K+V). Then the readout. C is the window where that is shorter; the state makes it the same
-    whatever the window is.
+    whatever the window is. How the state fades from chunk to chunk is no product by nature and not counted; the
+    product that does it in `bdh.nn.attention` costs up to 1.2*K*V per head.
     """
     W, H = shape.width, shape.heads
     keys, values = W // (2 * H), W // H
