@@ -1,11 +1,10 @@
-"""Continue a text token by token, any variant; `bdh.generation` has the faster path of the BDH family.
+"""Continue a text token by token.
 
-A model whose state has constant size reads every token once and never again: memory does not grow with the text.
-A model with a limit (`max_positions`) keeps its cache until it is full; then the last half of what it can hold is
+`continue_text` takes the fastest way that the model and the machine have; `generate` reads with the model itself, any
+variant. A model whose state has constant size reads every token once and never again: memory does not grow with the
+text. A model with a limit (`max_positions`) keeps its cache until it is full; then the last half of what it can hold is
 read into a fresh cache, so that a token is read about twice on average and always sees between half of the limit and
 all of it. A prompt longer than the limit is cut to its last `max_positions` tokens.
-
-Continue a text by the fastest way that the model and the machine have, called as `bdh.generation.generate`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from bdh.kernels.decoding.decoder import Decoder
-from bdh.kernels.decoding.memory import decodable
 from bdh.models.base import LanguageModel, State
 from bdh.project.errors import RunError
 
@@ -135,14 +133,14 @@ def continue_text(
 ) -> Iterator[int]:
     """Yield `count` tokens that continue `tokens`, a pure function of the arguments and of the kind of device.
 
-    Where the step runs in torch operations, the tokens are those of `bdh.generation.generate` up to rounding: the same
+    Where the step runs in torch operations, the tokens are those of `generate` up to rounding: the same
     draws from the same probabilities. The programs of a GPU draw by other random numbers
     (`bdh.kernels.decoding.reference`).
     Raises RunError for settings that cannot be met.
     """
     tokens = [int(token) for token in tokens]
     check_request(model, tokens, count, temperature, top_k)
-    if not decodable(model):
+    if model.decoding_weights() is None:
         return generate(model, tokens, count, temperature, top_k, seed)
     return _continue_fast(Decoder(model), tokens, count, temperature, top_k, seed)
 

@@ -1,10 +1,9 @@
-"""Intervals and nulls shared by the metrics: percentiles of resamplings, z and p against draws of a null.
+"""Chance: where a value stands among draws of its null, and intervals by resampling.
 
-The bootstrap over units of text (documents, or blocks of tokens): intervals of ratios of sums, NumPy alone.
-
-With few units plain percentiles are too narrow. Here they are widened so that for a mean of normal values the interval
-is Student's t, the expanded percentile interval of Hesterberg (2015), The American Statistician 69(4), section 5.
-U units, R resamplings.
+Shared by stage B, the frontier metrics and the report. The bootstrap resamples units of text (documents, or blocks of
+tokens). With few units plain percentiles are too narrow: here they are widened so that for a mean of normal values the
+interval is Student's t, the expanded percentile interval of Hesterberg (2015), The American Statistician 69(4),
+section 5. U units, R resamplings.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 LEVEL = 0.05
 FEW_DRAWS = 40
+FEWEST_UNITS = 8
 
 
 def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
     mean = float(draws.mean()) if count else None
     if mean is None or count < 2:
         return {"mean": mean, "sd": None, "z": None, "p": None, "draws": count, "p_method": None}
-    sd = float(draws.std(ddof=1))
+    sd = float(draws.std(ddof=1)) if np.ptp(draws) > 0 else 0.0
     z = (value - mean) / sd if sd > 0 else None
     if count >= FEW_DRAWS:
         above, below = int((draws >= value).sum()), int((draws <= value).sum())
@@ -51,16 +52,6 @@ def percentiles(values: np.ndarray) -> tuple[float | None, float | None]:
         return None, None
     low, high = np.quantile(finite, [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)
-
-
-def moving_blocks(length: int, block: int, generator: np.random.Generator) -> np.ndarray:
-    """Indices (length) of one circular moving-block resampling of a series in blocks of `block`."""
-    starts = generator.integers(0, length, -(-length // block))
-    return ((starts[:, None] + np.arange(block)[None, :]) % length).reshape(-1)[:length]
-
-
-FEWEST_UNITS = 8
-LEVEL = 0.05
 
 
 def too_few(units: int, unit: str) -> str | None:
@@ -99,6 +90,4 @@ def _draws(units: int, resamplings: int, seed: int) -> np.ndarray:
 @functools.cache
 def _tail(units: int) -> float:
     """Share of the resamplings beyond either end: Phi(-sqrt(U/(U-1)) t), t the quantile of Student's t, U-1 degrees."""
-    from scipy.special import ndtr, stdtrit
-
     return float(ndtr(-math.sqrt(units / (units - 1)) * stdtrit(units - 1, 1 - LEVEL / 2)))

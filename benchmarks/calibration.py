@@ -17,9 +17,10 @@ from bdh.frontier import persistence, tmi
 from bdh.frontier.communities import best_partition, undirected_as_reference
 from bdh.frontier.graph import Factors, largest_entries
 from bdh.frontier.persistence import reference_protocol
-from bdh.frontier.sps import Updates, block_order
+from bdh.frontier.sps import block_order
+from bdh.frontier.survey import Updates
 from bdh.hebbian.coactivation import Coactivation
-from benchmarks.controls import CONTROLS, fires
+from benchmarks.controls import CONTROLS, fires, settings
 
 JSON = Path("docs/calibration.json")
 PAGE = Path("docs/metrics.md")
@@ -52,8 +53,8 @@ def modularity_of_noise() -> list[dict[str, object]]:
     for share in SHARES:
         edges = largest_entries(graph, round(share * 2048**2), "magnitude", loops=True)
         theirs = best_partition(undirected_as_reference(edges), 1, 0, "louvain").modularity
-        settings = tmi.Settings(share, 2, 2, "louvain")
-        ours = [tmi.quality(one, settings) for one in (graph, other)]
+        settings_of = settings(top_share=share, restarts=2)
+        ours = [tmi.quality(one, settings_of) for one in (graph, other)]
         rows.append({"metric": "tmi", "setting": f"noise, {100 * share:g} % of the entries",
                      "reference_protocol": theirs, "ours": ours[0] - ours[1],
                      "ours_means": "Q less Q of other noise"})  # fmt: skip

@@ -11,14 +11,30 @@ import torch
 
 from bdh.frontier import degrees, mcl, sec, sps, state_graph, tmi
 from bdh.frontier.concepts import Labelled
+from bdh.frontier.survey import Activations, Reading, Updates
 from bdh.hebbian.held_out import HeldOut
 from bdh.models.base import GraphFactors, LanguageModel, Output
+from bdh.params import Frontier
 
-GRAPHS = tmi.Settings(top_share=0.03, restarts=1, null_draws=5, method="louvain")
-SPS = sps.Settings(draws=60)
-SEC = sec.Settings(draws=60, resamplings=60)
+DRAWS = 60
 HEADS, NEURONS, WIDTH, GROUPS = 2, 96, 24, 6
 TWINS = 3
+
+
+def settings(**changes) -> Frontier:
+    """Small settings of stage frontier; `changes` by key."""
+    small = {
+        "top_share": 0.03,
+        "communities": "louvain",
+        "restarts": 1,
+        "graph_nulls": 5,
+        "null_draws": DRAWS,
+        "bootstrap": DRAWS,
+        "twins": TWINS,
+        "laptop": {"max_tokens": 2048},
+        "gpu": {"max_tokens": 2048},
+    }
+    return Frontier(**small | changes)
 
 
 def text(lengths=(256,) * 8, window=64, seed=0, vocab=48) -> HeldOut:
@@ -61,7 +77,7 @@ def planted_graph(seed: int, strength: float = 0.7, dealt: bool = False) -> Grap
 
 
 def tmi_of(seed: int, graph: GraphFactors) -> dict:
-    return tmi.compute(graph, [random_graph(10_000 + TWINS * seed + twin) for twin in range(TWINS)], GRAPHS)[0]
+    return tmi.measure(graph, [random_graph(10_000 + TWINS * seed + twin) for twin in range(TWINS)], settings())[0]
 
 
 def gaussian_noise(hurst: float, points: int, generator: np.random.Generator, series: int = 8) -> np.ndarray:
@@ -82,29 +98,29 @@ def short_memory(points: int, generator: np.random.Generator, keep: float = 0.5)
 
 def sps_of(seed: int, series: np.ndarray) -> dict:
     held_out, generator = text(), np.random.default_rng([seed, 3])
-    noise = [sps.Updates(generator.normal(size=(8, held_out.scored))) for _ in range(TWINS)]
+    noise = [Updates(generator.normal(size=(8, held_out.scored))) for _ in range(TWINS)]
     orders = [sps.block_order(held_out.scored, generator) for _ in range(4)]
-    again = [sps.Updates(series[:, order]) for order in orders]
-    return sps.compute(sps.Updates(series), noise, again, held_out, 0.99, sps.Settings(SPS.draws, seed))[0]
+    again = [Updates(series[:, order]) for order in orders]
+    return sps.measure(Updates(series), noise, again, held_out, 0.99, draws=DRAWS, seed=seed)[0]
 
 
 def sps_series(seed: int, make) -> dict:
     return sps_of(seed, make(text().scored, np.random.default_rng([seed, 4])))
 
 
-def reading(seed: int, held_out: HeldOut, coupling: float = 0.0, habit: float = 1.0) -> sec.Reading:
+def reading(seed: int, held_out: HeldOut, coupling: float = 0.0, habit: float = 1.0) -> Reading:
     """Density and surprisal that both depend on the token, and share `coupling` beside it; both drift in common."""
     generator = np.random.default_rng([seed, 5])
     of_token = habit * generator.normal(size=int(held_out.inputs.max()) + 1)[held_out.inputs]
     surprise = np.abs(generator.normal(size=held_out.scored) + of_token)
     nats = np.append(surprise[1:], 0.0)
     density = np.abs(generator.normal(size=(2, held_out.scored)) + coupling * surprise + of_token)
-    return sec.Reading("xy_sparse", density / 10, nats, density[0] / 10)
+    return Reading("xy_sparse", density / 10, nats, density[0] / 10)
 
 
-def sec_of(seed: int, own: sec.Reading, held_out: HeldOut) -> dict:
+def sec_of(seed: int, own: Reading, held_out: HeldOut) -> dict:
     twins = [reading(20_000 + TWINS * seed + twin, held_out) for twin in range(TWINS)]
-    return sec.compute(own, twins, held_out, sec.Settings(SEC.draws, SEC.resamplings, seed))[0]
+    return sec.measure(own, twins, held_out, draws=DRAWS, resamplings=DRAWS, seed=seed)[0]
 
 
 def sec_coupled(seed: int, coupling: float) -> dict:
@@ -134,7 +150,7 @@ def repeated_words(seed: int, shuffled: bool = False) -> dict:
     if shuffled:
         density = density[:, generator.permutation(inputs.size)]
     held_out.inputs[:] = inputs
-    return sec_of(seed, sec.Reading("xy_sparse", density, np.append(surprise[1:], 0.0), density[0]), held_out)
+    return sec_of(seed, Reading("xy_sparse", density, np.append(surprise[1:], 0.0), density[0]), held_out)
 
 
 def labels(seed: int, documents: int = 12, windows: int = 4, window: int = 48) -> Labelled:
@@ -154,7 +170,7 @@ def labels(seed: int, documents: int = 12, windows: int = 4, window: int = 48) -
     )
 
 
-def activations(seed: int, labelled: Labelled, planted: float = 0.0, neurons: int = 64) -> mcl.Activations:
+def activations(seed: int, labelled: Labelled, planted: float = 0.0, neurons: int = 64) -> Activations:
     """Sparse activations that drift from document to document and stay for a few tokens; a share of the neurons also
     fires at a third of the tokens of one concept."""
     generator = np.random.default_rng([seed, 8])
@@ -165,13 +181,13 @@ def activations(seed: int, labelled: Labelled, planted: float = 0.0, neurons: in
     for neuron in range(round(planted * neurons)):
         inside = labelled.concepts[:, neuron % 2] & (generator.random(M) < 0.5)
         values[neuron, inside] += 3.0
-    return mcl.Activations("xy_sparse", values.astype(np.float32))
+    return Activations("xy_sparse", values.astype(np.float32))
 
 
 def mcl_of(seed: int, planted: float) -> dict:
     labelled = labels(seed)
     twins = [activations(30_000 + TWINS * seed + twin, labelled) for twin in range(TWINS)]
-    return mcl.compute(activations(seed, labelled, planted), twins, labelled, seed)[0]
+    return mcl.measure(activations(seed, labelled, planted), twins, labelled, seed)[0]
 
 
 def degrees_of(seed: int, kind: str) -> dict:
@@ -222,7 +238,7 @@ def state_of(seed: int, topics: bool) -> dict:
         topic = np.repeat(generator.integers(0, 8, held_out.scored // 16), 16)
         held_out.inputs[:] = topic * 8 + generator.integers(0, 8, held_out.scored)
     twins = [Follower(40_000 + TWINS * seed + twin, stranger=True) for twin in range(TWINS)]
-    return state_graph.compute(Follower(seed, stranger=not topics), twins, held_out, "cpu", GRAPHS)
+    return state_graph.measure(Follower(seed, stranger=not topics), twins, held_out, "cpu", settings())[0]
 
 
 NULL, PLANTED = "null", "planted"

@@ -58,7 +58,7 @@ def train(
 
     l1: weight of the mean activity of x, which makes them sparser.
     """
-    model.measure_l1, model.l1_weight = l1 > 0, l1
+    model.begin_training(l1_weight=l1)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1, fused=device.type == "cuda")
     generator, text, model = torch.Generator().manual_seed(0), text.to(device), model.train()
     for step in range(steps):
@@ -66,9 +66,10 @@ def train(
         starts = torch.randint(len(text) - window - 1, (batch, 1), generator=generator).to(device)
         piece = text[starts + torch.arange(window + 1, device=device)]
         with autocast(device, choose_precision("auto", device)):
-            output = model(piece[:, :-1], piece[:, 1:])
+            output = model.training_pass(piece[:, :-1], piece[:, 1:])
+            total = model.objective(output)
         loss = output.loss
-        (loss + l1 * output.l1 if l1 > 0 else loss).backward()
+        total.backward()
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % DENSITY_EVERY == 0:
@@ -166,7 +167,7 @@ def decoder_of(
     if tiles:
         from bdh.kernels.decoding import few, many
 
-        kind = few.Tiles(**tiles.get("few", {})) if streams <= few.MOST else many.Tiles(**tiles.get("many", {}))
+        kind = few.FewTiles(**tiles.get("few", {})) if streams <= few.MOST else many.ManyTiles(**tiles.get("many", {}))
     decoder, began = Decoder(model, streams, early=early, tiles=kind), time.perf_counter()
     decoder.start([text[start : start + context].tolist() for start in starts])
     decoder.run(1)

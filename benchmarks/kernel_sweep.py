@@ -16,4 +16,4 @@ STREAM_SWEEP: dict[str, list[dict[str, int]]] = {
     "gradient": [{"right": 3}, {"own": 3}, {"N": 32, "right": 4, "own": 4}],
     "activity": [{"N": 32, "right": 4, "own": 2}],
 }
-"""The same for the programs of `bdh.kernels.training.hopper` (fields of `fused_settings.STREAMS`)."""
+"""The same for the programs of `bdh.kernels.training.hopper` (fields of `bdh.kernels.training.shape.STREAMS`)."""

@@ -26,9 +26,8 @@ import torch
 from torch import Tensor
 
 from bdh.kernels.training import reference
-from bdh.kernels.training.dropout import Mask
-from bdh.kernels.training.reference import product
-from bdh.kernels.training.shape import Shape, Tuning, turns
+from bdh.kernels.training.reference import Mask, product
+from bdh.kernels.training.shape import PassShape, Tuning, turns
 from benchmarks.kernel_sweep import STREAM_SWEEP, SWEEP
 
 Run = Callable[[ModuleType, Tuning], dict[str, Tensor]]
@@ -44,7 +43,7 @@ class Case:
     kernel: bool = True
 
 
-def inputs(shape: Shape, dtype: torch.dtype, device: str, share: float) -> dict[str, Tensor]:
+def inputs(shape: PassShape, dtype: torch.dtype, device: str, share: float) -> dict[str, Tensor]:
     """Random rows, weights and gradients of realistic size, and all that the plain-torch forms make of them."""
     generator = torch.Generator(device=device).manual_seed(0)
 
@@ -64,7 +63,7 @@ def inputs(shape: Shape, dtype: torch.dtype, device: str, share: float) -> dict[
     return t
 
 
-def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> dict[str, Case]:
+def cases(shape: PassShape, dtype: torch.dtype, device: str, share: float = 0.1) -> dict[str, Case]:
     """All kernels, and the plain products between them."""
     t = inputs(shape, dtype, device, share)
     angles, mask = turns(shape.T, shape.N, torch.device(device), dtype), Mask(share, 0)
@@ -133,28 +132,21 @@ def cases(shape: Shape, dtype: torch.dtype, device: str, share: float = 0.1) -> 
     return found
 
 
-def row_cases(t: dict[str, Tensor], shape: Shape) -> dict[str, Case]:
-    """The steps on rows, whose module goes with that of the large steps; sums of two parts."""
+def row_cases(t: dict[str, Tensor], shape: PassShape) -> dict[str, Case]:
+    """The steps on rows; sums of two parts."""
     R, H, D = shape.R, shape.H, shape.D
     generator = torch.Generator(device=t["v"].device).manual_seed(1)
     parts, u = (torch.randn(*size, R, D, generator=generator, device=t["v"].device) for size in ((2,), ()))
     reads = parts.new_empty(shape.segments, H * shape.C, D).normal_(generator=generator)
 
-    def rows_of(forms: ModuleType) -> ModuleType:
-        if forms is reference:
-            return reference
-        from bdh.kernels.training import launch as fused_launch_rows
-
-        return fused_launch_rows
-
     def settle(forms: ModuleType) -> dict[str, Tensor]:
         a = t["a"].new_empty(H, 2 * R, D)[:, R:]
-        scale = rows_of(forms).settle(reads, a, shape)
-        da = rows_of(forms).settle_backward(t["da"], a, scale, shape)
+        scale = forms.settle(reads, a, shape)
+        da = forms.settle_backward(t["da"], a, scale, shape)
         return {"a": a, "scale": scale, "da": da}
 
     def answer(forms: ModuleType, residual: bool) -> dict[str, Tensor]:
-        v, dy, rows = torch.empty_like(t["v"]), torch.empty_like(t["v"]), rows_of(forms)
+        v, dy, rows = torch.empty_like(t["v"]), torch.empty_like(t["v"]), forms
         after, y, y_scale, scale = rows.answer(parts, u if residual else None, v)
         dv = rows.answer_backward(u, parts, parts[0], y, after, y_scale, scale, residual, dy)
         first = rows.answer_backward(u, None, None, y, after, y_scale, scale, residual, torch.empty_like(dy))
@@ -227,10 +219,10 @@ def main() -> None:
     parser.add_argument("--no-hopper", action="store_true", help="the programs for any GPU alone")
     parser.add_argument("--quick", action="store_true", help="one repeat")
     options = parser.parse_args()
-    from bdh.kernels.training import launch as fused_launch
+    from bdh.kernels.training import launch
 
     segment = options.segment or options.tokens
-    shape = Shape(options.streams, options.tokens, segment, options.width, options.heads, options.neurons)
+    shape = PassShape(options.streams, options.tokens, segment, options.width, options.heads, options.neurons)
     dtype = torch.bfloat16
     tuning = Tuning(blocks=options.blocks, hopper=not options.no_hopper)
     wanted = [name for name in options.only.split(",") if name]
@@ -238,15 +230,13 @@ def main() -> None:
         kernel = name.split()[0]
         if wanted and name not in wanted and kernel not in wanted:
             continue
-        measure(name, case, fused_launch, tuning, options, "")
-        if name == "scores":
-            measure("scores by product", case, fused_launch, replace(tuning, scores="product"), options, "")
+        measure(name, case, launch, tuning, options, "")
         for blocks in options.sweep.get(kernel, []) if case.kernel else []:
             own = options.blocks | {kernel: options.blocks.get(kernel, {}) | blocks}
-            measure(name, case, fused_launch, replace(tuning, blocks=own, hopper=False), options, json.dumps(blocks))
+            measure(name, case, launch, replace(tuning, blocks=own, hopper=False), options, json.dumps(blocks))
         for stream in STREAM_SWEEP.get(kernel, []) if case.kernel and options.sweep is SWEEP else []:
             own = replace(tuning, streams={kernel: stream})
-            measure(name, case, fused_launch, own, options, f"Hopper {json.dumps(stream)}")
+            measure(name, case, launch, own, options, f"Hopper {json.dumps(stream)}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def step_ms(shape: dict[str, int], batch_size: int, window: int, steps: int) -> 
         for precision, model in models.items():
             started = time.perf_counter()
             with autocast(CPU, precision):
-                loss = model(text[:, :-1], text[:, 1:]).loss
+                loss = model.training_pass(text[:, :-1], text[:, 1:]).loss
             loss.backward()
             optimizers[precision].step()
             optimizers[precision].zero_grad()

@@ -38,7 +38,7 @@ from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import DeviceError, HatcheryError, reported
 from bdh.project.processes import stoppable
 from bdh.training.display import SilentDisplay
-from bdh.training.distributed.group import Group
+from bdh.training.distributed.group import ProcessGroup
 from bdh.training.distributed.launch import launch
 from bdh.training.distributed.worker import is_worker, joined
 from bdh.training.loop import start_compiler
@@ -89,7 +89,7 @@ def main() -> None:
         measure_all(options, world, write_noise(Path(folder)))
 
 
-def measure_all(options: argparse.Namespace, world: Group, corpus: TokenCorpus) -> None:
+def measure_all(options: argparse.Namespace, world: ProcessGroup, corpus: TokenCorpus) -> None:
     device = choose_device(options.device)
     groups = {size: subgroup(world, size, device) for size in sizes_of(options)}
     rows, shares = [], {}
@@ -115,21 +115,21 @@ def settings_on_one_device(variant: str, options: argparse.Namespace) -> Train:
     return at_gpu_scale().train_of(variant, CORPUS).model_copy(update=update | {"steps": 10**9})
 
 
-def subgroup(world: Group, size: int, device: torch.device) -> Group | None:
+def subgroup(world: ProcessGroup, size: int, device: torch.device) -> ProcessGroup | None:
     """The first `size` ranks as a group of their own; None on the others."""
     handles = [None, None]
     if size > 1:
         backends = ("nccl" if device.type == "cuda" else "gloo", "gloo")
         handles = [torch.distributed.new_group(list(range(size)), backend=backend) for backend in backends]
-    return Group(world.rank, size, None, *handles) if world.rank < size else None
+    return ProcessGroup(world.rank, size, None, *handles) if world.rank < size else None
 
 
 def measure(
     variant: str,
     train: Train,
     options: argparse.Namespace,
-    world: Group,
-    groups: dict[int, Group | None],
+    world: ProcessGroup,
+    groups: dict[int, ProcessGroup | None],
     corpus: TokenCorpus,
     device: torch.device,
 ) -> tuple[dict[int, list[float]], dict[int, float]]:
@@ -152,7 +152,12 @@ def measure(
 
 
 def make_training(
-    variant: str, train: Train, options: argparse.Namespace, group: Group, corpus: TokenCorpus, device: torch.device
+    variant: str,
+    train: Train,
+    options: argparse.Namespace,
+    group: ProcessGroup,
+    corpus: TokenCorpus,
+    device: torch.device,
 ) -> Training:
     known = settings_of(variant)
     shape = at_gpu_scale().model_of(variant, CORPUS) | json.loads(options.model)
@@ -167,7 +172,7 @@ def make_training(
 
 
 def seconds_of_block(
-    training: Training | None, steps: int, exchanges: bool, world: Group, device: torch.device
+    training: Training | None, steps: int, exchanges: bool, world: ProcessGroup, device: torch.device
 ) -> float:
     """Seconds per step of the slowest rank; ranks without a training only wait."""
     world.mean([0.0])

@@ -30,7 +30,7 @@ from bdh.project.files import write_json
 from benchmarks.machine import describe, recorded, seconds_each
 from benchmarks.train_correctness import check
 from benchmarks.train_curve import curve
-from benchmarks.train_models import WORKS, Work, batches, compiled, models, stepper
+from benchmarks.train_models import WORKS, Work, batches, models, stepper
 
 PASSES = 21
 
@@ -67,8 +67,7 @@ def steps_of(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], 
     """One callable per side that takes a step on the same batch."""
     ours, peer = models(work, options, work.dropout)
     batch = batches(work, options, 1)[0]
-    sides = {"ours": stepper(ours, torch.compile(ours) if options.compile_ours else ours, options)}
-    sides["peer"] = stepper(peer, compiled(peer, options), options)
+    sides = {"ours": stepper(ours, options), "peer": stepper(peer, options)}
     return {side: lambda step=step: step(*batch) for side, step in sides.items()}
 
 
@@ -106,10 +105,7 @@ def memory(work: Work, options: argparse.Namespace) -> dict[str, float]:
         model = pair[0] if side == "ours" else pair[1]
         del pair
         clean("cuda")
-        step, batch = (
-            stepper(model, model if side == "ours" else compiled(model, options), options),
-            batches(work, options, 1)[0],
-        )
+        step, batch = stepper(model, options), batches(work, options, 1)[0]
         for turn in range(4):
             if turn == 1:
                 torch.cuda.reset_peak_memory_stats()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bdh.models.base import LanguageModel
+from bdh.training.update import TrainingPass
 from benchmarks.train_models import Work, autocast, batches, models, stepper
 from benchmarks.train_step import loss_of
 
@@ -20,11 +21,12 @@ SMALL = ((3, 45), (2, 129), (1, 512))
 def gradients(model: nn.Module, batch: tuple, options: argparse.Namespace, exact: bool) -> dict[str, torch.Tensor]:
     """Gradients by name on the CPU in float64."""
     model.zero_grad(set_to_none=True)
+    run = TrainingPass(model) if isinstance(model, LanguageModel) else model
     if exact:
-        loss = loss_of(model(*batch))
+        loss = loss_of(run(*batch))
     else:
         with autocast(options):
-            loss = loss_of(model(*batch))
+            loss = loss_of(run(*batch))
     loss.backward()
     return {name: p.grad.detach().double().cpu() for name, p in model.named_parameters()}
 
@@ -50,7 +52,7 @@ def check(name: str, work: Work, options: argparse.Namespace) -> list[dict[str, 
     for weights in ("random", "trained"):
         if weights == "trained":
             quick = dataclasses.replace(work, B=min(work.B, 8), T=min(work.T, 256))
-            step = stepper(ours, ours, options)
+            step = stepper(ours, options)
             for batch in batches(quick, options, options.trained, seed=1):
                 step(*batch)
             peer.load_state_dict(ours.state_dict(), strict=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_models import Work, batches, compiled, models, stepper
+from benchmarks.train_models import Work, batches, models, stepper
 
 WINDOW = 50
 
@@ -23,17 +23,17 @@ def curve(name: str, work: Work, options: argparse.Namespace) -> dict[str, Any]:
     for seed in range(options.seeds):
         ours, peer = models(work, options, work.dropout, seed)
         data = batches(work, options, options.curve, seed=100 + seed)
-        sides = [("ours", ours, ours)]
+        sides = [("ours", ours)]
         if not options.peer_curves:
-            sides.append(("peer", peer, compiled(peer, options)))
-        for side, model, run in sides:
+            sides.append(("peer", peer))
+        for side, model in sides:
             torch.manual_seed(seed)
-            step = stepper(model, run, options)
+            step = stepper(model, options)
             losses = torch.stack([step(*batch) for batch in data]).tolist()
             means = [statistics.mean(losses[at : at + WINDOW]) for at in range(0, len(losses), WINDOW)]
             runs[side].append(means)
             print(f"  curve seed {seed} {side}: " + " ".join(f"{value:.3f}" for value in means), flush=True)
-        del ours, peer, step, model, run, sides
+        del ours, peer, step, model, sides
         torch.compiler.reset()
     last = {side: [means[-1] for means in found] for side, found in runs.items()}
     difference = statistics.mean(last["ours"]) - statistics.mean(last["peer"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bdh.kernels.training.shape import Tuning
 from bdh.models.base import LanguageModel, build
+from bdh.training.update import TrainingPass
 from benchmarks.train_step import loss_of, official
 
 OFFICIAL = {"n_layer": 6, "n_embd": 256, "n_head": 4, "mlp_internal_dim_multiplier": 128}
@@ -58,9 +59,12 @@ def models(work: Work, options: argparse.Namespace, dropout: float, seed: int = 
     return ours.to(options.device).train(), peer.to(options.device).train()
 
 
-def compiled(peer: nn.Module, options: argparse.Namespace) -> Any:
-    """The peer as it is meant to run: torch.compile on a GPU."""
-    return torch.compile(peer) if options.device == "cuda" else peer
+def runner(model: nn.Module, options: argparse.Namespace) -> Any:
+    """What a step calls: of ours the training pass (under torch.compile with --compile-ours), of the peer its forward,
+    as it is meant to run: under torch.compile on a GPU."""
+    if isinstance(model, LanguageModel):
+        return torch.compile(TrainingPass(model)) if options.compile_ours else TrainingPass(model)
+    return torch.compile(model) if options.device == "cuda" else model
 
 
 def batches(work: Work, options: argparse.Namespace, steps: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -84,8 +88,9 @@ def autocast(options: argparse.Namespace) -> torch.autocast:
     return torch.autocast(options.device, torch.bfloat16, enabled=not options.float32)
 
 
-def stepper(model: nn.Module, run: Any, options: argparse.Namespace) -> Callable[[Tensor, Tensor], Tensor]:
+def stepper(model: nn.Module, options: argparse.Namespace) -> Callable[[Tensor, Tensor], Tensor]:
     """A function that takes one optimizer step (AdamW, the same for both) and returns the loss."""
+    run = runner(model, options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=options.device == "cuda")
 
     def step(tokens: Tensor, targets: Tensor) -> Tensor:

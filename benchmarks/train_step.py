@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bdh.models.base import build
+from bdh.models.base import LanguageModel, build
+from bdh.training.update import TrainingPass
 from benchmarks.machine import describe, recorded, seconds_each, summary
 
 LAPTOP = '{"n_layer": 3, "n_embd": 64, "n_head": 4, "mlp_internal_dim_multiplier": 16}'
@@ -30,14 +31,14 @@ def loss_of(output):
     return output[1] if isinstance(output, tuple) else output.loss
 
 
-def step_of(model, tokens, targets, device, bf16):
+def step_of(model, run, tokens, targets, device, bf16):
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=device.startswith("cuda")
     )
 
     def step():
         with torch.autocast(device_type=device.split(":")[0], dtype=torch.bfloat16, enabled=bf16):
-            loss = loss_of(model(tokens, targets))
+            loss = loss_of(run(tokens, targets))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -73,10 +74,11 @@ def main() -> None:
     rows = {}
     for name, make in models.items():
         model = make().to(options.device).train()
-        run = torch.compile(model) if options.compile else model
+        run = TrainingPass(model) if isinstance(model, LanguageModel) else model
+        run = torch.compile(run) if options.compile else run
         if options.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
-        step = step_of(run, tokens, targets, options.device, not options.float32)
+        step = step_of(model, run, tokens, targets, options.device, not options.float32)
         rows[name] = summary(seconds_each(step, repeats=options.repeats, warmup=4, device=options.device))
         rows[name]["tokens_per_s"] = tokens.numel() / rows[name]["median_s"]
         rows[name]["parameters"] = sum(p.numel() for p in model.parameters())

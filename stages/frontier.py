@@ -8,6 +8,7 @@ from bdh import params, tracking
 from bdh.corpora.tokens import TokenCorpus
 from bdh.frontier import concepts, passages, rows
 from bdh.frontier import run as frontier
+from bdh.frontier.survey import Texts
 from bdh.hebbian import coactivation, held_out
 from bdh.project.device import choose_device, fix_seed
 from bdh.project.errors import reported
@@ -27,7 +28,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
     run = frontier.Trained(model, config, read_json(REPORTS / "hebbian" / f"{key}.json"), state)
     tokens, size = TokenCorpus.open(TOKENS / corpus), settings.frontier_scale()
     text, spread = held_out.cut(tokens, "test", window, size.max_tokens), passages.spread(tokens, "test", window)
-    texts = frontier.Texts(text, spread, None if spread is None else concepts.label(tokens, "test", spread))
+    texts = Texts(text, spread, None if spread is None else concepts.label(tokens, "test", spread))
     tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
     named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
     with stoppable(), tracking.tracked("frontier", key, params=named, tags=tags) as tracker:
@@ -36,7 +37,6 @@ def main(variant: str, corpus: str, seed: int) -> None:
         report = REPORTS / "frontier" / f"{key}.json"
         write_json(report, {"variant": variant, "corpus": corpus, "seed": seed} | found)
         rows.save(REPORTS / "curves" / f"{key}.csv", points)
-        tracker.log_metrics(frontier.headline(found))
         tracker.log_file(report)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from bdh.models import bdh, transformer
 from bdh.models.base import build
 from bdh.nn.counts import bdh_neurons
-from bdh.reservoir.step import Rules, Weights, core_drive, layer_norm
+from bdh.reservoir.step import ReservoirWeights, Rules, core_drive, layer_norm
 from tests.support.shared import shared
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def test_errata_softplus_does_not_overflow():
     generator = torch.Generator().manual_seed(0)
     a_BD, Dy_ND = torch.randn(3, 4, generator=generator), 1e3 * torch.randn(6, 4, generator=generator)
     rules = Rules(branches=2, branch_nl="softplus")
-    found = core_drive(a_BD, Weights(torch.empty(4, 6), torch.empty(6, 4), Dy_ND), rules)
+    found = core_drive(a_BD, ReservoirWeights(torch.empty(4, 6), torch.empty(6, 4), Dy_ND), rules)
     z_BN = (layer_norm(a_BD, rules.unbiased_std) @ Dy_ND.T).double().numpy()
     assert z_BN.max() > 750
     wanted = np.maximum(z_BN, 0) + np.log1p(np.exp(-np.abs(z_BN)))

@@ -1,6 +1,6 @@
-"""Concepts with labels: planted by a generator, or found in the text of transcripts and plays by written rules.
+"""Concepts with labels: planted by a generator, or found by written rules in the text of transcripts and plays.
 
-Rules that find concepts in text: figures in transcripts, who speaks in calls and plays, stage directions.
+The rules find figures in transcripts, who speaks in calls and plays, and stage directions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from bdh.corpora.tokens import TokenCorpus
 from bdh.frontier.passages import Passages
 
 LONGEST_NAME = 120
+MOST_COUNTED = 5_000_000
+RAREST, COMMONEST = 0.002, 0.6
 
 
 @dataclass(frozen=True)
-class Span:
+class ConceptSpan:
     """A concept from place `start` to just before `end`."""
 
     concept: str
@@ -53,15 +55,15 @@ HEADINGS = {
 }
 
 
-def spans_of_text(text: str) -> Iterator[Span]:
+def spans_of_text(text: str) -> Iterator[ConceptSpan]:
     """All concepts of one document, in characters."""
     for name, pattern in PATTERNS.items():
-        yield from (Span(name, *match.span()) for match in pattern.finditer(text))
+        yield from (ConceptSpan(name, *match.span()) for match in pattern.finditer(text))
     roles = list(call_roles(text))
     yield from roles or play_speeches(text)
 
 
-def call_roles(text: str) -> Iterator[Span]:
+def call_roles(text: str) -> Iterator[ConceptSpan]:
     """Turns of a transcript by the role of the speaker: operator, executive or analyst; none for other text.
 
     The head of a transcript lists names below the headings of `HEADINGS`, with or without a title after a dash; a
@@ -76,13 +78,13 @@ def call_roles(text: str) -> Iterator[Span]:
             heading = HEADINGS[name.lower()]
         elif speaker is not None and (roles or speaker == "operator"):
             if role is not None:
-                yield Span(f"role: {role}", start, place)
+                yield ConceptSpan(f"role: {role}", start, place)
             heading, role, start = None, speaker, place + len(line)
         elif heading is not None and name and len(name) <= LONGEST_NAME:
             roles[TITLE.split(name)[0]] = heading
         place += len(line)
     if role is not None and roles:
-        yield Span(f"role: {role}", start, place)
+        yield ConceptSpan(f"role: {role}", start, place)
 
 
 def _role_of(name: str, roles: dict[str, str]) -> str | None:
@@ -93,22 +95,18 @@ def _role_of(name: str, roles: dict[str, str]) -> str | None:
     return roles.get(name)
 
 
-def play_speeches(text: str) -> Iterator[Span]:
+def play_speeches(text: str) -> Iterator[ConceptSpan]:
     """Names of speakers and speeches by the class of the speaker.
 
     A name opens a paragraph and stands alone on its line, before a colon, or in capitals before a full stop.
     """
     found = list(SPEECH.finditer(text))
     for match, following in zip(found, [*found, None][1:], strict=True):
-        yield Span("speaker name", match.start("name"), match.end("name"))
+        yield ConceptSpan("speaker name", match.start("name"), match.end("name"))
         end = len(text) if following is None else following.start()
         for name, pattern in CLASSES.items():
             if pattern.search(match["name"]):
-                yield Span(f"class: {name}", match.end(), end)
-
-
-MOST_COUNTED = 5_000_000
-RAREST, COMMONEST = 0.002, 0.6
+                yield ConceptSpan(f"class: {name}", match.end(), end)
 
 
 @dataclass(frozen=True)
@@ -155,18 +153,18 @@ def frequency_classes(corpus: TokenCorpus) -> np.ndarray:
     return np.floor(np.log2(1 + np.bincount(tokens, minlength=corpus.vocab_size))).astype(np.int64)
 
 
-def planted_spans(corpus: TokenCorpus, split: str) -> list[Span]:
+def planted_spans(corpus: TokenCorpus, split: str) -> list[ConceptSpan]:
     """The concepts that a generator planted, in places of the split's own array; none for any other corpus."""
     table = corpus.labels
     if table is None:
         return []
     table = table[table["split"] == split]
     columns = zip(table["concept"], table["token_start"], table["token_end"], strict=True)
-    return [Span(str(concept), int(start), int(end)) for concept, start, end in columns]
+    return [ConceptSpan(str(concept), int(start), int(end)) for concept, start, end in columns]
 
 
-def text_spans(corpus: TokenCorpus, split: str, rows: np.ndarray) -> list[Span]:
-    """Concepts that the rules of `bdh.frontier.concepts` find in some documents, in places of the split's array.
+def text_spans(corpus: TokenCorpus, split: str, rows: np.ndarray) -> list[ConceptSpan]:
+    """Concepts that the rules of this module find in some documents, in places of the split's array.
 
     A token belongs to a span when it shares a byte with it. A document whose text is not what its tokens' bytes are
     (no valid UTF-8) has none.
@@ -184,7 +182,7 @@ def text_spans(corpus: TokenCorpus, split: str, rows: np.ndarray) -> list[Span]:
             start, stop = int(offset[span.start]), int(offset[span.end])
             left = int(np.searchsorted(ends, start, side="right"))
             right = int(np.searchsorted(ends, stop, side="left")) + 1
-            found.append(Span(span.concept, first + left, first + min(right, ids.size)))
+            found.append(ConceptSpan(span.concept, first + left, first + min(right, ids.size)))
     return found
 
 

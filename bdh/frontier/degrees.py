@@ -15,17 +15,21 @@ import contextlib
 import io
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bdh.frontier.graph import Edges
-from bdh.frontier.rows import absent, metric_row
+from bdh.frontier.rows import Measured, absent, metric_row
+from bdh.frontier.tmi import NO_GRAPH, excitatory_edges
 from bdh.intervals import LEVEL
+
+if TYPE_CHECKING:
+    from bdh.frontier.survey import Context
 
 FEWEST = 50
 EXPONENTIAL = "exponential tail"
-NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
+QUANTILE = 1.959963985  # of the standard normal distribution, 97.5 %
 
 
 def degrees_of(blocks: list[Edges]) -> dict[str, np.ndarray]:
@@ -36,13 +40,14 @@ def degrees_of(blocks: list[Edges]) -> dict[str, np.ndarray]:
     }
 
 
-def compute(own: list[Edges] | None, twins: list[list[Edges]]) -> dict[str, Any]:
-    """Rows for `in` and `out` degrees beside those of untrained twins."""
+def compute(context: Context) -> Measured:
+    """Rows for `in` and `out` degrees of the excitatory graph of a run beside its twins'; there are no curves."""
+    own, share = context.model.graph_factors(), context.settings.top_share
     if own is None:
-        return {"in": absent(NO_GRAPH), "out": absent(NO_GRAPH)}
-    found = degrees_of(own)
-    others = [degrees_of(twin) for twin in twins]
-    return {side: row(found[side], [other[side] for other in others]) for side in ("in", "out")}
+        return {"in": absent(NO_GRAPH), "out": absent(NO_GRAPH)}, []
+    found = degrees_of(excitatory_edges(own, share))
+    others = [degrees_of(excitatory_edges(twin, share)) for twin in context.twin_graphs()]
+    return {side: row(found[side], [other[side] for other in others]) for side in ("in", "out")}, []
 
 
 def row(degrees: np.ndarray, twins: list[np.ndarray]) -> dict[str, Any]:
@@ -57,14 +62,14 @@ def row(degrees: np.ndarray, twins: list[np.ndarray]) -> dict[str, Any]:
         value,
         nulls={},
         tests={EXPONENTIAL: {"mean": 0.0, "sd": 1.0, "z": value, "p": p, "draws": 0, "p_method": "likelihood ratio"}},
-        interval=(value - 1.959963985, value + 1.959963985),
+        interval=(value - QUANTILE, value + QUANTILE),
         n=own["tail"],
         untrained=[found["exponential"][0] for found in fitted],
         reference=None,
         reference_untrained=[],
         alpha=own["alpha"],
-        alpha_ci_low=own["alpha"] - 1.959963985 * own["sigma"],
-        alpha_ci_high=own["alpha"] + 1.959963985 * own["sigma"],
+        alpha_ci_low=own["alpha"] - QUANTILE * own["sigma"],
+        alpha_ci_high=own["alpha"] + QUANTILE * own["sigma"],
         alpha_untrained=[found["alpha"] for found in fitted],
         smallest=own["smallest"],
         distance=own["distance"],
@@ -86,14 +91,19 @@ def fit(degrees: np.ndarray) -> dict[str, Any] | None:
     with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         found = powerlaw.Fit(positive, discrete=True, verbose=False)
-        ratios = {
-            name: tuple(map(float, found.distribution_compare("power_law", name, normalized_ratio=True)))
-            for name in ("exponential", "lognormal")
-        }
+        tail = int((positive >= found.xmin).sum())
+        if tail < FEWEST:
+            return None
+        try:
+            ratios = {
+                name: tuple(map(float, found.distribution_compare("power_law", name, normalized_ratio=True)))
+                for name in ("exponential", "lognormal")
+            }
+        except ValueError:  # the lognormal of a tail of very few values runs away until no point lies in its range
+            return None
         error = float(found.power_law.standard_err)
-    tail = int((positive >= found.xmin).sum())
     numbers = (found.alpha, error, found.power_law.D, *ratios["exponential"], *ratios["lognormal"])
-    if tail < FEWEST or not all(math.isfinite(float(number)) for number in numbers):
+    if not all(math.isfinite(float(number)) for number in numbers):
         return None
     return {
         "alpha": float(found.alpha),

@@ -15,14 +15,17 @@ Reference protocol: the ten largest ratios P(active | concept) / P(active | not 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bdh.frontier.concepts import Labelled
-from bdh.frontier.rows import absent, metric_row, point
+from bdh.frontier.rows import Measured, absent, metric_row, point
 from bdh.frontier.selectivity import Half, ridits, selective, usable
+from bdh.frontier.survey import Activations, activations
+
+if TYPE_CHECKING:
+    from bdh.frontier.survey import Context
 
 FEWEST_NEURONS = 20
 FEWEST_TOKENS = 512
@@ -34,18 +37,17 @@ SHIFTED = "labels shifted along the text"
 NO_TAP = "this variant taps no activations of single neurons"
 
 
-@dataclass(frozen=True)
-class Activations:
-    """What the neurons of one model did at the labelled tokens: values (n,M) of the activation `tap`."""
+def compute(context: Context) -> Measured:
+    """The MCL row of a run and its curve; passages are read by the model and its twins."""
+    passages, labels = context.texts.passages, context.texts.labels
+    if passages is None:
+        return absent("no document of the test split fills a window"), []
+    models = [context.model] if labels is None else [context.model, *context.twins]
+    own, *others = (activations(one, passages.text, context.device, context.bfloat16) for one in models)
+    return measure(own, [one for one in others if one is not None], labels)
 
-    tap: str
-    values: np.ndarray
 
-
-Found = tuple[dict[str, Any], list[dict[str, Any]]]
-
-
-def compute(own: Activations | None, twins: list[Activations], labels: Labelled | None, seed: int = 0) -> Found:
+def measure(own: Activations | None, twins: list[Activations], labels: Labelled | None, seed: int = 0) -> Measured:
     """The MCL row of a model beside untrained twins, and r on the second half of its selective neurons, sorted.
 
     Too few tokens, active neurons or concepts cannot be measured: null with a reason.

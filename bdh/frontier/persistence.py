@@ -1,15 +1,15 @@
-"""How correlations of a series fade: the autocorrelation, its half-life, and an exponential against a power law.
+"""How correlations of a series fade: autocorrelation, half-life, laws of decay, Hurst exponent, reference protocol.
 
-Detrended fluctuation analysis (Peng et al. 1994) of several series at once, with a jackknife interval.
+- The autocorrelation, the lag at which it is down to a half, and an exponential against a power law by AIC.
+- The Hurst exponent by detrended fluctuation analysis (Peng et al. 1994) of several series at once, with a jackknife
+  interval: 1/2 for a series without memory, above it where deviations of one sign follow each other over all scales,
+  for fractional Gaussian noise its H.
+- SPS as the two-stage reference computes it, so that its numbers can be read again: cosine of snapshots of the
+  coactivation state at lag k averaged over time, k = 1 .. S/4, slope of its log on log k, H = 1 + slope/2 clipped to
+  0..1. The state is a damped sum of non-negative updates: its snapshots stay alike, and H is near 1, even when the
+  text is memoryless noise.
 
-The Hurst exponent is 1/2 for a series without memory, above it where deviations of one sign follow each other over
-all scales, for fractional Gaussian noise its H.
-
-SPS as the two-stage reference computes it, so that its numbers can be read again.
-
-Cosine of snapshots of the coactivation state at lag k averaged over time, k = 1 .. S/4, slope of its log on log k,
-H = 1 + slope/2 clipped to 0..1. The state is a damped sum of non-negative updates: its snapshots stay alike, and H is
-near 1, even when the text is memoryless noise.
+None stands for what cannot be measured: too short a series, or one that does not vary.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ from bdh.hebbian.coactivation import Coactivation, cosine, inner_products, pears
 
 UNDECIDED = 2.0
 GRID = 80
+FEWEST_LAGS = 3
+SMALLEST = 8
+PARTS = 8
+PER_OCTAVE = 2
+FEWEST_SNAPSHOTS = 8
+DAMPINGS = (0.95, 0.99, 0.999)
 
 
 def autocorrelation(series_KP: np.ndarray, lags: np.ndarray) -> np.ndarray:
     """Mean over K de-meaned series of mean_t s[t] s[t+k] / mean_t s[t]^2 at every lag k of `lags`.
 
-    A series that never varies counts for nothing; zeros when none varies.
+    A series that never varies counts for nothing; zero where none varies, and at lags that no two points have.
     """
     series_KP = series_KP - series_KP.mean(1, keepdims=True)
     power_K = (series_KP**2).mean(1)
@@ -39,9 +45,14 @@ def autocorrelation(series_KP: np.ndarray, lags: np.ndarray) -> np.ndarray:
         return np.zeros(lags.size)
     kept, power = series_KP[varying], power_K[varying]
     length = kept.shape[1]
+    inside = lags[lags < length]
+    found = np.zeros(lags.size)
+    if not inside.size:
+        return found
     spectrum = np.abs(np.fft.rfft(kept, n=2 * length)) ** 2
-    sums = np.fft.irfft(spectrum)[:, : int(lags.max()) + 1]
-    return np.asarray((sums[:, lags] / (length - lags) / power[:, None]).mean(0))
+    products = np.fft.irfft(spectrum)[:, : int(inside.max()) + 1]
+    found[lags < length] = (products[:, inside] / (length - inside) / power[:, None]).mean(0)
+    return found
 
 
 def half_life(lags: np.ndarray, correlation: np.ndarray) -> float | None:
@@ -59,9 +70,11 @@ def compare_laws(lags: np.ndarray, correlation: np.ndarray, noise: float) -> dic
     """Which of c exp(-k/tau) and c k^-gamma fits the correlations better, by AIC of least squares.
 
     `aic_difference`: AIC of the exponential minus that of the power law; `law`: `power law` above 2, `exponential`
-    below -2, `undecided` between, `none` when the correlations as a whole are within two `noise` of zero (the
-    standard error of one of them without correlation).
+    below -2, `undecided` between or with fewer than three lags, `none` when the correlations as a whole are within two
+    `noise` of zero (the standard error of one of them without correlation).
     """
+    if lags.size < FEWEST_LAGS:
+        return {"law": "undecided", "aic_difference": None, "tau_tokens": None, "exponent": None}
     if float(np.mean(correlation)) * np.sqrt(lags.size) < 2 * noise:
         return {"law": "none", "aic_difference": None, "tau_tokens": None, "exponent": None}
     taus = np.geomspace(0.3, 10 * lags.max(), GRID)
@@ -80,21 +93,21 @@ def compare_laws(lags: np.ndarray, correlation: np.ndarray, noise: float) -> dic
 
 def _fit(shapes_GK: np.ndarray, correlation_K: np.ndarray) -> tuple[int, float]:
     """The best of G shapes, each scaled by least squares, and its residual sum of squares."""
-    scale_G = np.maximum(0.0, shapes_GK @ correlation_K) / (shapes_GK**2).sum(1)
+    power_G = (shapes_GK**2).sum(1)
+    scale_G = np.maximum(0.0, shapes_GK @ correlation_K) / np.where(power_G > 0, power_G, 1.0)
     residual_G = ((correlation_K - scale_G[:, None] * shapes_GK) ** 2).sum(1)
     best = int(residual_G.argmin())
     return best, float(residual_G[best]) + 1e-300
 
 
-SMALLEST = 8
-PARTS = 8
-PER_OCTAVE = 2
-
-
 def scales(length: int) -> np.ndarray:
-    """Window lengths from 8 to an eighth of the series, two per octave."""
+    """Window lengths from 8 to an eighth of the series, two per octave; none where an eighth is shorter than 8."""
+    part = length // PARTS
+    if part < SMALLEST:
+        return np.zeros(0, dtype=int)
     octaves = math.log2(length / PARTS / SMALLEST)
-    return np.unique(np.round(SMALLEST * 2.0 ** np.linspace(0, octaves, round(PER_OCTAVE * octaves) + 1)).astype(int))
+    lengths = np.round(SMALLEST * 2.0 ** np.linspace(0, octaves, round(PER_OCTAVE * octaves) + 1)).astype(int)
+    return np.unique(np.minimum(lengths, part))
 
 
 def fluctuations(series_KP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +121,8 @@ def fluctuations(series_KP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     part = series_KP.shape[1] // PARTS
     parts_KGP = series_KP[:, : PARTS * part].reshape(len(series_KP), PARTS, part)
     profile_KGP = np.cumsum(parts_KGP, axis=2)
-    return lengths, np.stack([_squared(profile_KGP, int(length)) for length in lengths])
+    squared = [_squared(profile_KGP, int(length)) for length in lengths]
+    return lengths, np.stack(squared) if squared else np.zeros((0, PARTS))
 
 
 def _squared(profile_KGP: np.ndarray, length: int) -> np.ndarray:
@@ -121,32 +135,37 @@ def _squared(profile_KGP: np.ndarray, length: int) -> np.ndarray:
     return left.mean((0, 2)) / length
 
 
-def slope(lengths: np.ndarray, squared: np.ndarray) -> float:
-    """Hurst exponent from mean squared fluctuations (S): half the slope of their logarithm on that of the length."""
+def slope(lengths: np.ndarray, squared: np.ndarray) -> float | None:
+    """Hurst exponent from mean squared fluctuations (S): half the slope of their logarithm on that of the length.
+
+    None with fewer than two lengths, or where a fluctuation is zero and has no logarithm.
+    """
+    if lengths.size < 2 or not (squared > 0).all() or not np.isfinite(squared).all():
+        return None
     return float(np.polyfit(np.log(lengths), 0.5 * np.log(squared), 1)[0])
 
 
-def hurst(series_KP: np.ndarray) -> tuple[float, tuple[float, float]]:
+def hurst(series_KP: np.ndarray) -> tuple[float | None, tuple[float | None, float | None]]:
     """Hurst exponent of K series of P points together, and its 95 % interval.
 
-    Interval: delete-one jackknife over eighths of the time, Student t with 7 degrees of freedom.
+    Interval: delete-one jackknife over eighths of the time, Student t with 7 degrees of freedom. No exponent for a
+    series too short for two window lengths or without fluctuations, no interval where one eighth has all of them.
     """
     lengths, squared_SG = fluctuations(series_KP)
     value = slope(lengths, squared_SG.mean(1))
-    without = np.array([slope(lengths, np.delete(squared_SG, part, 1).mean(1)) for part in range(PARTS)])
+    found = [slope(lengths, np.delete(squared_SG, part, 1).mean(1)) for part in range(PARTS)]
+    without = np.array([one for one in found if one is not None])
+    if value is None or without.size < PARTS:
+        return value, (None, None)
     error = math.sqrt((PARTS - 1) / PARTS * float(((without - without.mean()) ** 2).sum()))
     half = float(student.ppf(0.975, PARTS - 1)) * error
     return value, (value - half, value + half)
 
 
-FEWEST = 8
-DAMPINGS = (0.95, 0.99, 0.999)
-
-
 def reference_protocol(state: Coactivation) -> dict[str, Any]:
     """The reference's H from the cosine of snapshots, the same from their Pearson correlation, and the curve."""
     snapshots = state.snapshots()
-    if snapshots.size < FEWEST:
+    if snapshots.size < FEWEST_SNAPSHOTS:
         return {"hurst": None, "hurst_pearson": None, "lags": np.zeros(0), "similarity": np.zeros(0)}
     products = inner_products(state, snapshots)
     lags = np.arange(1, snapshots.size // 4 + 1)
@@ -171,7 +190,7 @@ def damping_alone(state: Coactivation) -> dict[str, Any]:
     One update happens per window, so k counts the updates between snapshots.
     """
     snapshots = state.snapshots()
-    if snapshots.size < FEWEST:
+    if snapshots.size < FEWEST_SNAPSHOTS:
         return {"hurst": None, "lags": np.zeros(0), "similarity": np.zeros(0)}
     lags = np.arange(1, snapshots.size // 4 + 1)
     apart = float(np.diff(snapshots).mean())

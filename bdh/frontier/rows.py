@@ -1,11 +1,15 @@
-"""The form that every metric takes: a value beside its null, its interval, an untrained twin and the old protocol.
+"""The form that every metric takes: a row (a value beside its nulls, its interval, untrained twins and the reference
+protocol) and the points of its curves (metric, x, y, series), one long table per run.
 
-The long table of curves of one run: metric, x, y, series.
+A row holds finite numbers, or it is "not measurable" and holds the reason; no number of a report or a curve is ever
+NaN or infinite.
 """
 
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,9 @@ from bdh.intervals import LEVEL, against_null
 from bdh.project.files import replacing
 
 UNTRAINED = "untrained twin"
+NOT_MEASURABLE = "not measurable"
+Measured = tuple[dict[str, Any], list[dict[str, Any]]]
+"""What a metric returns: its row (or rows by part) and the points of its curves."""
 
 
 def metric_row(
@@ -73,7 +80,7 @@ def verdict(
 ) -> str:
     """`not measurable`, `above its null`, `below its null` or `not distinguishable from its null`."""
     if value is None:
-        return "not measurable"
+        return NOT_MEASURABLE
     sides = {_side(value, entry) for entry in compared.values()}
     if twins is not None and twins["sd"]:
         sides.add(_side(value, twins))
@@ -92,7 +99,7 @@ def _side(value: float, entry: dict[str, Any]) -> int:
 
 
 def absent(reason: str) -> dict[str, Any]:
-    """The row of a metric that a variant cannot have."""
+    """The row of a metric that cannot be measured here, with the reason in a few words."""
     row = metric_row(
         None, nulls={}, interval=(None, None), n=0, untrained=[], reference=None, reference_untrained=[]
     )  # fmt: skip
@@ -109,11 +116,39 @@ def point(metric: str, x: float, y: float | None, series: str) -> dict[str, Any]
     return {"metric": metric, "x": x, "y": y, "series": series}
 
 
+def finite_row(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as it is, or "not measurable" with the name of the first number that is not finite as the reason.
+
+    A metric should itself say what it cannot measure; one that fails to must not take the other results with it.
+    """
+    path = odd_number(row)
+    return row if path is None else absent(f"{path} is not a finite number")
+
+
+def finite_points(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points without those that no axis can hold."""
+    return [one for one in points if odd_number(one) is None]
+
+
+def odd_number(value: Any, path: str = "") -> str | None:
+    """Where the first NaN or infinity of a nested value stands (keys and places joined by `/`), None without one."""
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return path
+    inside = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    )
+    places = (odd_number(item, f"{path}/{name}" if path else str(name)) for name, item in inside)
+    return next((place for place in places if place is not None), None)
+
+
 COLUMNS = ("metric", "x", "y", "series")
 
 
 def save(path: Path, points: list[dict[str, Any]]) -> None:
-    """Write the points in their order."""
+    """Write the points in their order; raises ValueError where one of them is not finite, as JSON files refuse it."""
+    for one in points:
+        if odd_number(one) is not None:
+            raise ValueError(f"{path}: {one['metric']}, {one['series']}: ({one['x']}, {one['y']}) is not finite")
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()

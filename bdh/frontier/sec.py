@@ -16,51 +16,51 @@ clipped at 1000.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from bdh.frontier.rows import UNTRAINED, absent, metric_row, point
+from bdh.frontier.rows import UNTRAINED, Measured, absent, metric_row, point
+from bdh.frontier.survey import Reading
 from bdh.hebbian.held_out import HeldOut
 from bdh.hebbian.scores import bootstrap_units
 from bdh.intervals import against_null, percentiles
 
+if TYPE_CHECKING:
+    from bdh.frontier.survey import Context
+
 FEWEST = 64
 ROUNDS = 5
+ROUNDING = 1e-9
 CLIP = 1000.0
 BLOCK = 256
 CLASSES = 10
 NO_TAP = "this variant taps no sparse activations, they have no density"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What one model did with the text: density of a tap per layer and token (L,P), surprisal in nats (P).
+def compute(context: Context) -> Measured:
+    """The SEC row of a run and its curves."""
+    settings, readings = context.settings, [other.reading for other in context.others]
+    return measure(
+        context.own.reading,
+        [reading for reading in readings if reading is not None],
+        context.texts.text,
+        draws=settings.null_draws,
+        resamplings=settings.bootstrap,
+    )
 
-    first_code: density of x_sparse in layer 0 (P), None where it is not tapped.
+
+def measure(
+    reading: Reading | None, twins: list[Reading], text: HeldOut, *, draws: int, resamplings: int, seed: int = 0
+) -> Measured:
+    """The SEC row of a model beside its untrained twins, and the mean density by tenth of surprisal.
+
+    draws: shifts in the null. resamplings: of documents for the interval. seed: of both. Fewer than 64 tokens with a
+    surprisal, or a density or surprisal in which nothing is left beside the token and its place, cannot be measured:
+    null with a reason.
     """
-
-    tap: str
-    density: np.ndarray
-    nats: np.ndarray
-    first_code: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """draws: shifts in the null; resamplings: of documents for the interval; seed of both."""
-
-    draws: int
-    resamplings: int
-    seed: int = 0
-
-
-def compute(
-    reading: Reading | None, twins: list[Reading], text: HeldOut, settings: Settings
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The SEC row of a model beside its untrained twins, and the mean density by tenth of surprisal."""
     if reading is None:
         return absent(NO_TAP), []
     if (text.position > 1).sum() < FEWEST:
@@ -69,13 +69,16 @@ def compute(
     mean_density = reading.density.mean(0)
     if np.ptp(mean_density[pairs.places]) == 0:
         return absent("the density is the same at every token, nothing varies"), []
-    shifts = pairs.shifts(settings)
+    shifts = pairs.shifts(draws, seed)
     rest = pairs.partial(mean_density, reading.nats)
+    for series, name in zip(rest, ("density", "surprisal"), strict=True):
+        if not series.any():
+            return absent(f"the {name} follows from the token and its place alone, nothing else varies"), []
     raw = pairs.ranks(mean_density, reading.nats)
     row = metric_row(
         correlation(*rest),
         nulls={"surprisal shifted along the document": _shifted(rest, shifts)},
-        interval=_interval(rest, pairs, settings),
+        interval=_interval(rest, pairs, resamplings, seed),
         n=int(pairs.places.size),
         untrained=[correlation(*pairs.partial(twin.density.mean(0), twin.nats)) for twin in twins],
         reference=reference_protocol(reading, text),
@@ -112,26 +115,29 @@ class Pairs:
         return ranks[0] - ranks[0].mean(), ranks[1] - ranks[1].mean()
 
     def partial(self, density_P: np.ndarray, nats_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same ranks less their means per token identity and per place, taken out in turn five times."""
+        """The same ranks less their means per token identity and per place, taken out in turn five times.
+
+        Zeros where no more than rounding is left of a series.
+        """
         rest = []
         for series in self.ranks(density_P, nats_P):
             for _ in range(ROUNDS):
                 for group in (self.token, self.place):
                     count = np.maximum(np.bincount(group), 1)
                     series = series - (np.bincount(group, weights=series) / count)[group]
-            rest.append(series)
+            rest.append(series if np.abs(series).max() > ROUNDING * series.size else np.zeros(series.size))
         return rest[0], rest[1]
 
-    def shifts(self, settings: Settings) -> list[np.ndarray]:
-        """Index arrays (M) that turn every document by a random number of tokens of its own."""
-        generator = np.random.default_rng(settings.seed)
+    def shifts(self, draws: int, seed: int) -> list[np.ndarray]:
+        """Index arrays (M), one per draw, that turn every document by a random number of tokens of its own."""
+        generator = np.random.default_rng(seed)
         starts = np.searchsorted(self.document, self.document, side="left")
         lengths = np.searchsorted(self.document, self.document, side="right") - starts
         own = np.arange(self.places.size) - starts
         documents = int(self.document.max()) + 1
         return [
             starts + (own + (generator.random(documents)[self.document] * lengths).astype(np.int64)) % lengths
-            for _ in range(settings.draws)
+            for _ in range(draws)
         ]
 
 
@@ -154,7 +160,8 @@ def reference_protocol(reading: Reading, text: HeldOut) -> float | None:
     a, b = density[whole], np.minimum(np.exp(np.minimum(loss[whole], 50.0)), CLIP)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(np.corrcoef(a, b)[0, 1])
+    found = float(np.corrcoef(a, b)[0, 1])
+    return found if math.isfinite(found) else None
 
 
 def _shifted(pair: tuple[np.ndarray, np.ndarray], shifts: list[np.ndarray]) -> np.ndarray:
@@ -162,14 +169,14 @@ def _shifted(pair: tuple[np.ndarray, np.ndarray], shifts: list[np.ndarray]) -> n
 
 
 def _interval(
-    pair: tuple[np.ndarray, np.ndarray], pairs: Pairs, settings: Settings
+    pair: tuple[np.ndarray, np.ndarray], pairs: Pairs, resamplings: int, seed: int
 ) -> tuple[float | None, float | None]:
     a, b = pair
     products_3U = np.stack([np.bincount(pairs.unit, weights=x) for x in (a * b, a * a, b * b)])
     units = products_3U.shape[1]
     if units < 2:
         return None, None
-    chosen = np.random.default_rng(settings.seed).integers(0, units, (settings.resamplings, units))
+    chosen = np.random.default_rng(seed).integers(0, units, (resamplings, units))
     ab, aa, bb = products_3U[:, chosen].sum(2)
     with np.errstate(divide="ignore", invalid="ignore"):
         return percentiles(ab / np.sqrt(aa * bb))

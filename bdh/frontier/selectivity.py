@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import false_discovery_control
 from scipy.stats import t as student
+
+from bdh.intervals import LEVEL
 
 FEWEST_CLUSTERS = 5
 CANDIDATE_P = 0.01
-LEVEL = 0.05
 EFFECT = 0.2
 
 
@@ -117,32 +119,15 @@ def _weights(half: Half) -> tuple[np.ndarray, np.ndarray, int]:
     return weights_MC, cells_MC, 2 * C * F
 
 
-def false_discovery(p: np.ndarray, level: float = LEVEL) -> np.ndarray:
-    """Which of the tests (m) are significant at a false discovery rate of `level` under any dependence.
-
-    Source: Benjamini & Yekutieli (2001).
-    """
-    m = p.size
-    if m == 0:
-        return np.zeros(0, dtype=bool)
-    order = np.argsort(p, kind="stable")
-    limits = level * np.arange(1, m + 1) / (m * float((1 / np.arange(1, m + 1)).sum()))
-    passing = np.flatnonzero(p[order] <= limits)
-    found = np.zeros(m, dtype=bool)
-    if passing.size:
-        found[order[: passing[-1] + 1]] = True
-    return found
-
-
 def selective(ridits: tuple[np.ndarray, np.ndarray], halves: tuple[Half, Half]) -> tuple[np.ndarray, np.ndarray]:
     """Which neurons are selective for which concepts (C,n, bool), and r on the second half (C,n).
 
     Candidates: p < 0.01 and r >= 0.2 on the first half. Selective: significant on the second half among all
-    candidates (Benjamini-Yekutieli, 5 %) with r >= 0.2 there too.
+    candidates, at a false discovery rate of 5 % under any dependence (Benjamini & Yekutieli 2001), and r >= 0.2 there.
     """
     r_first, p_first = effects(ridits[0], halves[0])
     candidates = (p_first < CANDIDATE_P) & (r_first >= EFFECT)
     r_second, p_second = effects(ridits[1], halves[1])
     found = np.zeros(candidates.shape, dtype=bool)
-    found[candidates] = false_discovery(p_second[candidates])
+    found[candidates] = false_discovery_control(p_second[candidates], method="by") <= LEVEL
     return found & (r_second >= EFFECT), r_second

@@ -14,8 +14,9 @@ of the damped projections beside that of damping alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.signal import lfilter
@@ -23,81 +24,87 @@ from scipy.signal import lfilter
 from bdh.frontier import persistence
 from bdh.frontier.persistence import autocorrelation, by_damping, compare_laws, damping_alone, reference_protocol
 from bdh.frontier.persistence import half_life as measured_half_life
-from bdh.frontier.rows import UNTRAINED, absent, mean_or_none, metric_row, point
-from bdh.hebbian.coactivation import Coactivation
+from bdh.frontier.rows import UNTRAINED, Measured, absent, mean_or_none, metric_row, point
+from bdh.frontier.survey import Updates, updates_of
 from bdh.hebbian.held_out import HeldOut
 from bdh.hebbian.state import half_life
 from bdh.intervals import percentiles
+
+if TYPE_CHECKING:
+    from bdh.frontier.survey import Context
 
 FEWEST = 1024
 BLOCK = 16
 LAGS = 64
 STATE_DRAWS = 20
+SHUFFLES = 4
+ROUNDING = 1e-9
 NO_CODES = "this variant taps no x_sparse, there is no coactivation state"
 BLOCKS = f"updates in blocks of {BLOCK} tokens in random order"
 SHUFFLED = f"text in blocks of {BLOCK} tokens in random order, read again"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """draws: random orders in the null; seed of them."""
-
-    draws: int
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Updates:
-    """What one model's synapses took in over the text.
-
-    projections: K,P of every token's update. state: the coactivation state by windows, None where it was not made.
-    """
-
-    projections: np.ndarray
-    state: Coactivation | None = None
-
-
-Found = tuple[dict[str, Any], list[dict[str, Any]]]
+def compute(context: Context) -> Measured:
+    """The SPS row of a run and its lag curves; the model reads the shuffled text four times."""
+    text, own, twins = context.texts.text, context.own.updates, [other.updates for other in context.others]
+    shuffled: list[Updates | None] = []
+    if own is not None and text.scored >= FEWEST:
+        generator = np.random.default_rng(0)
+        orders = [block_order(text.scored, generator) for _ in range(SHUFFLES)]
+        texts = [dataclasses.replace(text, inputs=text.inputs[order]) for order in orders]
+        shuffled = [updates_of(context.model, one, context.device, context.bfloat16) for one in texts]
+    return measure(
+        own,
+        [one for one in twins if one is not None],
+        [one for one in shuffled if one is not None],
+        text,
+        context.damping,
+        draws=context.settings.null_draws,
+    )
 
 
-def compute(
+def measure(
     own: Updates | None,
     twins: list[Updates],
     shuffled: list[Updates],
     text: HeldOut,
     damping: float,
-    settings: Settings,
-) -> Found:
+    *,
+    draws: int,
+    seed: int = 0,
+) -> Measured:
     """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
 
-    damping: per token, of the state that the half-life is about. Fewer than 1024 tokens, or updates that never vary,
-    cannot be measured: null with a reason.
+    damping: per token, of the state that the half-life is about. draws: random orders in the null; seed: of them. Fewer
+    than 1024 tokens, or updates that never vary, cannot be measured: null with a reason.
     """
     if own is None:
         return absent(NO_CODES), []
     if text.scored < FEWEST:
         return absent(f"{text.scored} tokens, at least {FEWEST} are needed"), []
     updates_KP = centred(own.projections, text)
-    if not np.ptp(updates_KP, axis=1).all():
+    if not np.isfinite(updates_KP).all():
+        return absent("the updates are not finite numbers"), []
+    if not (np.ptp(updates_KP, axis=1) > ROUNDING * np.abs(own.projections).max(1)).all():
         return absent("the code of every token is the same, nothing varies"), []
     value, interval = persistence.hurst(updates_KP)
-    nulls = {
-        BLOCKS: np.array([persistence.hurst(draw)[0] for draw in _dealt(updates_KP, settings.draws, settings.seed)])
-    }
+    if value is None:
+        return absent("the updates do not fluctuate over some window length, they have no Hurst exponent"), []
+    nulls = {BLOCKS: _exponents(_dealt(updates_KP, draws, seed))}
     if shuffled:
-        nulls[SHUFFLED] = np.array(_exponents(shuffled, text))
+        nulls[SHUFFLED] = _exponents([centred(reading.projections, text) for reading in shuffled])
     protocol, twin_protocols = _protocol(own), [_protocol(twin) for twin in twins]
     row = metric_row(
         value,
         nulls=nulls,
         interval=interval,
         n=text.scored,
-        untrained=_exponents(twins, text),
+        untrained=_exponents([centred(twin.projections, text) for twin in twins]).tolist(),
         reference=protocol["hurst"],
         reference_untrained=[twin["hurst"] for twin in twin_protocols if twin["hurst"] is not None],
         **_reference_details(own, twins, twin_protocols),
         decay=_decay(updates_KP),
-        half_life=_half_lives(updates_KP, damping, settings),
+        half_life=_half_lives(updates_KP, damping, seed + 1),
     )
     return row, _curves(own, twins, text, damping)
 
@@ -122,8 +129,10 @@ def _dealt(updates_KP: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
     return [updates_KP[:, block_order(updates_KP.shape[1], generator)] for _ in range(draws)]
 
 
-def _exponents(readings: list[Updates], text: HeldOut) -> list[float]:
-    return [persistence.hurst(centred(reading.projections, text))[0] for reading in readings]
+def _exponents(series: Sequence[np.ndarray]) -> np.ndarray:
+    """Hurst exponents of those series (K,P each) that have one."""
+    found = (persistence.hurst(updates_KP)[0] for updates_KP in series)
+    return np.array([value for value in found if value is not None])
 
 
 def _protocol(updates: Updates) -> dict[str, Any]:
@@ -151,13 +160,13 @@ def _decay(updates_KP: np.ndarray) -> dict[str, Any]:
     return compare_laws(lags, autocorrelation(updates_KP, lags), 1 / np.sqrt(K * P))
 
 
-def _half_lives(updates_KP: np.ndarray, damping: float, settings: Settings) -> dict[str, Any]:
+def _half_lives(updates_KP: np.ndarray, damping: float, seed: int) -> dict[str, Any]:
     """Half-life in tokens of the damped projections, beside damping alone and updates in random order (95 %)."""
     alone = half_life(damping)
     if alone is None:
         return {"tokens": None, "damping_alone": None, "null_low": None, "null_high": None}
-    lags = np.arange(1, min(int(12 * alone), updates_KP.shape[1] // 4) + 1)
-    draws = [_fading(draw, damping, lags) for draw in _dealt(updates_KP, STATE_DRAWS, settings.seed + 1)]
+    lags = np.arange(1, max(1, min(int(12 * alone), updates_KP.shape[1] // 4)) + 1)
+    draws = [_fading(draw, damping, lags) for draw in _dealt(updates_KP, STATE_DRAWS, seed)]
     low, high = percentiles(np.array([np.nan if draw is None else draw for draw in draws]))
     return {"tokens": _fading(updates_KP, damping, lags), "damping_alone": alone, "null_low": low, "null_high": high}
 

@@ -11,9 +11,9 @@ Untrained twins beside it.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ from torch import Tensor
 
 from bdh.frontier import degrees
 from bdh.frontier.graph import Factors, largest_entries
-from bdh.frontier.rows import absent, metric_row
-from bdh.frontier.tmi import FEWEST_EDGES, FEWEST_NEURONS, Settings, quality
+from bdh.frontier.rows import Measured, absent, metric_row
+from bdh.frontier.tmi import FEWEST_EDGES, FEWEST_NEURONS, SEED, once, quality
 from bdh.hebbian.held_out import HeldOut
 from bdh.models.base import LanguageModel
+
+if TYPE_CHECKING:
+    from bdh.frontier.survey import Context
+    from bdh.params import Frontier
 
 STREAMS = 3
 LONGEST = 512
@@ -59,30 +63,41 @@ def streams_of(text: HeldOut) -> Streams | None:
     return Streams(np.stack([text.inputs[starts[at] : starts[at] + length] for at in longest]))
 
 
-def compute(
-    model: LanguageModel, twins: list[LanguageModel], text: HeldOut, device: torch.device | str, settings: Settings
-) -> dict[str, Any]:
-    """The row of the state graph; a variant without such a state, or too little text, gives null with a reason."""
+def compute(context: Context) -> Measured:
+    """The row of the state graph of a run; there are no curves."""
+    return measure(context.model, context.twins, context.texts.text, context.device, context.settings)
+
+
+def measure(
+    model: LanguageModel,
+    twins: Sequence[LanguageModel],
+    text: HeldOut,
+    device: torch.device | str,
+    settings: Frontier,
+) -> Measured:
+    """The row of a model beside its twins; without such a state, or with too little text, null with a reason."""
     if model.graph_factors() is None or "rho" not in model.initial_state(1):
-        return absent(NO_STATE)
-    settings = dataclasses.replace(settings, restarts=1)
+        return absent(NO_STATE), []
+    settings = once(settings)
     streams = streams_of(text)
     if streams is None:
-        return absent(f"fewer than 2 documents of {SHORTEST} tokens")
+        return absent(f"fewer than 2 documents of {SHORTEST} tokens"), []
     graphs = state_graphs(model, streams, device)
     n, kept = graphs[0][0].neurons, round(settings.top_share * graphs[0][0].neurons ** 2)
     if n < FEWEST_NEURONS or kept < FEWEST_EDGES:
-        return absent(f"{n} neurons per head and {kept} edges among them are too few")
-    generator = np.random.default_rng(settings.seed)
+        return absent(f"{n} neurons per head and {kept} edges among them are too few"), []
+    edges = [largest_entries(head, kept, "excitatory") for heads in graphs for head in heads]
+    if not any(one.rows.size for one in edges):
+        return absent("no entry of decoder @ rho is positive, the text leaves no synapses behind"), []
+    generator = np.random.default_rng(SEED)
     own = np.array([np.mean([quality(graph, settings) for graph in heads]) for heads in graphs])
     permuted = [
         _mean([[head.permuted(generator) for head in heads] for heads in graphs], settings)
-        for _ in range(settings.null_draws)
+        for _ in range(settings.graph_nulls)
     ]
-    texts = [streams.shuffled(generator) for _ in range(settings.null_draws)]
-    edges = [largest_entries(head, kept, "excitatory") for heads in graphs for head in heads]
+    texts = [streams.shuffled(generator) for _ in range(settings.graph_nulls)]
     shape = {side: degrees.row(found, []) for side, found in degrees.degrees_of(edges).items()}
-    return metric_row(
+    row = metric_row(
         float(own.mean()),
         nulls={
             PERMUTED: np.array(permuted),
@@ -99,6 +114,7 @@ def compute(
         degrees={side: {name: found[name] for name in ("alpha", "law", "n") if name in found}
                  for side, found in shape.items()},
     )  # fmt: skip
+    return row, []
 
 
 def state_graphs(model: LanguageModel, streams: Streams, device: torch.device | str) -> list[list[Factors]]:
@@ -121,7 +137,7 @@ def _by_neuron(rho: Tensor, dim: int) -> Tensor:
     return rho.sum(1, keepdim=True)
 
 
-def _mean(graphs: list[list[Factors]], settings: Settings) -> float:
+def _mean(graphs: list[list[Factors]], settings: Frontier) -> float:
     return float(np.mean([quality(graph, settings) for heads in graphs for graph in heads]))
 
 

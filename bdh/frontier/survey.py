@@ -1,6 +1,7 @@
-"""Read held-out text once with a model and keep what the metrics need of it.
+"""What the metrics look at: held-out text read once by a model and by its untrained twins, token by token.
 
-Watch single tokens while text is read: projections of the synaptic update, and activations of chosen neurons.
+Models are read window by window with fresh streams (arm `static`) while listeners watch single tokens: density, random
+projections of the synaptic update, activations of chosen neurons. `Context` is what every metric is computed from.
 """
 
 from __future__ import annotations
@@ -8,25 +9,59 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdh.frontier.mcl import Activations
-from bdh.frontier.sec import Reading
-from bdh.frontier.sps import Updates
+from bdh.frontier.concepts import Labelled
+from bdh.frontier.passages import Passages
 from bdh.hebbian.activity import CODE, Activity
 from bdh.hebbian.arms import read_static
 from bdh.hebbian.coactivation import Coactivation
 from bdh.hebbian.held_out import HeldOut
 from bdh.hebbian.reader import Reader
-from bdh.models.base import LanguageModel
+from bdh.models.base import GraphFactors, LanguageModel
+
+if TYPE_CHECKING:
+    from bdh.params import Frontier
 
 PROJECTIONS = 8
-HIDDEN = ("xy_sparse", "y_sparse", "mlp_sparse", CODE)
+GATED = ("xy_sparse", "y_sparse", "mlp_sparse", CODE)
 PER_LAYER = MOST_NEURONS = 512
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the neurons of one model did at the labelled tokens: values (n,M) of the activation `tap`."""
+
+    tap: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one model did with the text: density of a tap per layer and token (L,P), surprisal in nats (P).
+
+    first_code: density of x_sparse in layer 0 (P), None where it is not tapped.
+    """
+
+    tap: str
+    density: np.ndarray
+    nats: np.ndarray
+    first_code: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What one model's synapses took in over the text.
+
+    projections: K,P of every token's update. state: the coactivation state by windows, None where it was not made.
+    """
+
+    projections: np.ndarray
+    state: Coactivation | None = None
 
 
 class TokenListener(Protocol):
@@ -140,7 +175,7 @@ class Neurons:
 
     def wants(self, name: str) -> bool:
         """See `TokenListener`."""
-        return name in HIDDEN and (self.tap is None or HIDDEN.index(name) <= HIDDEN.index(self.tap))
+        return name in GATED and (self.tap is None or GATED.index(name) <= GATED.index(self.tap))
 
     def take(self, name: str, layer: int, x_MHN: Tensor, places: np.ndarray) -> None:
         """See `TokenListener`."""
@@ -169,9 +204,6 @@ class Neurons:
         return np.concatenate(parts)[:MOST_NEURONS]
 
 
-GATED = ("xy_sparse", "y_sparse", "mlp_sparse", CODE)
-
-
 @dataclass(frozen=True)
 class Survey:
     """What one reading of a text showed.
@@ -184,6 +216,41 @@ class Survey:
     nats: np.ndarray
     reading: Reading | None
     updates: Updates | None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read. text: starts as the text of stage B did, cut into windows alike; it may end earlier.
+
+    passages: windows from all documents, for concepts, None where no document fills one; labels: their concepts.
+    """
+
+    text: HeldOut
+    passages: Passages | None = None
+    labels: Labelled | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every metric of one run is computed from; the runner makes it, metrics change nothing in it.
+
+    model: the trained one. twins: the same shape with fresh weights. own, others: `texts.text` as the model and as
+    each twin read it. damping: per token, of the coactivation state. device, bfloat16: how further text is read.
+    """
+
+    model: LanguageModel
+    twins: Sequence[LanguageModel]
+    own: Survey
+    others: Sequence[Survey]
+    texts: Texts
+    settings: Frontier
+    damping: float
+    device: torch.device | str
+    bfloat16: bool
+
+    def twin_graphs(self) -> list[GraphFactors]:
+        """Neuron graphs of the twins, those that have one."""
+        return [graph for twin in self.twins if (graph := twin.graph_factors()) is not None]
 
 
 def survey(

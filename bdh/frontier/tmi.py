@@ -15,49 +15,44 @@ wins), loops kept, one run.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from bdh.frontier.communities import best_partition, directed, modularity, undirected, undirected_as_reference
 from bdh.frontier.graph import Edges, Factors, Sign, head_blocks, largest_entries, rewired, whole_graph
-from bdh.frontier.rows import UNTRAINED, absent, mean_or_none, metric_row, point
+from bdh.frontier.rows import UNTRAINED, Measured, absent, mean_or_none, metric_row, point
 from bdh.intervals import against_null
 from bdh.models.base import GraphFactors
+
+if TYPE_CHECKING:
+    from bdh.frontier.survey import Context
+    from bdh.params import Frontier
 
 GROUPS = 5
 CURVE = (1 / 16, 1 / 4, 1.0, 4.0)
 FEWEST_NEURONS = 32
 FEWEST_EDGES = 64
+SEED = 0
 PERMUTED = "permuted encoder"
 GAUSSIAN = "product of Gaussian factors"
 REWIRED = "configuration model"
 NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """top_share of the entries kept; restarts per partition; draws of each null; louvain or leiden; seed."""
-
-    top_share: float
-    restarts: int
-    null_draws: int
-    method: str
-    seed: int = 0
+def compute(context: Context) -> Measured:
+    """The TMI row of a run and its curves of Q over the number of entries kept."""
+    return measure(context.model.graph_factors(), context.twin_graphs(), context.settings)
 
 
-Found = tuple[dict[str, Any], list[dict[str, Any]]]
+def measure(model: GraphFactors | None, twins: list[GraphFactors], settings: Frontier) -> Measured:
+    """The TMI row of a neuron graph beside those of untrained twins, and its curves.
 
-
-def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Settings) -> Found:
-    """The TMI row of a model beside its untrained twins, and its curve of Q over the number of entries kept.
-
-    Fewer than 32 neurons per head or 64 edges cannot be measured: null with a reason.
+    Fewer than 32 neurons per head, 64 edges or 64 positive entries cannot be measured: null with a reason.
     """
     if model is None:
         return absent(NO_GRAPH), []
@@ -66,9 +61,12 @@ def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Set
     if n < FEWEST_NEURONS or kept < FEWEST_EDGES:
         needs = f"at least {FEWEST_NEURONS} and {FEWEST_EDGES} are needed"
         return absent(f"{n} neurons per head and {kept} edges among them, {needs}"), []
+    edges = [largest_entries(head, kept, "excitatory") for head in heads]
+    if (fewest := min(one.rows.size for one in edges)) < FEWEST_EDGES:
+        return absent(f"{fewest} positive entries within a head, at least {FEWEST_EDGES} are needed"), []
     others = [head_blocks(twin) for twin in twins]
     own = [communities(head, settings) for head in heads]
-    nulls = _draws(heads, settings)
+    nulls = _draws(heads, edges, settings)
     values = [one.modularity for one in own]
     value = float(np.mean(values))
     row = metric_row(
@@ -81,7 +79,7 @@ def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Set
         reference_untrained=[reference_quality(twin, settings) for twin in twins],
         entries=kept * len(heads),
         top_share=settings.top_share,
-        method=f"{settings.method}, best of {settings.restarts}",
+        method=f"{settings.communities}, best of {settings.restarts}",
         stability=_stability(own),
         stability_null=_stability([one for draw in nulls[PERMUTED] for one in draw]),
         heads=[
@@ -92,7 +90,7 @@ def compute(model: GraphFactors | None, twins: list[GraphFactors], settings: Set
         inhibitory=_inhibitory(heads, settings),
     )
     row["excess"] = value - row["null_mean"]
-    series = {"trained": heads, PERMUTED: [_dealt(head, settings, 0, at) for at, head in enumerate(heads)]}
+    series = {"trained": heads, PERMUTED: [_dealt(head, 0, at) for at, head in enumerate(heads)]}
     series |= {UNTRAINED: others[0]} if others else {}
     return row, [one for name, blocks in series.items() for one in _curve(name, blocks, settings)]
 
@@ -106,50 +104,54 @@ class Communities:
     stability: float | None
 
 
-def excitatory_edges(model: GraphFactors, settings: Settings) -> list[Edges]:
-    """The excitatory graph of every head."""
-    return [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in head_blocks(model)]
+def excitatory_edges(model: GraphFactors, top_share: float) -> list[Edges]:
+    """The excitatory graph of every head: its `top_share` largest positive entries."""
+    return [largest_entries(head, _count(head, top_share), "excitatory") for head in head_blocks(model)]
 
 
-def _draws(heads: list[Factors], settings: Settings) -> dict[str, list[list[Communities]]]:
+def once(settings: Frontier) -> Frontier:
+    """The settings with a single run of the method that finds communities."""
+    return settings.model_copy(update={"restarts": 1})
+
+
+def _draws(heads: list[Factors], edges: list[Edges], settings: Frontier) -> dict[str, list[list[Communities]]]:
     """Draws of every null, head by head."""
-    edges = [largest_entries(head, _count(head, settings.top_share), "excitatory") for head in heads]
     found: dict[str, list[list[Communities]]] = {PERMUTED: [], GAUSSIAN: [], REWIRED: []}
-    for draw in range(settings.null_draws):
-        generators = [_generator(settings, 1, draw, at) for at in range(len(heads))]
-        found[PERMUTED].append([communities(_dealt(h, settings, draw, at), settings) for at, h in enumerate(heads)])
+    for draw in range(settings.graph_nulls):
+        generators = [_generator(1, draw, at) for at in range(len(heads))]
+        found[PERMUTED].append([communities(_dealt(h, draw, at), settings) for at, h in enumerate(heads)])
         found[GAUSSIAN].append([communities(h.gaussian(g), settings) for h, g in zip(heads, generators, strict=True)])
         found[REWIRED].append([_of_edges(rewired(e, g), settings) for e, g in zip(edges, generators, strict=True)])
     return found
 
 
 def communities(
-    graph: Factors, settings: Settings, share: float | None = None, sign: Sign = "excitatory"
+    graph: Factors, settings: Frontier, share: float | None = None, sign: Sign = "excitatory"
 ) -> Communities:
     """Communities of the graph of the largest entries, best of the restarts."""
     return _of_edges(largest_entries(graph, _count(graph, share or settings.top_share), sign), settings)
 
 
-def quality(graph: Factors, settings: Settings) -> float:
+def quality(graph: Factors, settings: Frontier) -> float:
     """Q of the excitatory graph."""
     return communities(graph, settings).modularity
 
 
-def _of_edges(edges: Edges, settings: Settings) -> Communities:
-    best = best_partition(undirected(edges), settings.restarts, settings.seed, settings.method)
+def _of_edges(edges: Edges, settings: Frontier) -> Communities:
+    best = best_partition(undirected(edges), settings.restarts, SEED, settings.communities)
     one_way = modularity(directed(edges), best.labels) if edges.rows.size else 0.0
     return Communities(best.modularity, one_way, best.stability)
 
 
-def reference_quality(model: GraphFactors, settings: Settings) -> float:
+def reference_quality(model: GraphFactors, settings: Frontier) -> float:
     """Q as the two-stage reference computes it, one run over all neurons."""
     graph = whole_graph(model)
     edges = largest_entries(graph, _count(graph, settings.top_share), "magnitude", loops=True)
-    return best_partition(undirected_as_reference(edges), 1, settings.seed, settings.method).modularity
+    return best_partition(undirected_as_reference(edges), 1, SEED, settings.communities).modularity
 
 
 def _mean_quality(
-    heads: Sequence[Factors], settings: Settings, share: float | None = None, sign: Sign = "excitatory"
+    heads: Sequence[Factors], settings: Frontier, share: float | None = None, sign: Sign = "excitatory"
 ) -> float:
     return float(np.mean([communities(head, settings, share, sign).modularity for head in heads]))
 
@@ -159,12 +161,12 @@ def _count(graph: Factors, share: float) -> int:
     return max(1, min(round(share * entries), entries))
 
 
-def _generator(settings: Settings, kind: int, draw: int, head: int) -> np.random.Generator:
-    return np.random.default_rng([settings.seed, kind, draw, head])
+def _generator(kind: int, draw: int, head: int) -> np.random.Generator:
+    return np.random.default_rng([SEED, kind, draw, head])
 
 
-def _dealt(graph: Factors, settings: Settings, draw: int, head: int) -> Factors:
-    return graph.permuted(_generator(settings, 0, draw, head))
+def _dealt(graph: Factors, draw: int, head: int) -> Factors:
+    return graph.permuted(_generator(0, draw, head))
 
 
 def _head(head: int, value: float, draws: list[float], neurons: int) -> dict[str, Any]:
@@ -178,14 +180,14 @@ def _beside(values: list[float], draws: list[list[float]]) -> dict[str, Any]:
     return {"value": value} | against_null(value, np.array(draws).mean(1))
 
 
-def _inhibitory(heads: list[Factors], settings: Settings) -> dict[str, Any]:
+def _inhibitory(heads: list[Factors], settings: Frontier) -> dict[str, Any]:
     """Q of the graph of the largest negative entries beside draws of the permuted encoder."""
     draws = [
-        [communities(_dealt(head, settings, draw, at), settings, None, "inhibitory").modularity]
-        for draw in range(settings.null_draws)
+        [communities(_dealt(head, draw, at), settings, None, "inhibitory").modularity]
+        for draw in range(settings.graph_nulls)
         for at, head in enumerate(heads)
     ]
-    by_draw = np.array(draws).reshape(settings.null_draws, len(heads)).tolist()
+    by_draw = np.array(draws).reshape(settings.graph_nulls, len(heads)).tolist()
     return _beside([communities(head, settings, None, "inhibitory").modularity for head in heads], by_draw)
 
 
@@ -193,10 +195,10 @@ def _stability(found: Sequence[Communities]) -> float | None:
     return mean_or_none([one.stability for one in found if one.stability is not None])
 
 
-def _jackknife(heads: list[Factors], value: float, settings: Settings) -> tuple[float | None, float | None]:
+def _jackknife(heads: list[Factors], value: float, settings: Frontier) -> tuple[float | None, float | None]:
     """95 % interval of Q over neurons: a delete-one-group jackknife with five random groups per head, t of 4."""
-    one_run = dataclasses.replace(settings, restarts=1)
-    groups = [_generator(settings, 2, 0, at).permutation(head.neurons) % GROUPS for at, head in enumerate(heads)]
+    one_run = once(settings)
+    groups = [_generator(2, 0, at).permutation(head.neurons) % GROUPS for at, head in enumerate(heads)]
     values = np.array(
         [
             _mean_quality([h.keep(np.flatnonzero(g != left)) for h, g in zip(heads, groups, strict=True)], one_run)
@@ -208,8 +210,8 @@ def _jackknife(heads: list[Factors], value: float, settings: Settings) -> tuple[
     return value - half, value + half
 
 
-def _curve(name: str, heads: list[Factors], settings: Settings) -> list[dict[str, Any]]:
+def _curve(name: str, heads: list[Factors], settings: Frontier) -> list[dict[str, Any]]:
     """Q over the number of entries kept per head, one run each, from a sixteenth to four times the row's own number."""
-    one_run = dataclasses.replace(settings, restarts=1)
+    one_run = once(settings)
     shares = [settings.top_share * factor for factor in CURVE if settings.top_share * factor < 0.5]
     return [point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name) for share in shares]

@@ -10,7 +10,7 @@ import torch
 
 from bdh.golden.vectors import read, relative_error
 from bdh.reservoir.scan import scan
-from bdh.reservoir.step import Rules, Weights, fresh_stream, step, stream_diagnostics
+from bdh.reservoir.step import ReservoirWeights, Rules, fresh_stream, step, stream_diagnostics
 
 PREFIX = ("recurrent_",)
 
@@ -35,7 +35,7 @@ def reservoir_errors(path: Path, rules_of_config: Callable[[dict[str, Any], bool
     vectors = read(path)
     golden, rules = vectors.arrays, rules_of_config(vectors.config, "numpy" in path.stem)
     matrices = {name: torch.from_numpy(array) for name, array in vectors.parameters.items()}
-    weights = Weights(matrices["E"], matrices["Dx"], matrices["Dy"])
+    weights = ReservoirWeights(matrices["E"], matrices["Dx"], matrices["Dy"])
     e_TD = matrices["token_emb"][torch.from_numpy(golden["tokens"])]
     stream, ours = fresh_stream(1, weights, rules), []
     for e_D in e_TD:

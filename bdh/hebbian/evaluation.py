@@ -203,8 +203,7 @@ def codes_to_keep(model: LanguageModel, text: HeldOut) -> int:
     factors = model.graph_factors()
     if factors is None:
         return text.windows
-    layers = int(getattr(getattr(model, "config", None), "n_layer", 1))
-    return min(text.windows, max(1, LARGEST_CODES // (4 * layers * factors.decoder.shape[0])))
+    return min(text.windows, max(1, LARGEST_CODES // (4 * model.layers * factors.decoder.shape[0])))
 
 
 def coactivation_of(activity: Activity, text: HeldOut, rules: Rules) -> Coactivation | None:

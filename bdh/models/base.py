@@ -1,11 +1,16 @@
-"""The interface that every variant implements, and how a variant is built from plain numbers.
+"""The interface that every architecture implements, and how one is built from plain numbers.
 
-A variant is a module `bdh/models/<variant>.py` that defines three names:
+An architecture is a module `bdh/models/<architecture>.py` that defines three names:
 
 - `Config`: a frozen dataclass of plain numbers, strings and booleans, all with defaults;
 - `Model`: a subclass of `LanguageModel` whose constructor takes `(config, vocab_size)`;
 - `TINY`: settings of the Config that make a model of a few thousand parameters, without dropout and with room for 32
-  tokens; the contract suite (`tests/models/test_contract.py`) builds every variant from them.
+  tokens; the contract suite (`tests/models/test_contract.py`) builds every architecture from them.
+
+A variant of the comparison is an architecture with settings (`bdh.params.Params`); nothing here knows of variants.
+
+`LanguageModel` declares everything that training, decoding and evaluation may call, each with a default, so no other
+package has to ask what a model has.
 
 Shape letters in names, fixed for the whole project: B batch (independent streams), T tokens, D embedding,
 H heads, N neurons per head, L layers, V vocabulary, S snapshots.
@@ -15,14 +20,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.models.catalog import known_variants
+from bdh.models.catalog import known_architectures
 from bdh.project.errors import ParamsError
+
+if TYPE_CHECKING:
+    from bdh.kernels.decoding.memory import DecodingWeights
 
 State = dict[str, Tensor]
 """What a stream needs to go on. Every tensor has the batch B as its first dimension; `position` (B,) int64
@@ -31,17 +39,19 @@ counts the tokens read so far. Tensors named `rho*` or `sigma*` are synaptic: th
 
 @dataclasses.dataclass
 class Output:
-    """What `LanguageModel.forward` returns.
+    """What `LanguageModel.forward` and `LanguageModel.training_pass` return.
 
-    logits: B,T,V (B,0,V where a training pass over a large vocabulary never had them whole). loss: mean cross-entropy
-    in nats per token, None without targets. state: None unless a state came in. l1: mean over layers of mean
-    |x_sparse|, differentiable; None unless `model.measure_l1` is on.
+    logits: B,T,V (B,0,V where a training pass never had them whole). loss: mean cross-entropy in nats per token, None
+    without targets. state: None unless a state came in. l1: mean over layers of mean |x_sparse|, differentiable; None
+    unless `model.measure_l1` is on. total: loss + l1_weight * l1 where a training pass found the gradients of this one
+    number together with it, and not those of loss and l1: `LanguageModel.objective` knows both cases.
     """
 
     logits: Tensor
     loss: Tensor | None = None
     state: State | None = None
     l1: Tensor | None = None
+    total: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +68,69 @@ class GraphFactors:
 class LanguageModel(nn.Module):
     """A causal language model.
 
-    Class attributes: `carries_state` - a state of constant size can be carried over any number of tokens;
-    `trains` - the default regime has trainable parameters; `learning_rules` - what `train.learning_rule` may be.
+    What a class says of itself. carries_state: a state of constant size can be carried over any number of tokens.
+    trains: the regime `full` has trainable parameters. learning_rules: what `train.learning_rule` may be. prunes:
+    `after_step` sets weights to zero that shall stay zero, in the average of the weights too. All but the first may
+    depend on the Config.
+
+    What training settles on a model (`begin_training`). measure_l1: outputs hold the activity `l1`; l1_weight: its
+    weight in the objective; kernel: `auto`, `plain` or `fused`, how a model that has kernels trains. latest_tokens_BT:
+    the tokens of the newest step (all micro-batches of this process), set before `after_step`.
+
+    layers: layers that a token passes through. vocab_size: V.
     """
 
     carries_state: ClassVar[bool] = True
-    trains: ClassVar[bool] = True
-    learning_rules: ClassVar[tuple[str, ...]] = ("backprop",)
+    trains: bool = True
+    learning_rules: tuple[str, ...] = ("backprop",)
+    prunes: bool = False
     measure_l1: bool = False
     l1_weight: float = 0.0
+    kernel: str = "auto"
+    latest_tokens_BT: Tensor | None = None
+    layers: int = 1
     vocab_size: int
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits for the token after each of `tokens_BT` (B,T int64), given `state` (None: a fresh stream).
 
         With a state the output holds the state after the last token, and reading a text in chunks equals reading
-        it at once. Without one nothing is carried and the parallel form is used.
+        it at once. Without one nothing is carried and the parallel form is used. A pure function of the arguments,
+        the weights and, while training, the random generator: it changes nothing in the model.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def begin_training(self, *, kernel: str = "auto", l1_weight: float = 0.0) -> None:
+        """Take what the settings of a training decide; an `l1_weight` above 0 has the activity measured."""
+        self.kernel, self.l1_weight, self.measure_l1 = kernel, l1_weight, l1_weight > 0
+
+    def training_pass(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
+        """What training calls in place of `forward`: the output has a loss, and `objective` is what to differentiate.
+
+        A model that has kernels chooses them here.
+        """
+        return self(tokens_BT, targets_BT)
+
+    def objective(self, output: Output) -> Tensor:
+        """The scalar that training differentiates, loss + l1_weight * l1 of an output with targets."""
+        if output.total is not None:
+            return output.total
+        assert output.loss is not None, "an objective needs targets"
+        if self.l1_weight == 0:
+            return output.loss
+        assert output.l1 is not None, f"{type(self).__name__} measures no activity"
+        return output.loss + self.l1_weight * output.l1
+
+    def local_update(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
+        """One step of learning rule `hebbian` or `hybrid` without a gradient; the output is that before the change."""
+        raise NotImplementedError(f"{type(self).__name__} has no local learning rule")
+
+    def after_step(self, step: int) -> None:
+        """Called after training step 1, 2, ... with `latest_tokens_BT` set; slow plasticity goes here."""
+
+    def decoding_weights(self) -> DecodingWeights | None:
+        """The weights for `bdh.kernels.decoding.decoder.Decoder`, None for a model that only `forward` can continue."""
+        return None
 
     def initial_state(self, batch_size: int) -> State:
         """The state of `batch_size` streams that have read nothing."""
@@ -132,23 +187,25 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor | None) -> Tensor | Non
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets_BT.flatten())
 
 
-def variant_module(variant: str) -> Any:
-    """Import `bdh/models/<variant>.py`; an unknown name raises ParamsError that lists the known ones."""
-    if variant not in known_variants():
-        raise ParamsError(f"unknown variant {variant!r}; known variants: {', '.join(known_variants())}")
-    return importlib.import_module(f"bdh.models.{variant}")
+def architecture_module(architecture: str) -> Any:
+    """Import `bdh/models/<architecture>.py`; an unknown name raises ParamsError that lists the known ones."""
+    known = known_architectures()
+    if architecture not in known:
+        raise ParamsError(f"unknown architecture {architecture!r}; known architectures: {', '.join(known)}")
+    return importlib.import_module(f"bdh.models.{architecture}")
 
 
-def build(variant: str, *, vocab_size: int, seed: int | None = None, **config: Any) -> LanguageModel:
-    """Build a variant from plain numbers, on the CPU in float32; `seed` fixes the initial weights.
+def build(architecture: str, *, vocab_size: int, seed: int | None = None, **config: Any) -> LanguageModel:
+    """Build an architecture from plain numbers, on the CPU in float32; `seed` fixes the initial weights.
 
-    Raises ParamsError for an unknown variant or a key that its Config does not have.
+    Raises ParamsError for an unknown architecture or a key that its Config does not have. Of a variant that is a preset
+    `bdh.params.Params` knows both: `architecture_of` and the settings of its model.
     """
-    module = variant_module(variant)
+    module = architecture_module(architecture)
     known = [field.name for field in dataclasses.fields(module.Config)]
     for name in config:
         if name not in known:
-            raise ParamsError(f"{variant} has no setting {name!r}; it has {', '.join(known)}")
+            raise ParamsError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
     if seed is None:
         return module.Model(module.Config(**config), vocab_size)
     with torch.random.fork_rng(devices=[]):

@@ -7,8 +7,8 @@
   `rho` = sum over earlier tokens of q x^T, of constant size, for reading on without limit.
 - Parameter names are those of the official model (`encoder` D_x, `encoder_v` D_y, `decoder` E of the paper); its
   checkpoints load by name.
-- Trained on a GPU in bfloat16, the layers run as fused kernels (`bdh.kernels.training.step`); what stands here is the
-  reference for them, and runs everywhere else.
+- Trained on a GPU in bfloat16, the layers run as fused kernels (`training_pass`, `bdh.kernels.training.step`); what
+  `forward` does is the reference for them, and runs everywhere else.
 - Inside, the head is the first dimension (H,B,T,N): every product is then a batch of plain ones without a transpose.
 
 | parameter | shape | init |
@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.kernels.training.dispatch import fused_output
+from bdh.kernels.decoding.memory import DecodingWeights
+from bdh.kernels.training.dispatch import LayerStack, chooses_fused, fused_loss
 from bdh.kernels.training.shape import DEFAULT, Tuning
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
 from bdh.nn.attention import attend_chunked, attend_parallel
@@ -46,7 +47,7 @@ OFFICIAL_BUFFER = "attn.freqs"
 
 
 @dataclass(frozen=True)
-class Config:
+class BDHConfig:
     """Shape of the model, in the names and with the defaults of the official one.
 
     n_layer: L. n_embd: D. n_head: H. mlp_internal_dim_multiplier: N = this * D // H neurons per head.
@@ -60,22 +61,18 @@ class Config:
     dropout: float = 0.1
 
 
-class Model(LanguageModel):
+class BDH(LanguageModel):
     """The official model; see the head of this file.
 
-    `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.kernels.training.dispatch`); `tuning`
-    holds what may be tuned there; `first_stream` counts the streams of the global batch before those of this process,
-    so that equally seeded processes drop what one process would drop. `carried`: activations add up over layers and
-    there is no residual stream (`eq8`).
+    `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.kernels.training.dispatch`); `tuning` holds what
+    may be tuned there. `carried`: activations add up over layers and there is no residual stream (`eq8`).
     """
 
     carried: ClassVar[bool] = False
-    kernel: str = "auto"
     tuning: Tuning = DEFAULT
-    first_stream: int = 0
     frequency: Tensor
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: BDHConfig, vocab_size: int) -> None:
         """Draw all weights from normal(0, .02); raises ParamsError for a shape that cannot be built."""
         super().__init__()
         D, H = config.n_embd, config.n_head
@@ -86,7 +83,7 @@ class Model(LanguageModel):
                 "they must be an even number above 0, n_layer at least 1 and dropout in [0, 1)"
             )
         self.config = config
-        self.vocab_size = vocab_size
+        self.vocab_size, self.layers = vocab_size, config.n_layer
         self.decoder = _weights(H * N, D)
         self.encoder = _weights(H, D, N)
         self.encoder_v = _weights(H, D, N)
@@ -98,9 +95,6 @@ class Model(LanguageModel):
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits B,T,V; with a state (`rho` B,L,H,N,D, `position` B) also the state after the last token."""
-        trained = fused_output(self, tokens_BT, targets_BT, state, carried=self.carried)
-        if trained is not None:
-            return trained
         x_BTD = _norm(self.embed(tokens_BT))
         cos, sin = rotation(tokens_BT.shape[1], self.frequency, None if state is None else state["position"])
         rhos: list[Tensor] = []
@@ -118,6 +112,29 @@ class Model(LanguageModel):
             after = {"rho": torch.stack(rhos, dim=1), "position": state["position"] + tokens_BT.shape[1]}
         l1 = torch.stack(activities).mean() if activities else None
         return Output(logits=logits_BTV, loss=cross_entropy(logits_BTV, targets_BT), state=after, l1=l1)
+
+    def training_pass(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
+        """Fused kernels where `kernel` wants them and they run: a `total` and no logits (B,0,V). Else `forward`."""
+        trained = self._fused_pass(tokens_BT, targets_BT)
+        return self(tokens_BT, targets_BT) if trained is None else trained
+
+    @torch.compiler.disable
+    def _fused_pass(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output | None:
+        """The pass through the fused layers, None where the plain path has to run; never compiled."""
+        if not chooses_fused(self.kernel, self.training, self.encoder):
+            return None
+        x_BTD = _norm(self.embed(tokens_BT))
+        stack = LayerStack(
+            *(self.encoder, self.encoder_v, self.decoder, self.lm_head),
+            layers=self.layers,
+            carried=self.carried,
+            dropout=self.config.dropout if self.training else 0.0,
+            measure_l1=self.measure_l1,
+            l1_weight=self.l1_weight,
+            tuning=self.tuning,
+        )
+        found = fused_loss(self, stack, x_BTD, targets_BT)
+        return Output(x_BTD.new_empty(len(x_BTD), 0, self.vocab_size), found.loss, None, found.l1, found.total)
 
     def _layer(
         self, layer: int, x_BTD: Tensor, cos: Tensor, sin: Tensor, rho_HBND: Tensor | None
@@ -159,6 +176,21 @@ class Model(LanguageModel):
         """The neuron graph `decoder @ encoder`, columns ordered h*N + n."""
         return GraphFactors(decoder=self.decoder, encoder=self.encoder)
 
+    @torch.no_grad()
+    def decoding_weights(self) -> DecodingWeights:
+        """What the fast decoder reads; weights that are wide already share the model's memory, not the embedding."""
+        wide = torch.promote_types(self.encoder.dtype, torch.float32)
+        return DecodingWeights(
+            encoder=self.encoder.detach().to(wide),
+            encoder_v=self.encoder_v.detach().to(wide),
+            decoder=self.decoder.detach().to(wide).unflatten(0, (self.config.n_head, -1)),
+            embed=_norm(self.embed.weight.detach().to(wide)),
+            lm_head=self.lm_head.detach().to(wide),
+            frequency=self.frequency,
+            layers=self.layers,
+            accumulates=self.carried,
+        )
+
     def l21_penalty(self) -> Tensor:
         """Mean column norm of encoder and of encoder_v plus mean row norm of decoder, norms over D; differentiable."""
         encoder_HN = torch.linalg.vector_norm(self.encoder, dim=1)
@@ -197,3 +229,7 @@ def _weights(*shape: int) -> nn.Parameter:
 
 def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
+
+
+Config = BDHConfig
+Model = BDH

@@ -23,10 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdh.kernels.training.dispatch import fused_output
 from bdh.models.base import Output, State, cross_entropy
-from bdh.models.bdh import Config as Config
-from bdh.models.bdh import Model as LayeredModel
+from bdh.models.bdh import BDH, BDHConfig
 from bdh.nn.attention import attend_chunked, attend_parallel
 from bdh.nn.dropout import dropout
 from bdh.nn.probe import tap
@@ -35,16 +33,13 @@ from bdh.nn.rope import rotate, rotation
 TINY: dict[str, Any] = {"n_layer": 3, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.0}
 
 
-class Model(LayeredModel):
+class Eq8(BDH):
     """Definition 4; parameters, state, penalties, neuron graph and operation count are those of `bdh`."""
 
     carried: ClassVar[bool] = True
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, state: State | None = None) -> Output:
         """Logits B,T,V; with a state (`rho` B,L,H,N,D, `position` B) also the state after the last token."""
-        trained = fused_output(self, tokens_BT, targets_BT, state, carried=self.carried)
-        if trained is not None:
-            return trained
         v_BTD = _norm(self.embed(tokens_BT))
         rotations = rotation(tokens_BT.shape[1], self.frequency, None if state is None else state["position"])
         x_HBTN: Tensor | None = None
@@ -122,3 +117,7 @@ class Model(LayeredModel):
 
 def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
+
+
+Config = BDHConfig
+Model = Eq8

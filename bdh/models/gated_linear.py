@@ -41,7 +41,7 @@ from bdh.nn.attention import GATED_CHUNK, LOWEST_GATE, NORM_EPSILON, gated_chunk
 from bdh.nn.counts import (
     GATED_MLP_RATIO,
     Rule,
-    Shape,
+    TransformerShape,
     bdh_neurons,
     bdh_operations,
     bdh_parameters,
@@ -65,7 +65,7 @@ TINY: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class GatedLinearConfig:
     """What the rival BDH looks like, and what is to be equal.
 
     n_layer, n_embd, n_head, mlp_internal_dim_multiplier: the BDH that is matched. dropout: on embeddings and residual
@@ -89,18 +89,18 @@ class Config:
     heads: int = 4
 
 
-class Model(LanguageModel):
+class GatedLinear(LanguageModel):
     """A gated linear recurrence; see the head of this file. `resolved` holds the numbers that the sizing chose."""
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: GatedLinearConfig, vocab_size: int) -> None:
         """Size and initialise the model; raises ParamsError for settings that contradict each other."""
         super().__init__()
         shape = resolve(config, vocab_size)
         self.config = config
         self.vocab_size = vocab_size
-        self.shape = shape
+        self.shape, self.layers = shape, shape.depth
         self.embed = nn.Embedding(vocab_size, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(GatedLinearBlock(shape, config) for _ in range(shape.depth))
         self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
         self.lm_head = None if config.tied else nn.Linear(shape.width, vocab_size, bias=False)
         for name, parameter in self.named_parameters():
@@ -155,10 +155,10 @@ class Model(LanguageModel):
         return super().trainable_parameters(regime)
 
 
-class Block(nn.Module):
+class GatedLinearBlock(nn.Module):
     """One pre-norm layer: x += project(swish(output_gate) * head_norm(read)); x += contract(swish(gate) * expand)."""
 
-    def __init__(self, shape: Shape, config: Config) -> None:
+    def __init__(self, shape: TransformerShape, config: GatedLinearConfig) -> None:
         """Build one layer of `shape`; dropout acts on both residual branches."""
         super().__init__()
         W, rank = shape.width, config.gate_rank
@@ -206,7 +206,7 @@ class Block(nn.Module):
         return (F.logsigmoid(gate_BTK.to(wide)) / DECAY_ROOT).clamp(min=LOWEST_GATE)
 
 
-def resolve(config: Config, vocab_size: int) -> Shape:
+def resolve(config: GatedLinearConfig, vocab_size: int) -> TransformerShape:
     """The shape that `config` asks for; raises ParamsError for settings that contradict each other."""
     D, H = config.n_embd, config.n_head
     N = bdh_neurons(D, H, config.mlp_internal_dim_multiplier)
@@ -220,8 +220,8 @@ def resolve(config: Config, vocab_size: int) -> Shape:
             raise ParamsError(
                 f"gated_linear: width {config.width} must be a multiple of 2 * heads ({config.heads}), depth >= 1"
             )
-        return Shape(*own, round(GATED_MLP_RATIO * config.width))
-    if own != (Config.width, Config.depth, Config.heads):
+        return TransformerShape(*own, round(GATED_MLP_RATIO * config.width))
+    if own != (GatedLinearConfig.width, GatedLinearConfig.depth, GatedLinearConfig.heads):
         raise ParamsError(
             f"gated_linear: width, depth, heads {own} are chosen automatically at match {config.match!r}; "
             "set match to 'none' to give them, or remove them"
@@ -229,13 +229,17 @@ def resolve(config: Config, vocab_size: int) -> Shape:
     if config.match == "parameters":
         budget = float(bdh_parameters(D, H, N, vocab_size))
 
-        def cost(shape: Shape) -> float:
+        def cost(shape: TransformerShape) -> float:
             return gated_linear_parameters(shape, vocab_size, config.gate_rank, config.tied)
     elif config.match == "flops":
         budget = bdh_operations(config.n_layer, D, H, N, vocab_size, config.window)
 
-        def cost(shape: Shape) -> float:
+        def cost(shape: TransformerShape) -> float:
             return gated_linear_operations(shape, vocab_size, config.gate_rank, GATED_CHUNK, config.window)
     else:
         raise ParamsError(f"gated_linear: match {config.match!r}; allowed: parameters, flops, none")
     return shape_for(cost, budget, config.n_layer, H, PROPORTIONS)
+
+
+Config = GatedLinearConfig
+Model = GatedLinear

@@ -14,7 +14,7 @@
   RMSNorm in place of LayerNorm is no option: it saves time and changes nothing else (Zhang and Sennrich 2019).
 - `n_layer`, `n_embd`, `n_head` and `mlp_internal_dim_multiplier` describe the BDH that it stands beside, not itself;
   `match` says what is equal: total parameters, or operations per token at the training window. What came out of the
-  sizing is in `Model.resolved`; the rule is in `bdh.nn.counts`.
+  sizing is in `Transformer.resolved`; the rule is in `bdh.nn.counts`.
 - Its state is a KV cache: it grows with the text and ends at `block_size`, also with rotary positions, which know no
   end of their own.
 
@@ -44,7 +44,7 @@ from bdh.models.base import LanguageModel, Output, State, cross_entropy
 from bdh.nn.attention import normalise_heads
 from bdh.nn.counts import (
     Parts,
-    Shape,
+    TransformerShape,
     bdh_neurons,
     bdh_operations,
     bdh_parameters,
@@ -70,7 +70,7 @@ MLPS = ("gelu", "swiglu")
 
 
 @dataclass(frozen=True)
-class Config:
+class TransformerConfig:
     """What the rival BDH looks like, what is to be equal, and how long a text may be.
 
     n_layer, n_embd, n_head, mlp_internal_dim_multiplier: the BDH that is matched. dropout: on embeddings, attention
@@ -104,21 +104,21 @@ class Config:
         return Parts(tied=self.tied, gated=self.mlp == "swiglu", qk_norm=self.qk_norm, even=rotary)
 
 
-class Model(LanguageModel):
+class Transformer(LanguageModel):
     """A GPT; see the head of this file. `resolved` holds the numbers that the sizing chose."""
 
     carries_state: ClassVar[bool] = False
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
         """Size and initialise the model; raises ParamsError for settings that contradict each other."""
         super().__init__()
         shape = resolve(config, vocab_size)
         self.config = config
         self.vocab_size = vocab_size
-        self.shape = shape
+        self.shape, self.layers = shape, shape.depth
         self.embed = nn.Embedding(vocab_size, shape.width)
         self.positions = nn.Embedding(config.block_size, shape.width) if config.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(shape, config) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(shape, config) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width)
         self.lm_head = None if config.tied else nn.Linear(shape.width, vocab_size, bias=False)
         for name, parameter in self.named_parameters():
@@ -203,10 +203,10 @@ class Model(LanguageModel):
         return super().trainable_parameters(regime)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """One pre-norm layer: x += project(attention(norm(x))); x += contract(gelu(expand(norm(x)))), or its gated form."""
 
-    def __init__(self, shape: Shape, config: Config) -> None:
+    def __init__(self, shape: TransformerShape, config: TransformerConfig) -> None:
         """Build one layer of `shape`; dropout acts on attention and on both residual branches."""
         super().__init__()
         self.heads = shape.heads
@@ -261,7 +261,7 @@ class Block(nn.Module):
         return F.scaled_dot_product_attention(q_BHTK, k_BHCK, v_BHCK, attn_mask=visible_TC, dropout_p=dropout)
 
 
-def resolve(config: Config, vocab_size: int) -> Shape:
+def resolve(config: TransformerConfig, vocab_size: int) -> TransformerShape:
     """The shape that `config` asks for; raises ParamsError for settings that contradict each other."""
     D, H = config.n_embd, config.n_head
     N = bdh_neurons(D, H, config.mlp_internal_dim_multiplier)
@@ -282,8 +282,8 @@ def resolve(config: Config, vocab_size: int) -> Shape:
                 f"transformer: width {config.width} / heads {config.heads} is odd; rotary positions turn pairs: "
                 "choose an even head width"
             )
-        return Shape(config.width, config.depth, config.heads, round(parts.rule.mlp_ratio * config.width))
-    if own != (Config.width, Config.depth, Config.heads):
+        return TransformerShape(config.width, config.depth, config.heads, round(parts.rule.mlp_ratio * config.width))
+    if own != (TransformerConfig.width, TransformerConfig.depth, TransformerConfig.heads):
         raise ParamsError(
             f"transformer: width, depth, heads {own} are chosen automatically at match {config.match!r}; "
             "set match to 'none' to give them, or remove them"
@@ -300,5 +300,9 @@ def resolve(config: Config, vocab_size: int) -> Shape:
     raise ParamsError(f"transformer: match {config.match!r}; allowed: parameters, flops, none")
 
 
-def _counted_window(config: Config) -> int:
+def _counted_window(config: TransformerConfig) -> int:
     return min(config.window, config.block_size)
+
+
+Config = TransformerConfig
+Model = Transformer

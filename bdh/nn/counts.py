@@ -5,11 +5,11 @@ dropout are not. Causal attention counts the pairs that exist, not the whole squ
 stated here and three times that in training (each product has two more in the backward pass), recomputation apart.
 Mean over the tokens of a window of T tokens that starts from nothing.
 
-A fair rival of a given BDH has its number of parameters, or its operations per token at the training window. Shape
-rule, as in GPT-2: width = 64 * depth, heads of 64, MLP four times as wide (8/3 as wide when it is gated, which is the
-same number of weights), the embedding tied to the readout, but never fewer layers and (where the width divides) never
-fewer heads than the BDH it stands beside. A gated linear recurrence has as many heads as that BDH, whatever its width:
-few heads are a large state. The MLP width is the fine adjustment that meets the budget.
+A fair rival of a given BDH has its number of parameters, or its operations per token at the training window. Rule of
+the shape, as in GPT-2: width = 64 * depth, heads of 64, MLP four times as wide (8/3 as wide when it is gated, which is
+the same number of weights), the embedding tied to the readout, but never fewer layers and (where the width divides)
+never fewer heads than the BDH it stands beside. A gated linear recurrence has as many heads as that BDH, whatever its
+width: few heads are a large state. The MLP width is the fine adjustment that meets the budget.
 
 Tied embeddings settle what happens with a huge vocabulary: BDH spends 2*V*D parameters on it, a tied GPT of up to
 twice the width spends the same, so neither is starved; when V*W would still eat the budget, the width shrinks.
@@ -53,7 +53,7 @@ WIDE = 128
 
 
 @dataclass(frozen=True)
-class Shape:
+class TransformerShape:
     """A stack of layers: width of the residual stream, layers, heads, width of the MLP."""
 
     width: int
@@ -125,7 +125,7 @@ def transformer_operations(
     return float(depth * per_layer + 2 * width * vocab_size)
 
 
-def gated_linear_parameters(shape: Shape, vocab_size: int, rank: int, tied: bool = True) -> int:
+def gated_linear_parameters(shape: TransformerShape, vocab_size: int, rank: int, tied: bool = True) -> int:
     """Parameters of `bdh.models.gated_linear`, whose keys are half as wide as the stream.
 
     Per layer: queries and keys W^2, values, output gate and projection 3*W^2, decay gate of rank r with bias
@@ -137,7 +137,7 @@ def gated_linear_parameters(shape: Shape, vocab_size: int, rank: int, tied: bool
     return (1 if tied else 2) * vocab_size * W + shape.depth * per_layer + W
 
 
-def gated_linear_operations(shape: Shape, vocab_size: int, rank: int, chunk: int, window: int) -> float:
+def gated_linear_operations(shape: TransformerShape, vocab_size: int, rank: int, chunk: int, window: int) -> float:
     """Forward operations per token of `bdh.models.gated_linear` at a window of T tokens, in chunks of C.
 
     Per layer 8*W^2 + 6*W*hidden for projections and MLP, 3*W*r for the decay gate; per head of K = W/2H keys and
@@ -155,10 +155,10 @@ def gated_linear_operations(shape: Shape, vocab_size: int, rank: int, chunk: int
 
 def shape_for_parameters(
     budget: int, vocab_size: int, positions: int, least_depth: int, least_heads: int, parts: Parts = GPT_2
-) -> Shape:
+) -> TransformerShape:
     """The GPT whose parameters are closest to `budget` among well-proportioned ones."""
 
-    def cost(shape: Shape) -> float:
+    def cost(shape: TransformerShape) -> float:
         counted = (shape.width, shape.depth, shape.hidden, positions, vocab_size)
         return transformer_parameters(*counted, shape.heads, parts)
 
@@ -167,28 +167,32 @@ def shape_for_parameters(
 
 def shape_for_operations(
     budget: float, vocab_size: int, window: int, least_depth: int, least_heads: int, parts: Parts = GPT_2
-) -> Shape:
+) -> TransformerShape:
     """The GPT whose operations per token at `window` are closest to `budget` among well-proportioned ones."""
 
-    def cost(shape: Shape) -> float:
+    def cost(shape: TransformerShape) -> float:
         return transformer_operations(shape.width, shape.depth, shape.hidden, vocab_size, window, parts)
 
     return shape_for(cost, budget, least_depth, least_heads, parts.rule)
 
 
 def shape_for(
-    cost: Callable[[Shape], float], budget: float, least_depth: int, least_heads: int, rule: Rule = GPT_2.rule
-) -> Shape:
+    cost: Callable[[TransformerShape], float],
+    budget: float,
+    least_depth: int,
+    least_heads: int,
+    rule: Rule = GPT_2.rule,
+) -> TransformerShape:
     """Least unfit shape: an error above 0.5 % of the budget weighs a hundred times a distortion of the proportions."""
 
-    def unfit(shape: Shape) -> float:
+    def unfit(shape: TransformerShape) -> float:
         error = max(abs(cost(shape) / budget - 1) - EXACT_ENOUGH, 0.0)
         return 100 * error + _distortion(shape, least_heads, rule)
 
     return min(_candidates(cost, budget, least_depth, least_heads, rule), key=unfit)
 
 
-def _distortion(shape: Shape, least_heads: int, rule: Rule) -> float:
+def _distortion(shape: TransformerShape, least_heads: int, rule: Rule) -> float:
     """Sum of the logarithms by which MLP ratio, depth and heads miss the rule; odd head widths are slow on a GPU."""
     return (
         abs(math.log(shape.hidden / (rule.mlp_ratio * shape.width)))
@@ -199,27 +203,27 @@ def _distortion(shape: Shape, least_heads: int, rule: Rule) -> float:
 
 
 def _candidates(
-    cost: Callable[[Shape], float], budget: float, least_depth: int, least_heads: int, rule: Rule
-) -> Iterator[Shape]:
+    cost: Callable[[TransformerShape], float], budget: float, least_depth: int, least_heads: int, rule: Rule
+) -> Iterator[TransformerShape]:
     """Shapes around the width that meets the budget at the rule's MLP ratio, for every depth."""
     for depth in range(least_depth, max(LARGEST_DEPTH, least_depth) + 1):
         middle = _width_at(cost, budget, depth, rule)
         step = 8 if middle >= WIDE else 1
         for width in range(max(step, int(0.8 * middle) // step * step), int(1.2 * middle) + step + 1, step):
             if width % 2 == 0 or not rule.even:
-                yield _fill(cost, budget, Shape(width, depth, _heads(width, least_heads, rule), 0), step)
+                yield _fill(cost, budget, TransformerShape(width, depth, _heads(width, least_heads, rule), 0), step)
         if middle < WIDTH_PER_LAYER * depth / 2:
             return
 
 
-def _width_at(cost: Callable[[Shape], float], budget: float, depth: int, rule: Rule) -> float:
+def _width_at(cost: Callable[[TransformerShape], float], budget: float, depth: int, rule: Rule) -> float:
     """Width at which `depth` layers of the rule's proportions cost the budget, by bisection (at least 1)."""
     low, high = 1, 2
-    while cost(Shape(high, depth, 1, int(rule.mlp_ratio * high))) < budget:
+    while cost(TransformerShape(high, depth, 1, int(rule.mlp_ratio * high))) < budget:
         high *= 2
     while high - low > 1:
         width = (low + high) // 2
-        if cost(Shape(width, depth, 1, int(rule.mlp_ratio * width))) < budget:
+        if cost(TransformerShape(width, depth, 1, int(rule.mlp_ratio * width))) < budget:
             low = width
         else:
             high = width
@@ -233,9 +237,11 @@ def _heads(width: int, least_heads: int, rule: Rule) -> int:
     return min(divisors, key=lambda heads: abs(math.log(heads / rule.heads_for(width, least_heads))))
 
 
-def _fill(cost: Callable[[Shape], float], budget: float, bare: Shape, step: int) -> Shape:
+def _fill(
+    cost: Callable[[TransformerShape], float], budget: float, bare: TransformerShape, step: int
+) -> TransformerShape:
     """`bare` with the MLP width (a multiple of `step`) that brings its cost closest to the budget."""
     base = cost(bare)
-    per_unit = cost(Shape(bare.width, bare.depth, bare.heads, 1)) - base
+    per_unit = cost(TransformerShape(bare.width, bare.depth, bare.heads, 1)) - base
     hidden = max(1, round((budget - base) / per_unit / step)) * step
-    return Shape(bare.width, bare.depth, bare.heads, hidden)
+    return TransformerShape(bare.width, bare.depth, bare.heads, hidden)

@@ -1,13 +1,11 @@
-"""A linear layer that remembers its initial weights by their seed, so that what it learned can be told from chance.
+"""The plastic parts of BDH-SLIM.
 
-Synapses that are removed for good, and homeostatic scaling of those that stay (BDH-SLIM's plasticity).
-
-What learning did to the synapses: how many are left, how many neurons speak, how far weights have moved.
-
-The block of BDH-SLIM: a pre-norm transformer layer whose linear maps can be watched, so that they can learn locally.
-
-x += W_o attention(W_q n, W_k n, W_v n) with n = ln(x), then x += W_2 gelu(W_1 ln(x)); ln is affine, maps have no bias
-(a bias has no second end, so no local rule). Attention is softmax(q k^T / sqrt(K)) v, causal.
+- `SeededLinear` remembers its initial weights by their seed, so that what it learned can be told from chance.
+- `PrunableLinear` removes synapses for good and scales those that stay (homeostasis).
+- `weight_sparsity` and `change_histogram` tell what learning did: how many synapses are left, how far weights moved.
+- `SlimBlock` is a pre-norm transformer layer whose linear maps can be watched, so that they can learn locally:
+  x += W_o attention(W_q n, W_k n, W_v n) with n = ln(x), then x += W_2 gelu(W_1 ln(x)); ln is affine, maps have no bias
+  (a bias has no second end, so no local rule). Attention is softmax(q k^T / sqrt(K)) v, causal.
 
 B batch, T tokens, P tokens read before, D embedding, H heads, K = D/H entries per head, N hidden units.
 """

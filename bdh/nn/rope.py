@@ -1,4 +1,6 @@
-"""Rotary position encoding of neurons: neighbours (2i, 2i+1) turn together, each pair at its own frequency.
+"""Rotary position encoding.
+
+Of BDH's neurons: neighbours (2i, 2i+1) turn together, each pair at its own frequency.
 
 - The frequency of neuron n is `1 / (2^16)^(2*floor(n/2)/N) / 2pi` turns per token, a float32 number.
 - Below position `EXACT_FROM` the phase is the float32 product position * frequency modulo 1, bit for bit what the
@@ -9,9 +11,10 @@
   product of integers and its fraction is the low 42 bits.
 - Phases, cosines and sines are float32 whatever the precision of the model.
 
-Letters: B batch, T tokens, N neurons per head, P = N/2 pairs.
+Over the two halves of a head (`half_rotation`, `rotate_halves`): pairs (i, i + K/2), base 10000 (Su et al. 2021,
+GPT-NeoX layout).
 
-Rotary positions over the two halves of a head: pairs (i, i + K/2), base 10000 (Su et al. 2021, GPT-NeoX layout).
+Letters: B batch, T tokens, N neurons per head, P = N/2 pairs, K entries per head.
 """
 
 from __future__ import annotations

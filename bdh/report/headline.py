@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bdh.frontier.registry import MetricRow, rows
 from bdh.report import formats
 from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs
 from bdh.report.data.spread import ABOVE, BELOW, BETTER, WORSE
 from bdh.report.tables.arms import variant_verdict
-from bdh.report.tables.frontier import METRICS, metric_verdict
+from bdh.report.tables.frontier import metric_verdict
 
 LABELS = {
     "laptop": "Laptop scale: small budgets. Not evidence about the variants at scale.",
@@ -46,7 +47,7 @@ def facts(inputs: Inputs) -> list[tuple[str, str]]:
 def sentences(inputs: Inputs) -> list[str]:
     """What may be concluded, each sentence by a rule from the numbers below it."""
     lines = [line for corpus in inputs.corpora for line in (_prediction(inputs, corpus), _unigram(inputs, corpus))]
-    lines += [_carry(inputs), *(_metric(inputs, name) for name in METRICS)]
+    lines += [_carry(inputs), *(_metric(inputs, row) for row in rows())]
     counts = Counter(finding.verdict for _, finding in judge(inputs))
     lines.append("Claims of the references: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())) + ".")
     return [line for line in lines if line]
@@ -105,15 +106,15 @@ def _carry(inputs: Inputs) -> str:
     )
 
 
-def _metric(inputs: Inputs, metric: str) -> str:
-    found = [metric_verdict(inputs.of(c, v), metric) for c in inputs.corpora for v in inputs.variants]
+def _metric(inputs: Inputs, row: MetricRow) -> str:
+    found = [metric_verdict(inputs.of(c, v), row.path) for c in inputs.corpora for v in inputs.variants]
     verdicts = [verdict.word for verdict in found if verdict is not None]
     if not verdicts:
         return ""
     above, below = (sum(word == side for word in verdicts) for side in (ABOVE, BELOW))
     others = len(verdicts) - above - below
     return (
-        f"{metric.upper()}, {METRICS[metric]}: of {len(verdicts)} (variant, corpus) pairs {above} are above their"
+        f"{row.title}, {row.description}: of {len(verdicts)} (variant, corpus) pairs {above} are above their"
         f" nulls, {below} below, {others} not distinguishable or not tested."
     )
 

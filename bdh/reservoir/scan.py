@@ -5,15 +5,11 @@ What has to wait for the token before it decides the form:
 - `recurrent`: x is a cumulative sum and the readout is linear attention with decay, so nothing is scanned;
 - `stabilized`, and `neuro` without gain, k-WTA on x and forgetting: x alone is scanned, the rest is parallel over T;
 - `neuro`: the gain and the k-WTA on x feed back into rho, so the whole state is scanned, all streams at once; on a GPU
-  without gradients by one kernel (`bdh.reservoir.kernel`).
+  without gradients by one kernel (`bdh.reservoir.kernel`), else by `feedback_scan`, one token after the other.
 
-Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, K synaptic kernels.
-
-The scan of a reservoir whose writes depend on its reads (`neuro`): every stream at once, one token after the other.
-
-Per token and stream the state costs 3 N D numbers of traffic; at B about 32 on a CPU the rest is the cost of starting
-some forty small operations, so the body is written for few of them (masks are written as numbers, decay and fading are
-one factor, the exact tie rule runs only when there is a tie).
+In `feedback_scan` the state costs 3 N D numbers of traffic per token and stream; at B about 32 on a CPU the rest is the
+cost of starting some forty small operations, so the body is written for few of them (masks are written as numbers,
+decay and fading are one factor, the exact tie rule runs only when there is a tie).
 
 Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, K synaptic kernels, J = K*D.
 """
@@ -36,9 +32,9 @@ from bdh.reservoir.step import (
     GAIN_SHARE,
     NORM_EPSILON,
     QUIET,
+    ReservoirWeights,
     Rules,
     Stream,
-    Weights,
     largest,
     layer_norm,
     respond,
@@ -57,7 +53,7 @@ class Trace(NamedTuple):
 
 
 def scan(
-    weights: Weights,
+    weights: ReservoirWeights,
     rules: Rules,
     stream: Stream,
     e_BTD: Tensor,
@@ -84,7 +80,7 @@ def scan(
 
 
 def _run(
-    weights: Weights, rules: Rules, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None
+    weights: ReservoirWeights, rules: Rules, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Stream]:
     """v, gain, x and y of one block, and the state after it."""
     drive_BTN = drive(weights, rules, e_BTD)
@@ -99,7 +95,7 @@ def _run(
     return (v_BTD, gain_BT, x_BTN, y_BTN), Stream(x_BTN[:, -1], y_BTN[:, -1], v_BTD[:, -1], rho_BKDN)
 
 
-def drive(weights: Weights, rules: Rules, e_BTD: Tensor) -> Tensor:
+def drive(weights: ReservoirWeights, rules: Rules, e_BTD: Tensor) -> Tensor:
     """What the tokens add to x (B,T,N): relu(Dx e), or Dx e."""
     drive_BTN = e_BTD @ weights.Dx.T
     return F.relu(drive_BTN) if rules.use_relu_lowrank else drive_BTN
@@ -132,7 +128,7 @@ def activity_scan(rules: Rules, x_BN: Tensor, drive_BTN: Tensor) -> Tensor:
 
 @torch.compiler.disable
 def feedback_scan(
-    weights: Weights, rules: Rules, stream: Stream, e_BTD: Tensor, drive_BTN: Tensor, spikes_BTN: Tensor | None
+    weights: ReservoirWeights, rules: Rules, stream: Stream, e_BTD: Tensor, drive_BTN: Tensor, spikes_BTN: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x (B,T,N) as stored, y (B,T,N), v (B,T,D), gain (B,T) and the last rho (B,K,D,N).
 
@@ -193,7 +189,7 @@ def _read_one(rho_BJN: Tensor, x_BN: Tensor, rules: Rules) -> Tensor:
     return (a_BKD * a_BKD.new_tensor(rules.read_weights)[:, None]).sum(1)
 
 
-def _response(a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: Weights, rules: Rules) -> Tensor:
+def _response(a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: ReservoirWeights, rules: Rules) -> Tensor:
     hat_BD = layer_norm(a_BD, rules.unbiased_std) if rules.ln_before_Dy else a_BD
     core_BN = hat_BD @ weights.Dy.T
     if rules.branches > 0:

@@ -1,17 +1,11 @@
 """The recurrent reservoir: one layer, one head, fixed or trained matrices, one token at a time.
 
 This is the slow, obvious form that `bdh.reservoir.scan` must equal. Every mechanism is a field of `Rules` and can
-be switched off alone; with all of them off the dynamics are those of the `recurrent` variant.
+be switched off alone; with all of them off the dynamics are those of the `recurrent` variant. `stream_diagnostics` is
+what the published code prints after every token, for B streams at once. Spikes are drawn while training
+(`drawn_spikes`) and a fixed function of the position otherwise (`fixed_spikes`).
 
 Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, K synaptic kernels, R row blocks.
-
-What the published code of the reservoirs prints after every token, for B streams at once.
-
-Shape letters: B batch (independent streams), D embedding, N neurons, K synaptic kernels.
-
-Stochastic spikes of a reservoir: drawn while training, a fixed function of the position otherwise.
-
-Shape letters: B batch (independent streams), T tokens, N neurons.
 """
 
 from __future__ import annotations
@@ -31,7 +25,7 @@ QUIET = 1e-8
 BASE_SHARE, GAIN_SHARE = 0.05, 0.25
 
 
-class Weights(NamedTuple):
+class ReservoirWeights(NamedTuple):
     """The matrices of a reservoir: `E` (D,N), `Dx` (N,D), `Dy` (N,D)."""
 
     E: Tensor
@@ -130,7 +124,7 @@ class Rules:
         return self.use_relu_lowrank or (self.threshold_ratio or 0.0) > 0
 
 
-def fresh_stream(batch_size: int, weights: Weights, rules: Rules) -> Stream:
+def fresh_stream(batch_size: int, weights: ReservoirWeights, rules: Rules) -> Stream:
     """State of B streams that have read nothing: zeros."""
     D, N = weights.E.shape
     zeros = weights.E.new_zeros
@@ -156,7 +150,7 @@ def largest(z_BN: Tensor, k: int, ties: str) -> Tensor:
     return torch.zeros_like(z_BN, dtype=torch.bool).scatter_(-1, index, True)
 
 
-def core_drive(a_BD: Tensor, weights: Weights, rules: Rules) -> Tensor:
+def core_drive(a_BD: Tensor, weights: ReservoirWeights, rules: Rules) -> Tensor:
     """What the readout a asks of every neuron: Dy ln(a), or ln(Dy a), through the non-linearity of the branches."""
     hat_BD = layer_norm(a_BD, rules.unbiased_std) if rules.ln_before_Dy else a_BD
     bend = F.softplus if rules.branch_nl == "softplus" else F.relu
@@ -169,7 +163,7 @@ def core_drive(a_BD: Tensor, weights: Weights, rules: Rules) -> Tensor:
 
 
 def respond(
-    a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: Weights, rules: Rules
+    a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: ReservoirWeights, rules: Rules
 ) -> tuple[Tensor, Tensor]:
     """y (..,N) and v (..,D) of streams that read a (..,D) at activity x (..,N); spikes (0 or 1) add to the core.
 
@@ -210,7 +204,7 @@ def kept_x(x_BN: Tensor, gain_B: Tensor) -> Tensor:
 
 
 def step(
-    weights: Weights, rules: Rules, stream: Stream, e_BD: Tensor, spikes_BN: Tensor | None = None
+    weights: ReservoirWeights, rules: Rules, stream: Stream, e_BD: Tensor, spikes_BN: Tensor | None = None
 ) -> tuple[Stream, Tensor]:
     """Read one token's embedding e: the new state and the gain (B,) of the write.
 

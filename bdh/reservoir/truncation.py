@@ -17,13 +17,13 @@ from torch import Tensor
 
 from bdh.nn.attention import decayed_write
 from bdh.reservoir.scan import Trace, activity_without_feedback, drive, scan
-from bdh.reservoir.step import Rules, Stream, Weights
+from bdh.reservoir.step import ReservoirWeights, Rules, Stream
 
 CACHED = 1 << 20
 
 
 def truncated_scan(
-    weights: Weights,
+    weights: ReservoirWeights,
     rules: Rules,
     stream: Stream,
     e_BTD: Tensor,
@@ -40,7 +40,7 @@ def truncated_scan(
 
 
 def one_by_one(
-    weights: Weights,
+    weights: ReservoirWeights,
     rules: Rules,
     stream: Stream,
     e_BTD: Tensor,
@@ -60,7 +60,7 @@ def one_by_one(
 
 
 def side_by_side(
-    weights: Weights,
+    weights: ReservoirWeights,
     rules: Rules,
     stream: Stream,
     e_BTD: Tensor,
@@ -91,7 +91,7 @@ def side_by_side(
 
 
 def _borders(
-    weights: Weights, rules: Rules, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, C: int
+    weights: ReservoirWeights, rules: Rules, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, C: int
 ) -> list[Stream]:
     """The state after every run; y and v stay those of `stream` where nothing depends on them."""
     R = e_BTD.shape[1] // C

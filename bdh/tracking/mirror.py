@@ -8,16 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bdh.frontier import registry
 from bdh.project.files import REPORTS, RUNS, read_json
 
 CLOCK_S = 0.05
 NOT_METRICS = {"variant", "corpus", "seed"}
 ARM_HEADLINES = ("bits_per_byte", "perplexity")
 ARM_NUMBERS = ("bits_per_byte", "nats_per_token", "perplexity", "difference_to_static")
-FRONTIER_NUMBERS = ("bits_per_byte", "perplexity", "dead_neurons_share")
-FRONTIER_METRICS = ("tmi", "sps", "sec")
 LEARNING = ("train_nats", "validation_nats", "validation_nats_average", "learning_rate", "gradient_norm")
-METRIC_NUMBERS = ("value", "null_mean", "z", "p", "untrained_mean", "reference_protocol")
 
 
 def pointer_path(stage: str, key: str) -> Path:
@@ -101,11 +99,8 @@ def _held_out(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frontier(report: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: report.get(name) for name in FRONTIER_NUMBERS}
-    for metric in FRONTIER_METRICS:
-        found |= {f"{metric}/{name}": _part(report, metric).get(name) for name in METRIC_NUMBERS}
-    found |= {f"weights/{name}": value for name, value in _part(report, "weight_sparsity").items()}
-    return found | _densities(report)
+    weights = {f"weights/{name}": value for name, value in _part(report, "weight_sparsity").items()}
+    return registry.run_numbers(report) | weights | _densities(report)
 
 
 def _lowest(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,11 +130,8 @@ def headlines(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
         for arm in report.get("arms") or {}:
             found |= {f"test/{name}/{arm}": _part(report["arms"], arm).get(name) for name in ARM_HEADLINES}
     else:
-        found = {"frontier/dead_neurons_share": report.get("dead_neurons_share")}
+        found = registry.headlines(report)
         found |= {f"frontier/{name}": value for name, value in _densities(report).items()}
-        for metric in FRONTIER_METRICS:
-            found[f"frontier/{metric}"] = _part(report, metric).get("value")
-            found[f"frontier/{metric}_z"] = _part(report, metric).get("z")
     return {name: float(value) for name, value in found.items() if is_number(value)}
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from bdh.frontier.registry import table_columns
 from bdh.project.errors import HatcheryError, one_line
 
 EXPERIMENT = "hatchery"
@@ -263,10 +264,7 @@ METRICS = (
     "test/bits_per_byte/observe",
     "test/perplexity/static",
     "density/x_sparse",
-    "frontier/dead_neurons_share",
-    "frontier/tmi",
-    "frontier/sps",
-    "frontier/sec",
+    *table_columns(),
     "parameters",
     "timing/tokens_per_s",
 )

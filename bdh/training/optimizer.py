@@ -1,7 +1,5 @@
-"""AdamW with decay on matrices only, the learning-rate schedule, and the average of the weights.
-
-What backprop minimises: cross-entropy and the two penalties of the structured protocol.
-"""
+"""What back-propagation minimises and how: the objective (cross-entropy and the two penalties of the structured
+protocol), AdamW with decay on matrices only, the learning-rate schedule, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -20,21 +18,20 @@ from bdh.project.errors import ParamsError
 def objective(model: LanguageModel, output: Output, settings: Train) -> Tensor:
     """CE + l1 * mean |x_sparse| + l21 * structured norm, a scalar in nats per token.
 
-    `output` comes from a forward pass with targets. The L1 term has a gradient: it is taken from the activations
-    themselves. Raises ParamsError when a weight is positive and the model does not offer its penalty.
+    `output` comes from a training pass of the model, which `begin_training` has told the weight of the L1 term. That
+    term has a gradient: it is taken from the activations themselves. Raises ParamsError when a weight is positive and
+    the model does not offer its penalty.
     """
-    assert output.loss is not None
-    total = output.loss
     if settings.l1 > 0:
-        total = total + settings.l1 * _offered(output.l1, "l1", model)
+        _offered(output.l1, "l1", model)
+    total = model.objective(output)
     if settings.l21 > 0:
         total = total + settings.l21 * _offered(model.l21_penalty(), "l21", model)
     return total
 
 
 def check_objective(model: LanguageModel, settings: Train, device: torch.device) -> None:
-    """Switch on what the objective needs in `model` and raise ParamsError for a penalty or rule it does not offer."""
-    model.measure_l1, model.l1_weight = settings.l1 > 0, settings.l1
+    """Raise ParamsError for a penalty or a rule that `model`, after its `begin_training`, does not offer."""
     if settings.learning_rule not in model.learning_rules:
         raise ParamsError(
             f"train.learning_rule: {_name(model)} does not learn by {settings.learning_rule}; "
@@ -46,7 +43,7 @@ def check_objective(model: LanguageModel, settings: Train, device: torch.device)
         return
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         token = torch.zeros(1, 2, dtype=torch.int64, device=device)
-        objective(model, model(token, token), settings)
+        objective(model, model.training_pass(token, token), settings)
 
 
 def _offered(penalty: Tensor | None, key: str, model: LanguageModel) -> Tensor:

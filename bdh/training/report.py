@@ -1,7 +1,5 @@
-"""Texts that a trained model writes, so that one can see what it has learned.
-
-What a finished training writes down: numbers that repeat, the history, what it cost, and a picture of the curves.
-"""
+"""What a finished training writes down: numbers that repeat, the history, what it cost, a picture of the curves, and
+texts that the model writes, so that one can see what it has learned."""
 
 from __future__ import annotations
 
@@ -25,6 +23,7 @@ PROMPT_TOKENS = 48
 NEW_TOKENS = 160
 TEMPERATURE = 0.8
 TOP_K = 50
+READOUT = "lm_head"
 
 
 def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[dict[str, str]]:
@@ -41,9 +40,6 @@ def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[
         written = generate(model, prompt, NEW_TOKENS, temperature=TEMPERATURE, top_k=TOP_K, seed=seed + number)
         samples.append({"prompt": corpus.decode(prompt), "text": corpus.decode(list(islice(written, NEW_TOKENS)))})
     return samples
-
-
-READOUT = "lm_head"
 
 
 def train_report(training: Training, variant: str, corpus: str, seed: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from torch import Tensor
 from bdh.project.errors import RunError, TrainingError, one_line
 from bdh.project.files import CHECKPOINTS, write_json
 from bdh.project.processes import Stop
-from bdh.training.distributed.group import Group
+from bdh.training.distributed.group import ProcessGroup
 
 KEPT = 2
 TENSORS = "tensors.safetensors"
@@ -135,7 +135,7 @@ class CheckpointFolder:
             self.path.parent.rmdir()
 
 
-def shared(group: Group, checkpoint: Checkpoint | None) -> Checkpoint | None:
+def shared(group: ProcessGroup, checkpoint: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, on every rank; the folder need not be visible to the others."""
     if group.size == 1:
         return checkpoint

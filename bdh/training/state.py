@@ -20,7 +20,7 @@ from bdh.params import Train
 from bdh.project.device import fix_seed
 from bdh.project.errors import TrainingError
 from bdh.training.checkpoints import are_finite, copy_of, put_into, tensors_of
-from bdh.training.distributed.group import ALONE, Group, check_batch
+from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.optimizer import Average, check_objective, learning_rate, optimizer_tensors, restore_optimizer
 from bdh.training.resume import Checkpoint
 from bdh.training.update import Update
@@ -44,7 +44,7 @@ class Training:
         seed: int,
         device: torch.device,
         precision: torch.dtype,
-        group: Group = ALONE,
+        group: ProcessGroup = ALONE,
     ) -> None:
         check_batch(settings, group.size)
         fix_seed(seed, device)
@@ -54,10 +54,11 @@ class Training:
         self.settings, self.seed, self.device = settings, seed, device
         self.validation = ValidationSet(corpus, settings, device, precision, group)
         self.text = corpus.tokens("train")
+        model.begin_training(kernel=settings.kernel, l1_weight=settings.l1)
         check_objective(model, settings, device)
         self.update = Update(model, settings, device, precision, group)
         decay = settings.average_decay if settings.regime != "none" else 0.0
-        self.average = Average(model, decay, hasattr(model, "after_step")) if decay > 0 else None
+        self.average = Average(model, decay, model.prunes) if decay > 0 else None
         self.steps = settings.steps if settings.regime != "none" else 0
         self.look_every = self.most_unseen = LOOK_EVERY if device.type == "cuda" else 1
         self.step = self.stale = 0
@@ -245,7 +246,7 @@ class Training:
             torch.cuda.set_rng_state(states[f"cuda{suffix}"], self.device)
 
 
-def _rng(device: torch.device, group: Group) -> dict[str, Tensor]:
+def _rng(device: torch.device, group: ProcessGroup) -> dict[str, Tensor]:
     """States of the random generators of all ranks: `cpu`, `cuda`, and with a number behind from the second rank on."""
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":

@@ -10,15 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bdh.models.base import LanguageModel
+from bdh.models.base import LanguageModel, Output
 from bdh.params import Train
 from bdh.project.device import autocast
 from bdh.project.errors import ParamsError
-from bdh.training.distributed.group import ALONE, Group
+from bdh.training.distributed.group import ALONE, ProcessGroup
 from bdh.training.optimizer import Named, learning_rate, make_optimizer, objective
 
-LATEST = "latest_tokens_BT"
-"""Attribute of models whose `after_step` looks at the tokens of the step: all of them, not the last micro-batch."""
+
+class TrainingPass(nn.Module):
+    """`model.training_pass` as a module of its own, which torch.compile and DistributedDataParallel can wrap.
+
+    It shares the model's parameters. Names and checkpoints are always those of the model itself.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
+        """See `LanguageModel.training_pass`."""
+        return self.model.training_pass(tokens_BT, targets_BT)
 
 
 class Update:
@@ -34,13 +46,11 @@ class Update:
         settings: Train,
         device: torch.device,
         precision: torch.dtype,
-        group: Group = ALONE,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.group = group
         self.model, self.settings, self.device, self.precision = model, settings, device, precision
         self.named: Named = []
-        if hasattr(model, "kernel"):
-            setattr(model, "kernel", settings.kernel)  # noqa: B010 - only some models choose
         if settings.regime != "none" and settings.learning_rule != "hebbian":
             self.named = model.trainable_parameters(settings.regime)
             if not self.named:
@@ -53,6 +63,7 @@ class Update:
             parameter.requires_grad_(id(parameter) in trained)
         self.optimizer = make_optimizer(self.named, settings, device) if self.named else None
         self.forward: nn.Module = model
+        self.training_pass: nn.Module = TrainingPass(model)
         self.exchanges = True
         self._replica: DistributedDataParallel | None = None
         if group.size > 1:  # layers share their weights, so no gradient is complete before the whole backward pass
@@ -61,11 +72,12 @@ class Update:
     def compile(self, tokens_BT: Tensor, targets_BT: Tensor) -> str | None:
         """Use torch.compile as `settings.compile` asks (auto: on a GPU), tried on a batch without taking a step.
 
-        Returns None, or the reason why this machine cannot compile; the model then runs as it is, on all ranks.
+        What trains and what validates (`forward`) are compiled apart. Returns None, or the reason why this machine
+        cannot compile; the model then runs as it is, on all ranks.
         """
         reason, wanted = self._try_to_compile(tokens_BT, targets_BT)
         if wanted and sum(self.group.mean([float(reason is not None)])) > 0:
-            self.forward = self.model
+            self.forward, self.training_pass = self.model, TrainingPass(self.model)
             reason = reason or "another rank cannot"
         return reason
 
@@ -76,17 +88,17 @@ class Update:
             return None, False
         own = len(tokens_BT) // self.settings.accumulate
         try:
-            module = cast(nn.Module, torch.compile(self.model))
+            compiled = cast(nn.Module, torch.compile(TrainingPass(self.model)))
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 with autocast(self.device, self.precision):
-                    total = objective(self.model, module(tokens_BT[:own], targets_BT[:own]), self.settings)
+                    total = objective(self.model, compiled(tokens_BT[:own], targets_BT[:own]), self.settings)
                 total.backward()
         except Exception as error:  # the compiler's back ends raise whatever they like
             torch.compiler.reset()
             return (str(error).strip().splitlines() or [type(error).__name__])[0], True
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        self.forward = module
+        self.training_pass, self.forward = compiled, cast(nn.Module, torch.compile(self.model))
         return None, True
 
     def apply(self, step: int, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -95,15 +107,14 @@ class Update:
         `tokens_BT` and the cross-entropy are this rank's own; gradients and local changes are means over all ranks.
         """
         loss = norm = None
+        self.model.latest_tokens_BT = tokens_BT
         if self.optimizer is not None:
             loss, norm = self._descend(self.optimizer, step, tokens_BT, targets_BT)
         if self.settings.learning_rule != "backprop":
             with torch.no_grad():
-                output = cast(Any, self.model).local_update(tokens_BT, targets_BT)
+                output = self.model.local_update(tokens_BT, targets_BT)
             loss = output.loss if loss is None else loss
-        after_step = getattr(self.model, "after_step", None)
-        if after_step is not None:
-            after_step(step)
+        self.model.after_step(step)
         assert loss is not None
         return loss, norm
 
@@ -135,19 +146,17 @@ class Update:
                 (total / parts if parts > 1 else total).backward()
             assert output.loss is not None
             losses.append(output.loss.detach())
-        if parts > 1 and hasattr(self.model, LATEST):
-            setattr(self.model, LATEST, tokens_BT)
         return losses[0] if parts == 1 else torch.stack(losses).mean()
 
     def _replicated(self) -> nn.Module:
-        """What the training calls: the model, in a group wrapped so that its backward pass averages gradients."""
+        """What training calls: the training pass, in a group wrapped so that its backward pass averages gradients."""
         if self.group.size == 1:
-            return self.forward
+            return self.training_pass
         if self._replica is None:
             known = inspect.signature(DistributedDataParallel.__init__).parameters
             name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
             no_buffers: dict[str, Any] = {name: False}
             self._replica = DistributedDataParallel(
-                self.forward, process_group=self.group.handle, gradient_as_bucket_view=True, **no_buffers
+                self.training_pass, process_group=self.group.handle, gradient_as_bucket_view=True, **no_buffers
             )
         return self._replica

@@ -18,7 +18,7 @@ from bdh.nn import probe
 from bdh.params import Train
 from bdh.project.device import autocast
 from bdh.project.errors import CorpusError
-from bdh.training.distributed.group import ALONE, Group
+from bdh.training.distributed.group import ALONE, ProcessGroup
 
 WATCHED_WINDOWS = 8
 RANKED_MATRICES = 8
@@ -42,7 +42,7 @@ class ValidationSet:
         settings: Train,
         device: torch.device,
         precision: torch.dtype,
-        group: Group = ALONE,
+        group: ProcessGroup = ALONE,
     ) -> None:
         check_splits(corpus, settings.window)
         inputs, targets = fixed_windows(corpus.tokens("validation"), settings.validation_windows, settings.window)

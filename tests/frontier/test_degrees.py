@@ -5,7 +5,7 @@ import pytest
 
 from bdh.frontier import degrees, state_graph
 from bdh.frontier.graph import Edges
-from benchmarks.controls import GRAPHS, Follower, degrees_of, state_of, text
+from benchmarks.controls import Follower, degrees_of, settings, state_of, text
 from tests.support.held_out_text import held_out, small_bdh
 
 
@@ -42,7 +42,6 @@ def test_degrees_too_few_or_all_alike_are_not_measurable(few):
     row = degrees.row(few, [])
     assert row["verdict"] == "not measurable"
     assert row["reason"]
-    assert degrees.compute(None, [])["in"]["reason"]
 
 
 def test_state_graph_of_topics_is_found():
@@ -68,7 +67,7 @@ def test_state_graph_is_decoder_times_the_state_of_the_last_layer():
 
 
 def test_state_graph_is_null_with_a_reason():
-    short = state_graph.compute(small_bdh(), [], held_out(lengths=(9, 9)), "cpu", GRAPHS)
+    short, _ = state_graph.measure(small_bdh(), [], held_out(lengths=(9, 9)), "cpu", settings())
     assert "fewer than 2 documents" in short["reason"]
-    few = state_graph.compute(Follower(0, vocab=16), [], text(lengths=(128, 128), vocab=16), "cpu", GRAPHS)
+    few, _ = state_graph.measure(Follower(0, vocab=16), [], text(lengths=(128, 128), vocab=16), "cpu", settings())
     assert "too few" in few["reason"]

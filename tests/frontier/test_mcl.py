@@ -8,8 +8,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from bdh.frontier import mcl, selectivity
-from bdh.frontier.concepts import Span, call_roles, spans_of_text
+from bdh.frontier.concepts import ConceptSpan, call_roles, spans_of_text
 from bdh.frontier.selectivity import Half
+from bdh.frontier.survey import Activations
 from bdh.frontier.survey import activations as read_activations
 from benchmarks.controls import activations, labels, mcl_of
 from tests.support.held_out_text import held_out, small_bdh
@@ -66,13 +67,6 @@ def test_mcl_standard_errors_follow_clusters():
     assert naive / 800 > 0.2
 
 
-def test_mcl_false_discovery_equals_scipy():
-    p = np.random.default_rng(0).random(200) ** 3
-    expected = stats.false_discovery_control(p, method="by") <= 0.05
-    np.testing.assert_array_equal(selectivity.false_discovery(p), expected)
-    assert selectivity.false_discovery(np.zeros(0)).size == 0
-
-
 def test_mcl_counts_planted_neurons_and_names_their_concepts():
     row = mcl_of(0, planted=0.25)
     assert row["verdict"] == "above its null"
@@ -88,7 +82,7 @@ def test_mcl_a_neuron_for_two_concepts_is_not_one_for_one():
     values = activations(0, labelled).values
     both = labelled.concepts[:, :2].any(1) & (np.random.default_rng(0).random(labelled.document.size) < 0.6)
     values[:, both] += 3.0
-    row, _ = mcl.compute(mcl.Activations("xy_sparse", values), [], labelled)
+    row, _ = mcl.measure(Activations("xy_sparse", values), [], labelled)
     assert row["selective_for_any"] > 0.8
     assert row["value"] < 0.2
 
@@ -110,7 +104,7 @@ def test_mcl_moved_labels_keep_their_number_and_their_documents():
 def test_mcl_share_that_twins_have_as_well_is_not_distinguishable():
     labelled = labels(1)
     own, *twins = (activations(seed, labelled, planted=0.25) for seed in range(4))
-    row, _ = mcl.compute(own, twins, labelled)
+    row, _ = mcl.measure(own, twins, labelled)
     assert row["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
 
@@ -122,14 +116,14 @@ def test_mcl_share_that_twins_have_as_well_is_not_distinguishable():
         (activations(0, labels(0)), None, "nothing in this text"),
         (activations(0, labels(0, documents=2)), labels(0, documents=2), "at least 512"),
         (activations(0, labels(0, documents=4, windows=3)), labels(0, documents=4, windows=3), "occur in both halves"),
-        (mcl.Activations("x", np.zeros((9, 2304))), labels(0), "0 active neurons"),
+        (Activations("x", np.zeros((9, 2304))), labels(0), "0 active neurons"),
     ],
     ids=["no tap", "no labels", "short", "rare", "silent"],
 )
 def test_mcl_is_null_with_a_reason(own, labelled, reason):
     if reason.startswith("occur"):
         labelled = dataclasses.replace(labelled, window=labelled.document)
-    row, curve = mcl.compute(own, [], labelled)
+    row, curve = mcl.measure(own, [], labelled)
     assert row["verdict"] == "not measurable"
     assert reason in row["reason"]
     assert curve == []
@@ -149,6 +143,9 @@ def test_mcl_wilson_interval_of_nothing_and_of_half():
     low, high = mcl.wilson(50, 100)
     assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert mcl.wilson(0, 20)[0] == 0.0
+    for hits, trials in ((1, 7), (50, 100), (512, 512)):
+        expected = stats.binomtest(hits, trials).proportion_ci(method="wilson")
+        assert mcl.wilson(hits, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_concepts_of_a_call_are_figures_and_turns_by_role():
@@ -171,4 +168,4 @@ def test_concepts_of_a_play_are_names_classes_and_directions():
 
 def test_concepts_plain_prose_has_no_roles():
     assert list(call_roles("He said:\nOperator\nhello\n")) == []
-    assert Span("number", 4, 6) in set(spans_of_text("the 12 men"))
+    assert ConceptSpan("number", 4, 6) in set(spans_of_text("the 12 men"))

@@ -6,7 +6,7 @@ from scipy import stats
 
 from bdh.frontier.rows import absent, metric_row
 from bdh.frontier.run import weight_sparsity
-from bdh.intervals import against_null, moving_blocks, percentiles
+from bdh.intervals import against_null, percentiles
 from tests.support.held_out_text import small_bdh
 
 FAR, NEAR = np.linspace(-1, 1, 50), np.linspace(4, 6, 50)
@@ -74,12 +74,9 @@ def test_metrics_absent_row_has_every_key_of_a_row():
     assert missing["verdict"] == "not measurable"
 
 
-def test_metrics_percentiles_and_blocks():
+def test_metrics_percentiles_are_those_of_the_finite_values():
     assert percentiles(np.arange(1001.0)) == (25.0, 975.0)
     assert percentiles(np.array([1.0, np.nan])) == (None, None)
-    chosen = moving_blocks(10, 4, np.random.default_rng(0))
-    assert chosen.size == 10
-    assert ((np.diff(chosen[:4]) == 1) | (np.diff(chosen[:4]) == -9)).all()
 
 
 def test_metrics_weight_sparsity_counts_zeros_and_small_weights():

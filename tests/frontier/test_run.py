@@ -33,7 +33,8 @@ def project(tmp_path_factory):
         vocab = json.loads((TOKENS / "sample_calls" / "stats.json").read_text())["tokenizer"]["vocab_size"]
         for variant, shape in SHAPES.items():
             key = run_key(variant, "sample_calls", 0)
-            config = {"variant": variant, "vocab_size": vocab, "corpus": "sample_calls", "seed": 0, "model": shape}
+            config = {"variant": variant, "architecture": variant, "vocab_size": vocab}
+            config |= {"corpus": "sample_calls", "seed": 0, "model": shape}
             save_run(RUNS / key, build(variant, vocab_size=vocab, seed=0, **shape), config)
             hebbian.main(variant, "sample_calls", 0)
             frontier.main(variant, "sample_calls", 0)
@@ -47,7 +48,7 @@ def _write_params(folder):
     params["corpus"]["sample_calls"]["tokenizer"]["vocab_size"] = 300
     params["hebbian"] |= {"bootstrap": 50, "laptop": {"window": 32, "max_tokens": 1600}}
     params["frontier"] |= {"graph_nulls": 2, "null_draws": 30, "bootstrap": 30, "twins": 2}
-    params["frontier"]["laptop"]["max_tokens"] = 1400
+    params["frontier"]["laptop"]["max_tokens"] = 1407
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -73,6 +74,13 @@ def test_frontier_takes_its_headline_from_the_static_arm(project):
         found = report(project, "frontier", variant)
         assert found["bits_per_byte"] == static["bits_per_byte"]
         assert found["perplexity"] == static["perplexity"]
+
+
+def test_frontier_measures_a_text_whose_eighth_is_not_whole(project):
+    """1407 / 8 rounds up: the largest window of the DFA did not fit, SPS was nan and the stage ended in a traceback."""
+    found = report(project, "frontier", "bdh")
+    assert found["sps"]["n"] == 1407
+    assert found["sps"]["ci_low"] < found["sps"]["value"] < found["sps"]["ci_high"]
 
 
 def test_frontier_rows_are_complete(project):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from bdh.frontier.sec import Pairs, Reading, Settings, compute, correlation, reference_protocol
-from bdh.frontier.survey import survey
+from bdh.frontier.sec import Pairs, correlation, measure, reference_protocol
+from bdh.frontier.survey import Reading, survey
 from benchmarks.controls import repeated_words
 from tests.support.held_out_text import held_out, small_bdh
 
-SETTINGS = Settings(draws=200, resamplings=200)
+SETTINGS = {"draws": 200, "resamplings": 200}
 TEXT = held_out(lengths=(260,) * 10, window=32, seed=5)
 
 
@@ -31,14 +31,14 @@ def twins(by_token=0.0):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_sec_negative_control_independent_series_are_not_distinguishable(seed):
-    row, _ = compute(reading_of(seed), twins(), TEXT, SETTINGS)
+    row, _ = measure(reading_of(seed), twins(), TEXT, **SETTINGS)
     assert row["verdict"] == "not distinguishable from its null"
     assert abs(row["value"]) < 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sec_what_both_owe_to_the_token_is_not_coupling(seed):
-    row, _ = compute(reading_of(seed, by_token=2.0), twins(by_token=2.0), TEXT, SETTINGS)
+    row, _ = measure(reading_of(seed, by_token=2.0), twins(by_token=2.0), TEXT, **SETTINGS)
     assert row["spearman"]["value"] > 0.3
     assert row["spearman"]["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
@@ -49,7 +49,7 @@ def test_sec_positive_control_planted_coupling_is_found_with_its_sign(sign):
     planted = reading_of(0, coupling=2.0)
     if sign < 0:
         planted = dataclasses.replace(planted, density=1.0 - planted.density, first_code=1.0 - planted.first_code)
-    row, curve = compute(planted, twins(), TEXT, SETTINGS)
+    row, curve = measure(planted, twins(), TEXT, **SETTINGS)
     assert row["verdict"] == ("above its null" if sign > 0 else "below its null")
     assert sign * row["value"] > 0.3
     assert row["ci_low"] < row["value"] < row["ci_high"]
@@ -62,13 +62,13 @@ def test_sec_positive_control_planted_coupling_is_found_with_its_sign(sign):
 def test_sec_coupling_to_the_next_token_is_not_mistaken_for_the_one_just_read():
     planted = reading_of(0, coupling=2.0)
     late = dataclasses.replace(planted, nats=np.roll(planted.nats, 1))
-    assert compute(late, twins(), TEXT, SETTINGS)[0]["verdict"] == "not distinguishable from its null"
+    assert measure(late, twins(), TEXT, **SETTINGS)[0]["verdict"] == "not distinguishable from its null"
 
 
 def test_sec_untrained_models_are_not_distinguishable():
     readings = [survey(small_bdh(seed, scale=1.0), TEXT, "cpu", False).reading for seed in range(5)]
     verdicts = [
-        compute(one, readings[:i] + readings[i + 1 :], TEXT, SETTINGS)[0]["verdict"] for i, one in enumerate(readings)
+        measure(one, readings[:i] + readings[i + 1 :], TEXT, **SETTINGS)[0]["verdict"] for i, one in enumerate(readings)
     ]
     assert set(verdicts) == {"not distinguishable from its null"}
 
@@ -92,7 +92,7 @@ def test_sec_partial_ranks_have_no_mean_left_per_token_and_place():
 
 def test_sec_shifts_turn_every_document_by_itself():
     pairs = Pairs(TEXT)
-    for shift in pairs.shifts(Settings(5, 5)):
+    for shift in pairs.shifts(5, seed=0):
         assert sorted(shift.tolist()) == list(range(pairs.places.size))
         assert (pairs.document[shift] == pairs.document).all()
         assert len(set(((shift - np.arange(shift.size)) % 259)[pairs.document == 2])) <= 2
@@ -108,11 +108,11 @@ def test_sec_reference_protocol_is_pearson_over_windows():
 
 
 def test_sec_is_null_with_a_reason():
-    assert "no density" in compute(None, [], TEXT, SETTINGS)[0]["reason"]
+    assert "no density" in measure(None, [], TEXT, **SETTINGS)[0]["reason"]
     dense = dataclasses.replace(reading_of(0), density=np.ones((2, TEXT.scored)))
-    assert "nothing varies" in compute(dense, [], TEXT, SETTINGS)[0]["reason"]
+    assert "nothing varies" in measure(dense, [], TEXT, **SETTINGS)[0]["reason"]
     short = held_out(lengths=(9, 9), window=4)
-    row, _ = compute(reading_of(0, text=short), [], short, SETTINGS)
+    row, _ = measure(reading_of(0, text=short), [], short, **SETTINGS)
     assert row["value"] is None
     assert "fewer than 64" in row["reason"]
 

@@ -6,13 +6,13 @@ from scipy import stats
 
 from bdh.frontier import persistence, sps
 from bdh.frontier.persistence import by_damping, damping_alone, reference_protocol, rescaled_range
-from bdh.frontier.sps import Settings, Updates, compute
-from bdh.frontier.survey import survey, updates_of
+from bdh.frontier.sps import measure
+from bdh.frontier.survey import Updates, survey, updates_of
 from bdh.hebbian.coactivation import Coactivation
 from benchmarks.controls import gaussian_noise, short_memory, text
 from tests.support.held_out_text import held_out, small_bdh
 
-SETTINGS = Settings(draws=60)
+DRAWS = 60
 
 
 def state_of(series_UX, window=128, damping=0.99):
@@ -68,17 +68,17 @@ def test_sps_laws_of_decay_are_told_apart(curve, law):
 
 def test_sps_half_life_of_damped_noise_is_that_of_damping_alone():
     held, noise = text(lengths=(2048,) * 8), np.random.default_rng(0).normal(size=(8, 16384))
-    row = compute(Updates(noise), [], [], held, 0.99, SETTINGS)[0]
+    row = measure(Updates(noise), [], [], held, 0.99, draws=DRAWS)[0]
     assert row["half_life"]["damping_alone"] == pytest.approx(68.97, abs=0.01)
     assert row["half_life"]["tokens"] == pytest.approx(68.97, rel=0.2)
-    lasting = compute(Updates(gaussian_noise(0.9, 16384, np.random.default_rng(0))), [], [], held, 0.99, SETTINGS)[0]
+    lasting = measure(Updates(gaussian_noise(0.9, 16384, np.random.default_rng(0))), [], [], held, 0.99, draws=DRAWS)[0]
     assert lasting["half_life"]["tokens"] > 1.3 * lasting["half_life"]["null_high"]
 
 
 def test_sps_persistence_that_untrained_weights_show_as_well_is_not_distinguishable():
     generator, held = np.random.default_rng(0), text()
     series = [gaussian_noise(0.75, held.scored, generator) for _ in range(4)]
-    row, _ = compute(Updates(series[0]), [Updates(one) for one in series[1:]], [], held, 0.99, SETTINGS)
+    row, _ = measure(Updates(series[0]), [Updates(one) for one in series[1:]], [], held, 0.99, draws=DRAWS)
     assert row["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
 
@@ -145,7 +145,7 @@ def test_sps_reference_exponent_of_a_power_law(exponent):
     ids=["none", "short", "constant"],
 )
 def test_sps_is_null_with_a_reason(own, held, reason):
-    row, curve = compute(own, [], [], held, 0.99, SETTINGS)
+    row, curve = measure(own, [], [], held, 0.99, draws=DRAWS)
     assert row["value"] is None
     assert row["verdict"] == "not measurable"
     assert reason in row["reason"]

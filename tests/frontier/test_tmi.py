@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.metrics import normalized_mutual_info_score
 
 from bdh.frontier import communities, graph, tmi
 from bdh.golden.vectors import read
 from bdh.models.base import GraphFactors, build
 from bdh.project.errors import ParamsError
+from benchmarks.controls import settings
 from tests.support.shared import shared
 
-SETTINGS = tmi.Settings(top_share=0.023, restarts=2, null_draws=5, method="louvain")
+SETTINGS = settings(top_share=0.023, restarts=2)
 
 
 def model_factors(seed, **shape):
@@ -144,6 +146,14 @@ def test_tmi_agreement_of_partitions(labels, expected):
     assert communities.agreement(np.array([0, 0, 1, 1]), np.array(labels)) == pytest.approx(expected, abs=1e-9)
 
 
+def test_tmi_agreement_equals_scikit_learn():
+    generator = np.random.default_rng(0)
+    for groups in (1, 2, 5, 40):
+        a, b = generator.integers(0, groups, (2, 300))
+        b = np.where(generator.random(300) < 0.5, a, b)
+        assert communities.agreement(a, b) == pytest.approx(normalized_mutual_info_score(a, b), abs=1e-12)
+
+
 @pytest.mark.parametrize("loops", [True, False])
 def test_tmi_modularity_equals_networkx(loops):
     symmetric = random_graph(loops=loops)
@@ -187,13 +197,13 @@ def test_tmi_graph_without_edges_has_no_modularity():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tmi_negative_control_untrained_weights_are_not_distinguishable(seed):
-    row, _ = tmi.compute(model_factors(seed), [model_factors(100 + seed), model_factors(200 + seed)], SETTINGS)
+    row, _ = tmi.measure(model_factors(seed), [model_factors(100 + seed), model_factors(200 + seed)], SETTINGS)
     assert row["verdict"] == "not distinguishable from its null"
     assert abs(row["value"] - row["untrained_mean"]) < 0.05
 
 
 def test_tmi_positive_control_planted_modules_are_found():
-    row, curve = tmi.compute(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
+    row, curve = tmi.measure(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
     assert row["verdict"] == "above its null"
     assert row["value"] > row["null_mean"] + 0.1
     assert row["z"] > 5
@@ -205,7 +215,7 @@ def test_tmi_positive_control_planted_modules_are_found():
 
 
 def test_tmi_row_holds_directed_inhibitory_and_stability_beside_the_same_nulls():
-    row, _ = tmi.compute(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
+    row, _ = tmi.measure(planted(0.7), [model_factors(1), model_factors(2)], SETTINGS)
     assert row["excess"] == pytest.approx(row["value"] - row["null_mean"])
     assert set(row["nulls"]) == {"permuted encoder", "product of Gaussian factors", "configuration model"}
     assert row["directed"]["p"] < 0.05
@@ -217,14 +227,14 @@ def test_tmi_row_holds_directed_inhibitory_and_stability_beside_the_same_nulls()
 
 
 def test_tmi_too_small_a_graph_is_not_measurable():
-    row, curve = tmi.compute(model_factors(0, mlp_internal_dim_multiplier=1), [], SETTINGS)
+    row, curve = tmi.measure(model_factors(0, mlp_internal_dim_multiplier=1), [], SETTINGS)
     assert row["verdict"] == "not measurable"
     assert "16 neurons per head" in row["reason"]
     assert curve == []
 
 
 def test_tmi_is_null_with_a_reason_without_a_graph():
-    row, curve = tmi.compute(None, [], SETTINGS)
+    row, curve = tmi.measure(None, [], SETTINGS)
     assert row["value"] is None
     assert row["verdict"] == "not measurable"
     assert "no neuron graph" in row["reason"]

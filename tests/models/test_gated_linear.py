@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bdh.models.base import build
 from bdh.nn.attention import GATED_CHUNK, GATED_SEGMENT, LOWEST_GATE, gated_chunked, gated_stepwise
-from bdh.nn.counts import Shape, gated_linear_operations, gated_linear_parameters
+from bdh.nn.counts import TransformerShape, gated_linear_operations, gated_linear_parameters
 from bdh.nn.probe import listening
 from bdh.project.errors import ParamsError
 
@@ -126,7 +126,7 @@ def test_sizing_meets_the_budget_in_sensible_proportions(name, match):
 def test_counted_parameters_are_those_of_the_model(tied):
     model = model_of(tied=tied, gate_rank=5)
     resolved = model.resolved
-    shape = Shape(*(resolved[name] for name in ("width", "depth", "heads", "hidden")))
+    shape = TransformerShape(*(resolved[name] for name in ("width", "depth", "heads", "hidden")))
     assert gated_linear_parameters(shape, 256, 5, tied) == model.parameter_count() == resolved["parameters"]
     tables = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("embed", "lm_head")))
     assert tables == (1 if tied else 2) * 256 * shape.width
@@ -147,7 +147,7 @@ def test_counted_operations_are_those_of_the_products_with_the_causal_half():
 
 
 def test_operations_do_not_grow_with_a_window_longer_than_a_chunk():
-    shape = Shape(64, 2, 4, 128)
+    shape = TransformerShape(64, 2, 4, 128)
     short, chunk, long = (gated_linear_operations(shape, 256, 16, 32, window) for window in (16, 32, 4096))
     assert short < chunk == long
 

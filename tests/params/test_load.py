@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bdh.models.catalog import known_variants
+from bdh.models.catalog import known_architectures, settings_of
 from bdh.params import load
 from bdh.project.errors import ParamsError
 
@@ -16,7 +16,7 @@ SHIPPED = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
 def set_key(raw, dotted, value):
     *path, last = dotted.split(".")
     for part in path:
-        raw = raw[part]
+        raw = raw.setdefault(part, {})
     raw[last] = value
 
 
@@ -34,8 +34,9 @@ def test_params_shipped_file_is_valid():
     assert len(params.runs()) == len(params.variants) * len(params.corpora) * len(params.seeds)
 
 
-def test_params_every_variant_has_a_section():
-    assert set(load().variant) == set(known_variants())
+def test_params_every_architecture_is_a_variant():
+    params = load()
+    assert {params.architecture_of(name) for name in params.variant} == set(known_architectures())
 
 
 def test_params_every_axis_value_makes_a_distinct_stage_name():
@@ -77,6 +78,58 @@ def test_params_variant_overrides_at_one_scale_win_there_and_only_there(tmp_path
         load_with(tmp_path, **{"variant.bdh.scales": scales | {"laptop": own | {"model": {"n_layers": 1}}}})
 
 
+def test_params_preset_inherits_and_its_own_keys_win(tmp_path):
+    """Also over what it inherits for one scale; a preset of a preset goes on from there."""
+    one = {"of": "neuro_trained", "train": {"steps": 7}, "model": {"k_wta": 0.5}}
+    changes = {"variant.one": one, "variant.two": {"of": "one", "model": {"spike_rate": 0.0}}}
+    params = load_with(tmp_path, **changes, variants=["one", "two"], corpora=["sample_plays"])
+    parent = params.train_of("neuro_trained", "sample_plays")
+    assert (parent.steps, parent.batch_size, parent.window, parent.compile) == (100, 32, 64, "off")
+    assert params.train_of("two", "sample_plays") == parent.model_copy(update={"steps": 7})
+    expected = params.model_of("neuro_trained", "sample_plays") | {"k_wta": 0.5}
+    assert params.model_of("one", "sample_plays") == expected
+    assert params.model_of("two", "sample_plays") == expected | {"spike_rate": 0.0}
+    assert params.preset_of("two") == {"truncation": 32, "k_wta": 0.5, "spike_rate": 0.0}
+    assert params.architecture_of("two") == "neuro"
+
+
+def test_params_family_is_inherited_and_an_ablation_is_not(tmp_path):
+    changes = {
+        "variant.one": {"of": "neuro_no_kwta", "family": "mine"},
+        "variant.two": {"of": "one", "only": "spikes"},
+        "variant.three": {"of": "slim"},
+    }
+    params = load_with(tmp_path, **changes)
+    assert [params.family_of(name) for name in ("neuro_no_kwta", "one", "two", "three")] == [
+        "neuro",
+        "mine",
+        "mine",
+        "slim",
+    ]
+    assert {params.family_of(name) for name in ("bdh", "bdh_structured")} == {"bdh"}
+    assert {params.family_of(name) for name in ("transformer", "transformer_flops")} == {"transformer"}
+    found = [params.ablation_of(name) for name in ("neuro", "neuro_no_kwta", "one", "two", "neuro_only_x_norm")]
+    assert found == [None, ("without", "kwta"), None, ("only", "spikes"), ("only", "x_norm")]
+    with pytest.raises(ParamsError, match="unknown variant 'four'"):
+        params.ablation_of("four")
+
+
+def test_params_model_has_every_setting_and_the_training_window(tmp_path):
+    params = load_with(tmp_path, **{"variant.transformer_flops.model": {"match": "flops", "window": 99}})
+    found = params.model_of("transformer", "sample_plays")
+    assert found.keys() == settings_of("transformer").keys()
+    assert found["block_size"] == found["window"] == params.train_of("transformer", "sample_plays").window == 128
+    assert params.model_of("transformer_flops", "sample_plays")["window"] == 99
+
+
+def test_params_values_by_dotted_name_are_laid_over_the_file_and_checked():
+    params = load(values={"variant.bdh": {"train": {"steps": 3}}, "scale": "gpu"})
+    train = params.train_of("bdh", "sample_plays")
+    assert (train.steps, train.window) == (3, 512)
+    with pytest.raises(ParamsError, match=r"variant\.bdh\.train\.stepz: unknown key"):
+        load(values={"variant.bdh": {"train": {"stepz": 3}}})
+
+
 def test_params_unquoted_date_is_read(tmp_path):
     import datetime
 
@@ -107,7 +160,14 @@ def test_params_unquoted_date_is_read(tmp_path):
         ("corpus.sample_calls.text.foo", 1, r"text.*foo: unknown key; allowed: .*columns"),
         ("scale", "huge", r"scale: .*'laptop' or 'gpu'.*'huge'"),
         ("device", "tpu", r"device: .*'auto', 'cpu' or 'cuda'"),
-        ("variant.gru", {"model": {}, "train": {}}, r"variant\.gru: bdh/models/gru\.py does not exist"),
+        ("variant.gru", {}, r"variant\.gru: bdh/models/gru\.py does not exist and .* nothing in `of`; allowed: bdh"),
+        ("variant.toy", {"of": "nuero"}, r"variant\.toy\.of: 'nuero' is neither .*; did you mean 'neuro'"),
+        ("variant.toy", {"of": "toy"}, r"variant\.toy\.of: presets go round in a circle: toy, toy"),
+        ("variant.neuro_none.of", "neuro_only_kwta", r"go round in a circle: neuro_none, neuro_only_kwta, neuro_none"),
+        ("variant.bdh", {"of": "eq8"}, r"variant\.bdh\.of: bdh is an architecture itself"),
+        ("variant.toy", {"of": "bdh", "only": "a", "without": "b"}, r"variant\.toy: both `without` and `only`"),
+        ("variant.toy", {"of": "bdh", "model": {"k_wta": 0.1}}, r"variant\.toy\.model\.k_wta: unknown key"),
+        ("variant.toy", {"off": "bdh"}, r"variant\.toy\.off: unknown key; did you mean 'of'"),
     ],
 )
 def test_params_mistake_is_one_clear_line(tmp_path, dotted, value, expected):

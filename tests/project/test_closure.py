@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from bdh.models.catalog import known_variants
-from bdh.project.closure import MIRRORS, PLAIN_STAGES, VARIANT_STAGES, closure, imports_of, write_manifests
+from bdh.models.catalog import known_architectures
+from bdh.params import load
+from bdh.project.closure import MIRRORS, PLAIN_STAGES, VARIANT_STAGES, closure, imports_of
+from stages.code import main as write_code
 
 ROOT = Path()
 HEAVY = {"torch", "mlflow", "transformers"}
@@ -43,18 +46,16 @@ def test_closure_unknown_module_is_an_error(project):
         closure(["bdh.nothing"], project)
 
 
-def test_closure_of_a_variant_holds_its_file_and_no_stranger():
-    for variant in known_variants():
-        files = {file.as_posix() for file in closure(["stages.train", f"bdh.models.{variant}"], ROOT)}
-        own = f"bdh/models/{variant}.py"
-        assert own in files
-        imported = {name for name in known_variants() if f"bdh.models.{name}" in imports_reached(variant)}
-        others = {Path(f).stem for f in files if f.startswith("bdh/models/")} & set(known_variants())
-        assert others == imported | {variant}
+def test_closure_of_an_architecture_holds_its_file_and_no_stranger():
+    for architecture in known_architectures():
+        files = {file.as_posix() for file in closure(["stages.train", f"bdh.models.{architecture}"], ROOT)}
+        imported = {name for name in known_architectures() if f"bdh.models.{name}" in imports_reached(architecture)}
+        others = {Path(f).stem for f in files if f.startswith("bdh/models/")} & set(known_architectures())
+        assert others == imported | {architecture}
 
 
-def imports_reached(variant):
-    reached, waiting = set(), [f"bdh.models.{variant}"]
+def imports_reached(architecture):
+    reached, waiting = set(), [f"bdh.models.{architecture}"]
     while waiting:
         module = waiting.pop()
         new = {m for m in imports_of(Path(*module.split(".")).with_suffix(".py"), ROOT) if m.startswith("bdh.models.")}
@@ -63,12 +64,14 @@ def imports_reached(variant):
     return reached
 
 
-def test_closure_manifests_are_the_dependencies_of_the_pipeline(tmp_path, monkeypatch):
-    pipeline = Path("dvc.yaml").read_text(encoding="utf-8")
+def test_closure_manifests_are_the_dependencies_of_the_pipeline():
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for stage in PLAIN_STAGES:
-        assert f"data/code/{stage}.json" in pipeline
+        assert f"data/code/{stage}.json" in pipeline[stage]["deps"]
     for stage in VARIANT_STAGES:
-        assert f"data/code/{stage}/${{item.variant}}.json" in pipeline
+        assert f"data/code/{stage}/${{item.variant}}.json" in pipeline[stage]["deps"]
+        assert not [path for path in pipeline[stage]["deps"] if path.startswith("bdh")]
+    assert pipeline["code"]["params"] == ["variant"]
 
 
 @pytest.mark.parametrize("stage", ["fetch", "tokenize", "compare"])
@@ -92,15 +95,37 @@ def test_closure_holds_every_module_that_is_loaded(stage):
         assert here.as_posix() in files or module.startswith(MIRRORS)
 
 
-def test_closure_manifests_do_not_depend_on_the_time(tmp_path, monkeypatch):
-    for name in ("first", "second"):
-        root = tmp_path / name
-        for folder in ("bdh", "stages"):
-            (root / folder).parent.mkdir(parents=True, exist_ok=True)
-            (root / folder).symlink_to(Path(folder).absolute())
-        write_manifests(root)
-    first = sorted((tmp_path / "first/data/code").rglob("*.json"))
-    assert len(first) == len(PLAIN_STAGES) + len(VARIANT_STAGES) * len(known_variants())
-    for file in first:
-        twin = tmp_path / "second" / file.relative_to(tmp_path / "first")
-        assert file.read_bytes() == twin.read_bytes()
+def manifests(root, monkeypatch, **changes):
+    """What stage `code` writes in a folder with the sources of this one, by path; `changes` by dotted name."""
+    root.mkdir()
+    for folder in ("bdh", "stages"):
+        (root / folder).symlink_to(ROOT.absolute() / folder)
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for dotted, value in changes.items():
+        variant, key = dotted.split(".")
+        raw["variant"][variant][key] = value
+    write(root, "params.yaml", yaml.safe_dump(raw))
+    with monkeypatch.context() as patch:
+        patch.chdir(root)
+        write_code()
+    return {
+        path.relative_to(root / "data/code").as_posix(): path.read_bytes() for path in (root / "data").rglob("*.json")
+    }
+
+
+def test_closure_manifests_are_written_for_every_section_and_do_not_depend_on_the_time(tmp_path, monkeypatch):
+    first = manifests(tmp_path / "first", monkeypatch)
+    names = {f"{stage}/{variant}.json" for stage in VARIANT_STAGES for variant in load().variant}
+    assert first.keys() == names | {f"{stage}.json" for stage in PLAIN_STAGES}
+    assert manifests(tmp_path / "second", monkeypatch) == first
+
+
+def test_closure_manifest_of_a_preset_changes_with_what_it_inherits_and_no_other_does(tmp_path, monkeypatch):
+    before = manifests(tmp_path / "before", monkeypatch)
+    assert "bdh/models/neuro.py" in json.loads(before["frontier/neuro_no_kwta.json"])["files"]
+    after = manifests(tmp_path / "after", monkeypatch, **{"neuro.train": {"regime": "readout"}})
+    changed = {name for name in before if before[name] != after[name]}
+    presets = {name for name in load().variant if name.startswith("neuro_")}
+    assert changed == {f"train/{name}.json" for name in presets}
+    mute = manifests(tmp_path / "mute", monkeypatch, **{"neuro.family": "reservoir", "neuro_no_kwta.without": "k"})
+    assert mute == before

@@ -25,7 +25,7 @@ def with_mcl(tmp_path, shares):
 def test_report_mcl_difference_is_newcombes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs = with_mcl(tmp_path, {"bdh": (56 / 70, 0.6916, 0.8773), "transformer": (48 / 80, 0.4906, 0.7002)})
-    gap = difference(inputs.of(CORPUS, "bdh"), inputs.of(CORPUS, "transformer"))
+    gap = difference(inputs.of(CORPUS, "bdh"), inputs.of(CORPUS, "transformer"), "mcl")
     assert gap.value == pytest.approx(0.2)
     assert (gap.low, gap.high) == pytest.approx((0.0524, 0.3339), abs=2e-3)
 
@@ -40,4 +40,4 @@ def test_report_mcl_table_names_the_dense_baseline(tmp_path, monkeypatch):
 
 def test_report_mcl_without_a_baseline_says_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert baseline_notes(with_mcl(tmp_path, {"bdh": (0.3, 0.25, 0.35)}), CORPUS) == []
+    assert baseline_notes(with_mcl(tmp_path, {"bdh": (0.3, 0.25, 0.35)}), CORPUS, "mcl") == []

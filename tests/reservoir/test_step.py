@@ -9,9 +9,9 @@ from bdh.models.base import build
 from bdh.nn.attention import decayed_attention
 from bdh.reservoir.scan import scan
 from bdh.reservoir.step import (
+    ReservoirWeights,
     Rules,
     Stream,
-    Weights,
     effective_rank,
     fresh_stream,
     largest,
@@ -55,7 +55,7 @@ def weights_of(dtype=torch.float64, seed=0, grad=True):
     def random(rows, columns):
         return (torch.randn(rows, columns, generator=generator) / columns**0.5).to(dtype).requires_grad_(grad)
 
-    return Weights(random(D, N), random(N, D), random(N, D))
+    return ReservoirWeights(random(D, N), random(N, D), random(N, D))
 
 
 def inputs_of(T, rules, dtype=torch.float64, seed=1):

@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 
 from bdh.project.processes import Stop
-from bdh.training.distributed.group import Group
+from bdh.training.distributed.group import ProcessGroup
 
 
 def on_ranks(size, folder, work, *arguments):
@@ -42,7 +42,7 @@ def _rank(rank, size, address, pipe, work, arguments):
         "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(minutes=4)
     )
     try:
-        pipe.send((True, work(Group(rank, size, Stop()), *arguments)))
+        pipe.send((True, work(ProcessGroup(rank, size, Stop()), *arguments)))
     except BaseException:
         pipe.send((False, traceback.format_exc()))
     finally:

@@ -5,11 +5,16 @@ import shutil
 
 import pytest
 
+from bdh.params import load
 from bdh.project import lockfile
+from bdh.project.files import write_json
 from bdh.tracking import identity
 from bdh.tracking.champions import ALIAS, champions, crown
+from bdh.tracking.record import flat
 from bdh.tracking.store import open_store
 from bdh.tracking.sync import audit, stage_params, sync
+from bdh.training.run import describe
+from tests.support.toys import write_corpus
 from tests.support.tracked_project import UNWANTED, finished_project
 
 KEY = "bdh-sample_plays-0"
@@ -70,7 +75,7 @@ def test_audit_tags_of_a_run_are_those_of_dvc_lock(inside):
     entry = lockfile.load_lock()[f"train@{KEY}"]
     tags = open_store().get_run(inside.pointer()["run_id"]).data.tags
     wanted = identity.lock_tags(entry)
-    assert {"dvc.dep.data/tokens/sample_plays", "dvc.dep.bdh/models/bdh.py", "dvc.params_sha"} <= set(wanted)
+    assert {"dvc.dep.data/tokens/sample_plays", "dvc.dep.data/code/train/bdh.json", "dvc.params_sha"} <= set(wanted)
     assert {name: tags[name] for name in wanted} == wanted
     assert identity.differing(tags, entry) == {}
 
@@ -271,13 +276,24 @@ def test_lock_rewrite_touches_only_what_was_up_to_date(copy):
     assert lockfile.outputs(lockfile.load_lock())[path] == lockfile.file_md5(copy.folder / path)
 
 
-def test_lock_parameters_of_a_run_are_put_together_as_training_does(inside):
-    from bdh.params import load
-
-    params, entry = load(), lockfile.load_lock()[f"train@{KEY}"]
-    found = stage_params(entry)
-    assert found["train"] == params.train_of("bdh", "sample_plays").model_dump()
-    assert found["model"].items() >= params.model_of("bdh", "sample_plays").items()
+@pytest.mark.parametrize("variant", ["bdh", "neuro_trained", "transformer", "transformer_flops", "neuro_only_kwta"])
+def test_lock_parameters_of_a_run_are_those_that_training_records(variant, tmp_path, monkeypatch):
+    """Settings of one scale, those that follow the window and those that a preset inherits were lost once."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "data/tokens/sample_plays", name="sample_plays")
+    key = f"{variant}-sample_plays-0"
+    live = describe(load(values={"device": "cpu"}), variant, "sample_plays", 0).settings()
+    timing = {name: live[name] for name in ("device", "precision", "devices")}
+    write_json(tmp_path / f"reports/timing/{key}.json", timing)
+    asked = lockfile.current_params(lockfile.declared("train", key).params)
+    entry = lockfile.Entry(f"train@{key}", params=asked)
+    assert flat(stage_params(entry)) == flat(live)
+    if variant == "neuro_trained":
+        assert [live[f"train.{name}"] for name in ("steps", "batch_size", "window")] == [100, 32, 64]
+    gone = lockfile.Entry("train@gone-sample_plays-0", params={"variant.gone": {"of": "nothing"}})
+    assert stage_params(gone) == gone.params
 
 
 def test_pipeline_change_and_back_restores_the_pointer_and_makes_no_run(copy):
@@ -290,7 +306,7 @@ def test_pipeline_change_and_back_restores_the_pointer_and_makes_no_run(copy):
     assert {f"train@{KEY}", "compare"} <= ran
     assert copy.pointer()["run_id"] != before["run_id"]
     assert audit(store) == []
-    raw["variant"]["bdh"]["train"] = {}
+    raw["variant"]["bdh"] = {}
     copy.write_params(raw)
     assert copy.repro() == set()
     assert copy.pointer() == before

@@ -96,6 +96,7 @@ def test_average_keeps_pruned_weights_at_zero():
 
 def test_objective_adds_penalties_with_gradients():
     model, chosen = Toy(dropout=0.0).double(), settings(l1=0.3, l21=0.2)
+    model.begin_training(l1_weight=chosen.l1)
     check_objective(model, chosen, CPU)
     tokens = torch.arange(14).reshape(2, 7)
     output = model(tokens, tokens)

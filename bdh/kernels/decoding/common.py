@@ -1,12 +1,23 @@
-"""The Triton program of `Memory.fold`; importing this file needs triton.
+"""What the steps for few and for many streams share; importing this file needs triton.
 
-The Triton program of `bdh.kernels.decoding.reference.choose`; importing this file needs triton.
-
-What the fused steps share: weights and buffers laid out for Triton programs, drawing and folding; needs triton.
-
+`FusedStep` lays out weights and buffers and launches the two programs that both kinds need: `choose` draws the next
+tokens (`reference.choose` is its definition), `fold` adds a full window to the state (`Memory.fold`).
 `many.ManyStreams` multiplies the weights with all streams at once, `few.FewStreams` reads them once per stream in as
 few programs as possible. Both read `memory.tokens` and write the next ones there and into `history`, allocate nothing
 and never ask the host, so a CUDA graph can hold a step.
+
+Operands of the two programs, all row-major (the tensors of `Memory` and `SamplingSettings`):
+
+| operand | shape | dtype |
+|---|---|---|
+| high, low | B,L,H,N,D | bfloat16 and int16 planes (PLANES), or float32 in `high` alone |
+| window_q | B,L,H,N,C | narrow: bfloat16, or float32 |
+| window_x | B,L,C,D | narrow |
+| logits | B,V | float32 |
+| temperature; top_k, filled; seed, position, tokens | B | float32; int32; int64 |
+| history | B,C | int64 |
+
+Letters as in `many`; DP, VP: D and V padded to powers of two.
 """
 
 from __future__ import annotations
@@ -21,14 +32,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disallow-untyped-defs=False
 
-
 ROWS = 32
+"""Neurons of one program of `fold`."""
+PADDING = 256
+"""Neurons of a head are padded with silent ones to a multiple of this, or of the next power of two if that is less."""
 
 
 @triton.jit
@@ -37,6 +50,7 @@ def fold(
     DP: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, PLANES: tl.constexpr,
 ):  # fmt: skip
     """rho += window_q^T window_x for ROWS neurons of one stream, layer and head; rows that never fired are left."""
+    # What waits in the window for these neurons; those that never fired in it need nothing.
     layer, h, b = tl.program_id(1) // H, tl.program_id(1) % H, tl.program_id(2).to(tl.int64)
     n, d, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DP), tl.arange(0, C)
     row = ((b * L + layer) * H + h) * N + n
@@ -48,6 +62,7 @@ def fold(
     added = tl.dot(q_NC, x_CD, input_precision="ieee")
     touched = fired[:, None] & (d < D)[None, :]
     at = row[:, None] * D + d[None, :]
+    # Join the two planes to a float32 number, add, and split it again; bits as an integer are 65536 upper + lower.
     if PLANES:
         upper = tl.load(high + at, mask=touched, other=0.0).to(tl.int16, bitcast=True).to(tl.int32)
         lower = tl.load(low + at, mask=touched, other=0).to(tl.int32)
@@ -59,12 +74,8 @@ def fold(
     else:
         rho = tl.load(high + at, mask=touched, other=0.0) + added
         tl.store(high + at, rho, mask=touched)
+    # The window is empty for the next tokens.
     tl.store(q_at, tl.zeros((ROWS, C), q_NC.dtype), mask=fired[:, None] & (c < C)[None, :])
-
-
-# The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, ANN202
-# mypy: disallow-untyped-defs=False
 
 
 @triton.jit
@@ -86,6 +97,7 @@ def choose(
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    # The stream's logits and settings; temperature 0 races with the logits themselves.
     b = tl.program_id(0)
     v = tl.arange(0, VP)
     inside = v < V
@@ -94,6 +106,7 @@ def choose(
     kept = tl.load(top_k + b)
     place = tl.load(position + b) + 1
     race = value
+    # Race of exponentials: a number for every token from a hash of (seed, position, token), top_k drops the rest.
     if heat > 0.0:
         key = tl.load(seed + b)
         first = _mix(_mix((key & 0xFFFFFFFF) ^ 0x85EBCA6B) ^ (place & 0xFFFFFFFF))
@@ -104,6 +117,7 @@ def choose(
         race = value / heat - tl.log(waits)
         if (kept > 0) & (kept < V):
             race = tl.where(value >= _least(value, kept), race, float("-inf"))
+    # The winner is the next token; the one just read is counted.
     chosen = tl.argmax(tl.where(inside, race, float("-inf")), 0).to(tl.int64)
     waiting = tl.load(filled + b)
     tl.store(tokens + b, chosen)
@@ -126,12 +140,8 @@ def _least(value, kept):
     return tl.min(tl.where(order >= found, value, float("inf")), 0)
 
 
-PADDING = 256
-"""Neurons of a head are padded with silent ones to a multiple of this, or of the next power of two if that is less."""
-
-
 @dataclass(frozen=True)
-class Settings:
+class SamplingSettings:
     """How each stream samples, on the device: temperature (B,) float32, top_k (B,) int32 (0: all), seed (B,) int64."""
 
     temperature: Tensor
@@ -142,7 +152,9 @@ class Settings:
 class FusedStep:
     """One token of every stream when called; `history` (B,C) has the tokens drawn at each place of the window."""
 
-    def __init__(self, weights: Weights, memory: Memory, settings: Settings, early: bool = False) -> None:
+    def __init__(
+        self, weights: DecodingWeights, memory: Memory, settings: SamplingSettings, early: bool = False
+    ) -> None:
         """early: programs may start before the one before them has ended (programmatic dependent launch)."""
         self.weights, self.memory, self.settings = weights, memory, settings
         self.launch: dict[str, Any] = {"launch_pdl": True} if early else {}

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdh.kernels.decoding.memory import Memory, weights_of
+from bdh.kernels.decoding.memory import Decodable, Memory
 from bdh.kernels.decoding.reference import PlainStep, choose, prefill
-from bdh.models.base import LanguageModel, State
 from bdh.project.errors import RunError
 
 WINDOW = 64
@@ -26,18 +25,18 @@ def fused_available(device: torch.device) -> bool:
 
 
 class Decoder:
-    """B streams of one model (`bdh.kernels.decoding.memory.decodable`) on the model's device.
+    """B streams of one model on the model's device; RunError for a model without `decoding_weights`.
 
     engine: `fused` runs Triton programs, on a GPU replayed from a CUDA graph, with bfloat16 weights and products and a
     float32 state; `plain` runs torch operations in the model's own precision; `auto` takes fused where it runs.
     narrow: another type for weights and products (float32 keeps all of them). window: tokens that wait before they are
     folded into the state, a power of two of at least 16 for `fused`. early: programs overlap, by default where the GPU
-    can. tiles: `few.Tiles` or `many.Tiles`, by default the one for that number of streams.
+    can. tiles: `few.FewTiles` or `many.ManyTiles`, by default the one for that number of streams.
     """
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: Decodable,
         streams: int = 1,
         window: int = WINDOW,
         engine: str = "auto",
@@ -46,7 +45,12 @@ class Decoder:
         tiles: Any = None,
     ) -> None:
         assert engine in ENGINES, engine
-        self.weights = weights_of(model)
+        weights = model.decoding_weights()
+        if weights is None:
+            raise RunError(
+                f"{type(model).__module__} has no state that can be decoded here; use bdh.generation.generate"
+            )
+        self.weights = weights
         device = self.weights.encoder.device
         fused = engine == "fused" or (engine == "auto" and fused_available(device))
         narrow = narrow or (torch.bfloat16 if fused else self.weights.wide)
@@ -64,14 +68,14 @@ class Decoder:
     def _fused(self, early: bool | None, tiles: Any) -> Any:
         """The programs for this number of streams, or those whose tiles are given."""
         from bdh.kernels.decoding import few, many
-        from bdh.kernels.decoding.common import Settings
+        from bdh.kernels.decoding.common import SamplingSettings
 
         device, streams = self.memory.tokens.device, len(self.memory.tokens)
         if early is None:
             early = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-        chosen = isinstance(tiles, few.Tiles) if tiles is not None else streams <= few.MOST
+        chosen = isinstance(tiles, few.FewTiles) if tiles is not None else streams <= few.MOST
         step = few.FewStreams if chosen else many.ManyStreams
-        return step(self.weights, self.memory, Settings(**self.settings), early, tiles)
+        return step(self.weights, self.memory, SamplingSettings(**self.settings), early, tiles)
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """A step as a graph; the runs before it compile the programs, and what they wrote is forgotten."""
@@ -144,7 +148,7 @@ class Decoder:
             self.memory.fold() if self.fused is None else self.fused.fold()
             self.waiting = 0
 
-    def state(self) -> State:
+    def state(self) -> dict[str, Tensor]:
         """The state of all streams as the model carries it: `rho` (B,L,H,N,D), `position` (B,)."""
         self.fold()
         return self.memory.state()

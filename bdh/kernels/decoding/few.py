@@ -1,6 +1,6 @@
-"""A step of few streams: two programs per layer (`bdh.kernels.decoding.few`), one for the logits, one to draw.
+"""A step of few streams: two programs per layer, one for the logits, one to draw.
 
-Triton programs of one decoding step of few streams, two per layer; importing this file needs triton.
+Triton programs and their launcher `FewStreams`; importing this file needs triton.
 
 `ask` finishes the layer before, encodes and reads the state; `answer` attends, gates and decodes. Every program owns
 some neurons of one head and keeps what it finds of them; sums over neurons pass through device memory: programs write
@@ -15,7 +15,14 @@ waits for it: `where` after other loads lets all of them be under way.
 
 KEPT, PASSING: how the cache shall treat weights, which the next layer reads again, and rows of the state.
 
-Letters: as in `bdh.kernels.decoding.many`; S programs per head, G groups of them.
+Letters and operands: as in `many`; S programs per head, G groups of them. What differs, all row-major:
+
+| operand | shape | dtype | |
+|---|---|---|---|
+| x | L,B,DP | float32 | the residual stream before every layer |
+| shares, reads of `ask` | B,H,S,DP+C; B,H,G,DP | float32 | per program; per group, window included |
+| shares, answers of `answer` | H*S,B,DP; groups,B,DP | float32 | per program; per group of programs of any head |
+| arrived | B,H,G; groups,B | int32 | counts the programs of a group that are done; 0 between steps |
 """
 
 from __future__ import annotations
@@ -27,9 +34,9 @@ import torch
 import triton
 import triton.language as tl
 
-from bdh.kernels.decoding.common import FusedStep, Settings
+from bdh.kernels.decoding.common import FusedStep, SamplingSettings
 from bdh.kernels.decoding.many import is_last, normalize, phase, summed, wait
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
 # ruff: noqa: ANN001, ANN201
@@ -51,8 +58,10 @@ def ask(
     h, s, b = tl.program_id(0) // S, tl.program_id(0) % S, tl.program_id(1).to(tl.int64)
     p, n = s * PAIRS + tl.arange(0, PAIRS), 2 * s * PAIRS + tl.arange(0, 2 * PAIRS)
     d, c = tl.arange(0, DP), tl.arange(0, C)
+    # Weights first: nobody writes them, so they may be fetched before the programs ahead have ended.
     weights = tl.load(encoder + (h * NP + n)[:, None] * DP + d[None, :], eviction_policy=KEPT)
     wait(EARLY)
+    # x and the rotation: of the token, or of the layer before, which is finished here.
     waiting = tl.load(filled + b)
     turn_at = b * PP + p
     if FIRST:
@@ -69,6 +78,7 @@ def ask(
     if tl.program_id(0) == 0:
         tl.store(x + (LAYER * B + b) * DP + d, x_D)
         tl.store(window_x + b * x_stride + waiting * D + d, narrow_D, mask=d < D)
+    # Encode, rotate, and find the active pairs.
     xs_N = tl.maximum(of_rows(weights, narrow_D), 0.0)
     xs_at = xs + (b * H + h) * NP + n
     if (not RESIDUAL) and (not FIRST):
@@ -79,6 +89,7 @@ def ask(
     active = ((even > 0.0) | (odd > 0.0)) & (2 * p < N)
     q_N = tl.interleave(even * cosine - odd * sine, odd * cosine + even * sine).to(window_q.dtype.element_ty)
     active_N = tl.interleave(active.to(tl.int32), active.to(tl.int32)) > 0
+    # Fetch their rows of the state and of the window, into which q goes at the place of this token.
     row = h * N + n
     at = high + b * state_stride + row[:, None] * D + d[None, :]
     in_row = active_N[:, None] & (d < D)[None, :]
@@ -89,6 +100,7 @@ def ask(
     waits = tl.load(at, mask=begun, eviction_policy=PASSING)
     tl.store(window_q + b * window_stride + row * C + waiting, q_N, mask=active_N)
     q_N, rho, waits = tl.where(active_N, q_N, 0.0), tl.where(in_row, rho, 0.0), tl.where(begun, waits, 0.0)
+    # Leave this program's share; the last of the group adds them up and reads the window.
     own, group = (b * H + h) * S + s, (b * H + h) * G + s // GROUP
     tl.store(shares + own * (DP + C) + d, weighted(q_N, rho))
     tl.store(shares + own * (DP + C) + DP + c, tl.where(c < waiting, weighted(q_N, waits), 0.0))
@@ -118,12 +130,14 @@ def answer(
     if AHEAD:
         columns = tl.load(encoder_v + at, eviction_policy=KEPT)
     wait(EARLY)
+    # a = ln(reads), y_sparse and the gate.
     x_N = tl.load(xs + (b * H + h) * NP + n).to(tl.float32)
     a_D = normalize(summed(reads + (b * H + h) * PARTS * DP, DP, PARTS, DP, BLOCK), d, D)
     if not AHEAD:
         columns = tl.load(encoder_v + at, mask=(x_N > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
     y_N = tl.maximum(of_rows(columns, a_D.to(encoder_v.dtype.element_ty)), 0.0)
     gated = (x_N * y_N).to(decoder.dtype.element_ty)
+    # Decode; the last of the group adds the shares.
     weights = tl.load(decoder + at, mask=(gated > 0.0)[:, None], other=0.0, eviction_policy=KEPT)
     y_D = weighted(gated, weights)
     own = tl.program_id(0)
@@ -201,7 +215,7 @@ MOST = 2
 
 
 @dataclass(frozen=True)
-class Tiles:
+class FewTiles:
     """How work is cut; found by measurement.
 
     pairs, neurons: of one program of `ask` and of `answer`, with `ask_warps` and `answer_warps` warps. ask_group,
@@ -225,10 +239,15 @@ class FewStreams(FusedStep):
     """`FusedStep` in two programs per layer, each of which reads the weights of its neurons for one stream."""
 
     def __init__(
-        self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
+        self,
+        weights: DecodingWeights,
+        memory: Memory,
+        settings: SamplingSettings,
+        early: bool = False,
+        tiles: FewTiles | None = None,
     ) -> None:
         super().__init__(weights, memory, settings, early)
-        tiles = tiles or Tiles()
+        tiles = tiles or FewTiles()
         self.tiles = replace(tiles, pairs=min(tiles.pairs, self.PP), neurons=min(tiles.neurons, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
         self.ask_programs, self.answer_programs = self.PP // self.tiles.pairs, self.NP // self.tiles.neurons

@@ -1,12 +1,29 @@
 """A step of many streams: a token is embedded by `begin`, read by encode, read, gate and mix of every layer.
 
-Triton programs of one decoding step of many streams; importing this file needs triton.
-
-`bdh.kernels.decoding.reference` is their definition. Pairs of neurons (2p, 2p+1), which rotate together, are the unit
-of reading: `read` lists the rows of the pairs that are active and fetches those rows of the state and no others.
+Triton programs and their launcher `ManyStreams`; importing this file needs triton. `bdh.kernels.decoding.reference` is
+their definition. Pairs of neurons (2p, 2p+1), which rotate together, are the unit of reading: `read` lists the rows of
+the pairs that are active and fetches those rows of the state and no others.
 
 Letters: B streams, H heads, N neurons of a head, P pairs, D embedding, C places of the window, S splits of a head; DP,
-NP and PP are padded to a power of two and to whole tiles. Weights are H,NP,DP, neurons first. Strides are in elements.
+NP and PP are padded to a power of two and to whole tiles. EARLY: a program may start before the one before it has
+ended; it fetches nothing but weights until `wait`. Operands, all row-major; strides are in elements:
+
+| operand | shape | dtype | |
+|---|---|---|---|
+| encoder, encoder_v, decoder | H,NP,DP | narrow | neurons first, so that a neuron's numbers are side by side |
+| embed, lm_head | V,D; D,V | float32 | |
+| frequency | PP | int64 | turns of a pair per token, in units of 2^-42 |
+| x, x_narrow | B,DP | float32, narrow | the residual stream |
+| cos, sin | B,PP | float32 | of the token's position |
+| xs | B,H,NP | narrow | x_sparse of the layer |
+| high, window_q, window_x | a layer of `Memory` | | `state_stride`, `window_stride`, `x_stride` between streams |
+| rows, values | B,H,LIST | int32, float32 | neurons of active pairs and their q, each split in its own part |
+| partial of `read` | B,H,S,DP+C | float32 | shares of what is read of the state, and scores with the window |
+| arrived | B,H | int32 | counts the programs that are done; 0 between steps |
+| a | B,H,DP | narrow | normed reads |
+| partial of `gate` and `mix` | H*G,B,DP | float32 | shares of the answer |
+
+Narrow: bfloat16, or float32. Sums are float32.
 """
 
 from __future__ import annotations
@@ -18,8 +35,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bdh.kernels.decoding.common import FusedStep, Settings
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.common import FusedStep, SamplingSettings
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 
 # The arguments of a Triton program are pointers and numbers of the device, which Python's types do not describe.
 # ruff: noqa: ANN001, ANN201
@@ -92,6 +109,7 @@ def read(
     s, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     p, d, c, r = s * CHUNK + tl.arange(0, CHUNK), tl.arange(0, DP), tl.arange(0, C), tl.arange(0, ROWS)
     wait(EARLY)
+    # q of this program's pairs; they enter the window at the place of this token.
     waiting = tl.load(filled + b)
     state, window = high + b * state_stride + h * N * D, window_q + b * window_stride + h * N * C
     xs_at = xs + (b * H + h) * NP + 2 * p
@@ -101,6 +119,7 @@ def read(
     active = (even > 0.0) | (odd > 0.0)
     q_even = (even * cosine - odd * sine).to(window_q.dtype.element_ty)
     q_odd = (odd * cosine + even * sine).to(window_q.dtype.element_ty)
+    # List the neurons of active pairs; after the barrier all threads see the list.
     number = active.to(tl.int32)
     total = 2 * tl.sum(number, 0)
     lists = (b * H + h) * LIST + 2 * s * CHUNK
@@ -112,7 +131,8 @@ def read(
     tl.store(window + 2 * p * C + waiting, q_even, mask=active)
     tl.store(window + (2 * p + 1) * C + waiting, q_odd, mask=active)
     tl.debug_barrier()
-    # Whole runs of 16 places, so that copies stay wide; this token's own place and those after it are dropped below.
+    # Read the listed rows of state and window. Of the window whole runs of 16 places, so that copies stay wide; this
+    # token's own place and those after it are dropped below.
     begun = (c < (waiting + 15) // 16 * 16)[None, :]
     read_DP, read_C = tl.zeros((DP, 16), tl.float32), tl.zeros((C, 16), tl.float32)
     for first in tl.range(0, total, ROWS, num_stages=STAGES):
@@ -124,6 +144,7 @@ def read(
         copies = tl.broadcast_to(q.to(rho.dtype)[:, None], (ROWS, 16))
         read_DP = tl.dot(tl.trans(rho), copies, read_DP, input_precision="ieee")
         read_C = tl.dot(tl.trans(waits), copies, read_C, input_precision="ieee")
+    # Leave this split's share; the last of the head's programs adds them up and attends.
     head = b * H + h
     out = partial + (head * S + s) * (DP + C)
     tl.store(out + d, tl.max(read_DP, 1))
@@ -242,7 +263,7 @@ def is_last(counter, size):
 
 
 @dataclass(frozen=True)
-class Tiles:
+class ManyTiles:
     """How work is cut; found by measurement.
 
     encode, gate: neurons at once. chunk: pairs whose rows one program of `read` fetches, `rows` at once, through
@@ -266,10 +287,15 @@ class ManyStreams(FusedStep):
     """`FusedStep` whose weights meet all streams in matrix products."""
 
     def __init__(
-        self, weights: Weights, memory: Memory, settings: Settings, early: bool = False, tiles: Tiles | None = None
+        self,
+        weights: DecodingWeights,
+        memory: Memory,
+        settings: SamplingSettings,
+        early: bool = False,
+        tiles: ManyTiles | None = None,
     ) -> None:
         super().__init__(weights, memory, settings, early)
-        tiles = tiles or Tiles()
+        tiles = tiles or ManyTiles()
         self.tiles = replace(tiles, encode=min(tiles.encode, self.NP), gate=min(tiles.gate, self.NP))
         H, B = weights.sizes[0], len(memory.tokens)
         self.block = min(64, max(16, triton.next_power_of_2(B)))

@@ -1,29 +1,27 @@
-"""The memory of the streams that are decoded together: fixed buffers, written in place.
+"""What decoding reads and writes: the weights of a model, and the memory of the streams that are decoded together.
 
-A stream's synapses are `rho` plus what the last few tokens wrote, which waits in a window of C tokens:
+`DecodingWeights`: a model's weights by name and the one fact in which `bdh` and `eq8` differ.
+
+`Memory`: fixed buffers, written in place. A stream's synapses are `rho` plus what the last few tokens wrote, which
+waits in a window of C tokens:
 
     a_t = q_t rho + sum_j (q_t . window_q[j]) window_x[j]        (the same sum, in two parts)
 
 When the window is full it is folded, rho += window_q^T window_x, one matrix product in float32 instead of C updates.
 So a token reads the rows of its active neurons and writes no state; writing is paid once per C tokens.
 
-A float32 number in two halves that are stored apart: its bfloat16 rounding and what the rounding left.
-
-Reading the state then moves two bytes per number instead of four, while every update is done in float32, exactly: the
-32 bits of the number, taken as an integer, are 65536 * high + low with low in [-32768, 32767].
-
-What decoding needs of a model: its weights by name and the two facts in which `bdh` and `eq8` differ.
+With bfloat16 weights a float32 number of the state is stored as two planes, its bfloat16 rounding and what the rounding
+left. Reading the state then moves two bytes per number instead of four, while every update is done in float32, exactly:
+the 32 bits of the number, taken as an integer, are 65536 * high + low with low in [-32768, 32767].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from bdh.models.base import LanguageModel, State
 
 
 def split_planes(wide: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,17 +37,12 @@ def join_planes(high: Tensor, low: Tensor) -> Tensor:
     return bits.view(torch.float32)
 
 
-ACCUMULATES = {"bdh.models.bdh": False, "bdh.models.eq8": True}
-"""Modules whose `Model` can be decoded here; whether x is accumulated over layers (equation (8) of the paper, where
-the stream has no residual path either)."""
-
-
 @dataclass(frozen=True)
-class Weights:
+class DecodingWeights:
     """Weights of one model; `wide` is float32, or float64 for a float64 model.
 
     encoder, encoder_v: H,D,N. decoder: H,N,D. embed: V,D, rows normalised, wide. lm_head: D,V, wide. frequency: P
-    int64. layers: L. accumulates: x_l = x_{l-1} + relu(...) and no residual path.
+    int64. layers: L. accumulates: x_l = x_{l-1} + relu(...) and no residual path (equation (8) of the paper).
     """
 
     encoder: Tensor
@@ -73,29 +66,11 @@ class Weights:
         return H, D, N
 
 
-def decodable(model: LanguageModel) -> bool:
-    """Whether `weights_of` takes the model: exactly the `Model` of bdh (and bdh_structured) or eq8."""
-    return type(model).__name__ == "Model" and type(model).__module__ in ACCUMULATES
+class Decodable(Protocol):
+    """A model that can be asked for its weights."""
 
-
-@torch.no_grad()
-def weights_of(model: LanguageModel) -> Weights:
-    """The weights of a `decodable` model; those that are wide already share its memory, except the embedding."""
-    assert decodable(model), type(model)
-    tensors = dict(model.named_parameters())
-    wide = torch.promote_types(tensors["encoder"].dtype, torch.float32)
-    encoder = tensors["encoder"].detach().to(wide)
-    embed = tensors["embed.weight"].detach().to(wide)
-    return Weights(
-        encoder=encoder,
-        encoder_v=tensors["encoder_v"].detach().to(wide),
-        decoder=tensors["decoder"].detach().to(wide).unflatten(0, (encoder.shape[0], -1)),
-        embed=F.layer_norm(embed, embed.shape[-1:]),
-        lm_head=tensors["lm_head"].detach().to(wide),
-        frequency=model.get_buffer("frequency"),
-        layers=int(model.config.n_layer),  # type: ignore[union-attr, arg-type]
-        accumulates=ACCUMULATES[type(model).__module__],
-    )
+    def decoding_weights(self) -> DecodingWeights | None:
+        """The weights, None for a model that cannot be decoded here."""
 
 
 class Memory:
@@ -107,7 +82,7 @@ class Memory:
     `tokens` (B,) the next ones to read. Entries of the window from `filled` on are 0 in `window_q`.
     """
 
-    def __init__(self, weights: Weights, streams: int, window: int, narrow: torch.dtype) -> None:
+    def __init__(self, weights: DecodingWeights, streams: int, window: int, narrow: torch.dtype) -> None:
         H, D, N = weights.sizes
         L, device = weights.layers, weights.encoder.device
         self.planes = narrow == torch.bfloat16
@@ -153,7 +128,7 @@ class Memory:
         self.window_q.zero_()
         self.filled.zero_()
 
-    def state(self) -> State:
+    def state(self) -> dict[str, Tensor]:
         """The streams as the model carries them; fold first, or what waits in the window is missing."""
         rho = torch.stack([self.layer(layer) for layer in range(self.high.shape[1])], dim=1)
         return {"rho": rho, "position": self.position.clone()}

@@ -1,18 +1,15 @@
-"""Choosing the next token inside a fixed program: no host, no generator, random numbers counted instead of drawn.
+"""Decoding in torch operations: the definition of a step, the path of the CPU, and how prompts are read anywhere.
 
-The number for token v of a stream at a position is a hash of (seed, position, v), so what a stream writes depends on
-its own seed and logits and not on the streams beside it or on how a graph is replayed. The race of exponentials
-- argmin of E_v / p_v with E_v exponential - draws v with probability p_v.
-
-One token of every stream in torch operations: the definition of a decoding step, and the path of the CPU.
-
-Rounding to the narrow type happens where the kernels of `bdh.kernels.decoding.many` round, so the two differ by the
-order of summation only. In float32 and float64 narrow and wide are the same and nothing is rounded.
-
-Read prompts into the memory in chunks, many streams at once, each as far as its own prompt goes.
-
-Short prompts are padded at the end. A padded token writes nothing, because its activations are set to 0 before they
-become keys; causality keeps it from the tokens before it.
+- `choose` takes the next token inside a fixed program: no host, no generator, random numbers counted instead of drawn.
+  The number for token v of a stream at a position is a hash of (seed, position, v), so what a stream writes depends on
+  its own seed and logits and not on the streams beside it or on how a graph is replayed. The race of exponentials -
+  argmin of E_v / p_v with E_v exponential - draws v with probability p_v.
+- `PlainStep` reads one token of every stream. Rounding to the narrow type happens where the kernels of
+  `bdh.kernels.decoding.many` round, so the two differ by the order of summation only. In float32 and float64 narrow and
+  wide are the same and nothing is rounded.
+- `prefill` reads prompts into the memory in chunks, many streams at once, each as far as its own prompt goes. Short
+  prompts are padded at the end. A padded token writes nothing, because its activations are set to 0 before they become
+  keys; causality keeps it from the tokens before it.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdh.kernels.decoding.memory import Memory, Weights
+from bdh.kernels.decoding.memory import DecodingWeights, Memory
 from bdh.nn.attention import attend_chunked
 from bdh.nn.rope import rotate, rotation
 from bdh.project.device import autocast
@@ -73,7 +70,7 @@ SPARSE_FROM = 2**19
 class PlainStep:
     """Reads `memory.tokens`, one per stream; B,V logits in the wide type."""
 
-    def __init__(self, weights: Weights, memory: Memory, sparse: bool | None = None) -> None:
+    def __init__(self, weights: DecodingWeights, memory: Memory, sparse: bool | None = None) -> None:
         """sparse: read only the rows of active neurons (None: by size, on the CPU)."""
         self.weights, self.memory = weights, memory
         large = weights.encoder[0].numel() >= SPARSE_FROM and weights.encoder.device.type == "cpu"
@@ -138,7 +135,7 @@ LONGEST_CHUNK = 512
 
 
 @torch.no_grad()
-def prefill(weights: Weights, memory: Memory, prompts: Sequence[Sequence[int]]) -> None:
+def prefill(weights: DecodingWeights, memory: Memory, prompts: Sequence[Sequence[int]]) -> None:
     """Read `prompts` (one per stream, each may be empty) on top of what the streams hold; the window must be empty.
 
     Products run in the narrow type of the memory, those with the state in its wide type.
@@ -157,7 +154,7 @@ def prefill(weights: Weights, memory: Memory, prompts: Sequence[Sequence[int]]) 
         memory.position += real_BT.sum(dim=1)
 
 
-def _read(weights: Weights, memory: Memory, tokens_BT: Tensor, real_BT: Tensor) -> None:
+def _read(weights: DecodingWeights, memory: Memory, tokens_BT: Tensor, real_BT: Tensor) -> None:
     """All layers of one chunk. The last layer's answer is not needed: a prompt gives state, not logits."""
     H, B, T = weights.sizes[0], *tokens_BT.shape
     cos, sin = rotation(T, weights.frequency, memory.position)
@@ -173,7 +170,7 @@ def _read(weights: Weights, memory: Memory, tokens_BT: Tensor, real_BT: Tensor) 
             x_BTD = _answer(weights, x_BTD, xs_HBTN, a_HBTD)
 
 
-def _answer(weights: Weights, x_BTD: Tensor, xs_HBTN: Tensor, a_HBTD: Tensor) -> Tensor:
+def _answer(weights: DecodingWeights, x_BTD: Tensor, xs_HBTN: Tensor, a_HBTD: Tensor) -> Tensor:
     ys_HBTN = F.relu(torch.bmm(normalize(a_HBTD).flatten(1, 2), weights.encoder_v)).view_as(xs_HBTN)
     y_BTD = torch.bmm((xs_HBTN * ys_HBTN).flatten(1, 2), weights.decoder).sum(dim=0).view_as(x_BTD)
     return normalize(y_BTD) if weights.accumulates else normalize(x_BTD + normalize(y_BTD))

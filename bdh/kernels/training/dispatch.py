@@ -1,8 +1,8 @@
-"""Whether a model trains through the fused layers, and the pass through them.
+"""Whether a model trains through the fused layers, and its step through them.
 
-`model.kernel` says what is wanted: `auto` (the fused path where it can run: on a GPU, in training, in bfloat16),
-`plain` (never), `fused` (always, or an error that says why not; on a CPU the plain-torch forms of the kernels run).
-One line of the log tells which path was taken and, if not the fused one, why.
+`kernel` says what is wanted: `auto` (the fused path where it can run: on a GPU, in training, in bfloat16), `plain`
+(never), `fused` (always, or an error that says why not; on a CPU the plain-torch forms of the kernels run). One line of
+the log tells which path was taken and, if not the fused one, why.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import importlib.util
 import logging
 import os
 import weakref
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from bdh.kernels.training.dropout import Mask
-from bdh.kernels.training.plan import Plan
-from bdh.kernels.training.shape import SMALLEST, shape_of
-from bdh.kernels.training.step import FusedStack, FusedTraining, Runner
-from bdh.models.base import Output, State, cross_entropy
+from bdh.kernels.training.layers import Plan
+from bdh.kernels.training.reference import Mask
+from bdh.kernels.training.shape import SMALLEST, Tuning, shape_of
+from bdh.kernels.training.step import FusedTraining, Runner
 from bdh.nn.probe import watched
 from bdh.project.errors import ParamsError
 
@@ -33,44 +34,70 @@ _log = logging.getLogger(__name__)
 _RUNNERS: weakref.WeakKeyDictionary[torch.nn.Module, Runner] = weakref.WeakKeyDictionary()
 
 
-@torch.compiler.disable
-def fused_output(
-    model: Any, tokens_BT: Tensor, targets_BT: Tensor | None, state: State | None, *, carried: bool
-) -> Output | None:
-    """The output of a training pass through the fused layers, or None where the plain path has to run.
+@dataclass(frozen=True)
+class LayerStack:
+    """What a model of the family hands over for a pass: parameters, and the numbers that decide how they act.
 
-    `model` has the parameters and Config of `bdh`; `carried` as in `fused_plan.Plan`. With targets the loss and all
-    gradients are computed together and the logits are never whole: the output's have shape B,0,V. Raises ParamsError if
-    `model.kernel` is `fused` and the sizes do not allow it. Under torch.compile this runs uncompiled.
+    encoder, encoder_v: H,D,N. decoder: H*N,D. lm_head: D,V. layers: L. carried: as in `layers.Plan`. dropout: share of
+    gated neurons to drop, 0 outside training. measure_l1, l1_weight: whether the mean activity is measured, its weight
+    in the total. tuning: see `shape.Tuning`.
     """
-    if model.kernel == "plain" or state is not None or not torch.is_grad_enabled() or watched():
-        return None
-    if model.kernel == "auto" and not model.training:
-        return None
-    reason = reason_against(model)
-    if reason is not None:
-        if model.kernel == "fused":
-            raise ParamsError(f"train.kernel: fused cannot run here: {reason}; set train.kernel: auto")
-        _say(f"training on the plain path: {reason}")
-        return None
-    plan = plan_of(model, tokens_BT, carried)
-    _say(f"training on the fused path ({'Triton kernels' if plan.kernels else 'plain-torch forms'})")
-    x_BTD = torch.nn.functional.layer_norm(model.embed(tokens_BT), (plan.shape.D,))
-    padded = torch.nn.functional.pad(x_BTD, (0, 0, 0, plan.shape.T - plan.tokens))
-    matrices = (model.encoder, model.encoder_v, model.decoder)
-    if targets_BT is not None and (model.l1_weight > 0 or not plan.measure_l1):
-        runner = _RUNNERS.setdefault(model, Runner())
-        loss, l1 = FusedTraining.apply(padded, *matrices, model.lm_head, targets_BT, model.l1_weight, plan, runner)
-        return Output(x_BTD.new_empty(x_BTD.shape[0], 0, model.vocab_size), loss, None, l1)
-    after_BTD, l1 = FusedStack.apply(padded, *matrices, plan)
-    logits_BTV = after_BTD[:, : plan.tokens] @ model.lm_head
-    return Output(logits_BTV, cross_entropy(logits_BTV, targets_BT), None, l1)
+
+    encoder: Tensor
+    encoder_v: Tensor
+    decoder: Tensor
+    lm_head: Tensor
+    layers: int
+    carried: bool
+    dropout: float
+    measure_l1: bool
+    l1_weight: float
+    tuning: Tuning
 
 
-def reason_against(model: Any) -> str | None:
-    """Why the fused path cannot serve this model on its device in the present autocast, or None."""
-    device, (_, D, N) = model.encoder.device, model.encoder.shape
-    if model.kernel == "auto":
+class TrainingLoss(NamedTuple):
+    """total: loss + l1_weight * l1, to be differentiated; loss: nats per token; l1: mean activity if it is measured."""
+
+    total: Tensor
+    loss: Tensor
+    l1: Tensor | None
+
+
+def chooses_fused(kernel: str, training: bool, encoder: Tensor) -> bool:
+    """Whether a pass over a model with this encoder (H,D,N) takes the fused path, in the present autocast.
+
+    Raises ParamsError if `kernel` is `fused` and the sizes do not allow it.
+    """
+    if kernel == "plain" or not torch.is_grad_enabled() or watched() or (kernel == "auto" and not training):
+        return False
+    reason = reason_against(kernel, encoder)
+    if reason is None:
+        on_gpu = _kernels(encoder.device)
+        _say(f"training on the fused path ({'Triton kernels' if on_gpu else 'plain-torch forms'})")
+        return True
+    if kernel == "fused":
+        raise ParamsError(f"train.kernel: fused cannot run here: {reason}; set train.kernel: auto")
+    _say(f"training on the plain path: {reason}")
+    return False
+
+
+def fused_loss(owner: torch.nn.Module, stack: LayerStack, x_BTD: Tensor, targets_BT: Tensor) -> TrainingLoss:
+    """Loss and all gradients of the rows x (B,T,D) before the first layer, together; logits are never whole.
+
+    `owner` is the module whose passes share buffers and the CUDA graph from step to step.
+    """
+    plan = plan_of(stack, *targets_BT.shape)
+    padded = F.pad(x_BTD, (0, 0, 0, plan.shape.T - plan.tokens))
+    runner = _RUNNERS.setdefault(owner, Runner())
+    matrices = (stack.encoder, stack.encoder_v, stack.decoder, stack.lm_head)
+    total, loss, l1 = FusedTraining.apply(padded, *matrices, targets_BT, stack.l1_weight, plan, runner)
+    return TrainingLoss(total, total if loss is None else loss, l1)
+
+
+def reason_against(kernel: str, encoder: Tensor) -> str | None:
+    """Why the fused path cannot serve this encoder (H,D,N) on its device in the present autocast, or None."""
+    device, (_, D, N) = encoder.device, encoder.shape
+    if kernel == "auto":
         if device.type != "cuda":
             return f"the kernels are for GPUs and this is {device.type}"
         if not _autocast_bfloat16(device):
@@ -88,19 +115,14 @@ def reason_against(model: Any) -> str | None:
     return None
 
 
-def plan_of(model: Any, tokens_BT: Tensor, carried: bool) -> Plan:
-    """The plan of one pass of `model` over these tokens, with a fresh seed for dropout from the CPU's generator."""
-    (H, D, N), (B, T) = model.encoder.shape, tokens_BT.shape
-    device, tuning = model.encoder.device, model.tuning
-    dtype = model.encoder.dtype
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
-    share = model.config.dropout if model.training else 0.0
-    shape = shape_of(B, T, D, H, N, tuning)
-    seed = int(torch.randint(2**31 - 1, ())) if share > 0 else 0
-    mask = Mask(share, seed, model.first_stream * shape.T)
-    layers = model.config.n_layer
-    return Plan(shape, T, layers, dtype, carried, mask, model.measure_l1, _kernels(device), tuning)
+def plan_of(stack: LayerStack, streams: int, tokens: int) -> Plan:
+    """The plan of one pass over B streams of T tokens, with a fresh seed for dropout from the CPU's generator."""
+    (H, D, N), device = stack.encoder.shape, stack.encoder.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else stack.encoder.dtype
+    shape = shape_of(streams, tokens, D, H, N, stack.tuning)
+    mask = Mask(stack.dropout, int(torch.randint(2**31 - 1, ())) if stack.dropout > 0 else 0)
+    kernels = _kernels(device)
+    return Plan(shape, tokens, stack.layers, dtype, stack.carried, mask, stack.measure_l1, kernels, stack.tuning)
 
 
 def _kernels(device: torch.device) -> bool:

@@ -1,26 +1,34 @@
-"""What `fused_hopper` does with a tile when its product is there, by KIND; importing this file needs triton's Gluon.
+"""One program for Hopper GPUs (Gluon) behind four large steps: tiles stream past rows that stay in shared memory.
 
-One program for Hopper GPUs (Gluon) behind four fused steps: tiles stream past rows that stay in shared memory.
+Importing this file needs triton's Gluon; launched by `hopper_launch`. A program holds 2*CM rows of the left operand and
+walks over COLUMNS neurons of one head, BN at a time. Its warps have three roles that meet in barriers alone:
 
-A program holds 2*CM rows of the left operand and walks over COLUMNS neurons of one head, BN at a time. One warp feeds
-tiles through rings in shared memory; two groups of four warps multiply and finish CM rows each, so that the end of one
-group's tile (rotation, gate, stores) overlaps with the other group's product. Finished tiles are written over tiles
-that they were made of and leave by asynchronous copies. What is finished how is its KIND:
+    walk (two groups of four warps)   multiply and finish CM rows each, so that the end of one group's tile (rotation,
+                                      gate, stores) overlaps with the other group's product
+    feed_right (one warp)             brings tiles of the right operand, which both groups use, into a ring
+    feed_own (one warp)               brings the tiles that each group finishes into rings of its own
 
-    encode      x = relu(v E), q = rope(x)            left v    right E    first: turns -> q    second: x (out only)
-    gate        g = |x| relu(a V) m                   left a    right V    first: x -> g
-    gradient    dys, dx of `fused_forms.gradient`                          first: x -> dys      second: g -> dx
-                                                      left dy   right W^T
-    turn_back   dx of `fused_forms.activity`          left p    right q    first: dx -> dx      second: turns (in only)
-    state_back  what states add to dx before that     left da, v           as turn_back
-                                                      right rho^T, drho^T
+A ring has slots; slot i % SLOTS holds tile i. `full` opens when a tile has arrived, `free` when it may be overwritten;
+each opens once per round of the ring, and the phase that is waited for is the parity of the round. Finished tiles are
+written over tiles that they were made of and leave by asynchronous copies. What is finished how is the KIND:
 
-Rotary pairs are neighbours, so both ends of a pair are in one thread. Conventions as in `fused_kernels`.
+    encode      x = relu(v E), q = rope(x)            left v      right E    first: turns -> q   second: x (out only)
+    gate        g = |x| relu(a V) m                   left a      right V    first: x -> g
+    gradient    dys, dx of `reference.gradient`       left dy     right W^T  first: x -> dys     second: g -> dx
+    turn_back   dx of `reference.activity`            left p      right q    first: dx -> dx     second: turns (in only)
+    state_back  what states add to dx before that     left da, v  right rho^T, drho^T            as turn_back
 
-Writing the states between segments on Hopper GPUs (Gluon); importing this needs triton.
+Operands are TMA descriptors of bfloat16 matrices, row-major, whose tiles are swizzled in shared memory (the default
+NVMMA layout of their size). Sizes as in `triton`:
 
-A program keeps the states of 128 neurons of one head in registers, two groups of four warps 64 each, while the tokens
-of a stream pass by in shared memory, and writes them down before every segment. Conventions as in `fused_hopper`.
+| operand | matrix | tile |
+|---|---|---|
+| a (left), a_other | R,D; H*R,D; S*H*C,C (p) | CM,BK: CHUNKS of them side by side are the whole depth |
+| b (right), b_other | D,HN; HN,D; R,HN (q); S*HN,D | BK,BN, or BN,BK where it is used transposed |
+| first, second and their outputs | R,HN, or T,N for turns (float16 bits) | CM,BN |
+| extra | by KIND, see `stream_kernel` | a plain pointer |
+
+Rotary pairs are neighbouring columns, so both ends of a pair are in one thread.
 """
 
 from __future__ import annotations
@@ -36,7 +44,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 # The arguments of a program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, SIM109
+# ruff: noqa: ANN001, ANN201, RUF005, SIM109
 # mypy: disallow-untyped-defs=False
 
 
@@ -49,14 +57,14 @@ STATE_BACK = gl.constexpr(4)
 
 @gluon.jit
 def rounds(z):
-    """As `fused_kernels.rounds`."""
+    """As `triton.rounds`."""
     z = (z ^ (z >> 16)) * 0x7FEB352D
     return (z ^ (z >> 15)) * 0x846CA68B
 
 
 @gluon.jit
 def keys(index, step: gl.constexpr, seed):
-    """As `fused_kernels.keys`."""
+    """As `triton.keys`."""
     z = rounds(index.to(gl.uint32) * step + seed.to(gl.uint32))
     return z ^ (z >> 16)
 
@@ -86,7 +94,8 @@ def finish(
     KIND: gl.constexpr, BN: gl.constexpr, CM: gl.constexpr, SLOTS: gl.constexpr,
     THRESHOLD: gl.constexpr, MARK: gl.constexpr, SUMS: gl.constexpr,
 ):  # fmt: skip
-    """What follows the product with tile i."""
+    """What follows the product with tile i: by KIND, then out."""
+    # The tile of `first` has to be there; it stands in the slot that the result will take.
     own = GROUP * SLOTS + i % SLOTS
     mbarrier.wait(full.index(own), (i // SLOTS) & 1)
     first = first_ring.index(own).load(layout)
@@ -123,16 +132,12 @@ def finish(
         if KIND == TURN_BACK:
             dx = gl.where(direct == direct, dx, 0.0)
         first_ring.index(own).store(dx.to(gl.bfloat16))
+    # Writes to shared memory become visible to the copy engine, which takes the tile away.
     fence_async_shared()
     tma.async_copy_shared_to_global(first_out, [row, column], first_ring.index(own))
     if KIND == ENCODE or KIND == GRADIENT:
         tma.async_copy_shared_to_global(second_out, [row, column], second_ring.index(own))
     return total
-
-
-# The arguments of a program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, RUF005, SIM109
-# mypy: disallow-untyped-defs=False
 
 
 @gluon.jit
@@ -157,6 +162,7 @@ def feed_right(
             slot = step % B_SLOTS
             mbarrier.wait(b_free.index(slot), ((step // B_SLOTS) & 1) ^ 1)
             mbarrier.expect(b_full.index(slot), b_desc.block_type.nbytes)
+            # W and rho are stored with neurons as rows: their tile is used transposed.
             if KIND == GRADIENT or KIND == STATE_BACK:
                 at = [b_row + i * BN, 0]
             else:
@@ -196,6 +202,7 @@ def walk(
 ):  # fmt: skip
     """All tiles of one group."""
     layout: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BN, 16])
+    # Preparation: the layout of pairs, the keys of dropout of this group's rows, and its rows of the left operand.
     total = gl.zeros([CM, BN], gl.float32, layout)
     even, _ = total.reshape([CM, BN // 2, 2]).split()
     pair_layout: gl.constexpr = even.type.layout
@@ -208,6 +215,7 @@ def walk(
     mbarrier.wait(a_full, 0)
     if CHUNKS == 1:
         a = a_tiles.index(GROUP).load(gl.DotOperandLayout(0, layout, 2))
+    # Tile after tile of the right operand.
     for i in range(TILES):
         acc = gl.zeros([CM, BN], gl.float32, layout)
         for chunk in gl.static_range(CHUNKS):
@@ -220,6 +228,7 @@ def walk(
             if CHUNKS > 1:
                 a = a_tiles.index(GROUP * CHUNKS + chunk)
             acc = warpgroup_mma(a, b, acc, use_acc=chunk > 0, is_async=True)
+            # While the product runs: the tile finished last has left by now, its slot is free for the next one.
             if chunk == 0:
                 tma.store_wait(0)
                 mbarrier.arrive(free.index(GROUP * SLOTS + (i + SLOTS - 1) % SLOTS), count=1, pred=i > 0)
@@ -230,6 +239,7 @@ def walk(
             row, column0 + i * BN, row_keys, pairs, seed, extra_ptr, scale, layout,
             KIND, BN, CM, SLOTS, THRESHOLD, MARK, SUMS,
         )  # fmt: skip
+    # Let the last copies end, and leave the group's sum of x.
     tma.store_wait(0)
     if SUMS and KIND == ENCODE:
         at = (gl.program_id(0) * gl.num_programs(1) + gl.program_id(1)) * 2 + GROUP
@@ -250,6 +260,7 @@ def stream_kernel(
     """
     row0, column0 = gl.program_id(0) * (2 * CM), gl.program_id(1) * COLUMNS
     h = column0 // N
+    # Shared memory: rows of the left operand for good, rings for the rest, and their barriers.
     a_tiles = gl.allocate_shared_memory(gl.bfloat16, [2 * CHUNKS] + a_desc.block_type.shape, a_desc.layout)
     b_ring = gl.allocate_shared_memory(gl.bfloat16, [B_SLOTS] + b_desc.block_type.shape, b_desc.layout)
     own: gl.constexpr = first_desc.block_type.shape
@@ -261,6 +272,7 @@ def stream_kernel(
     a_full, b_full, b_free = barriers(1, 1), barriers(B_SLOTS, 1), barriers(B_SLOTS, 2)
     full, free = barriers(2 * SLOTS, 1), barriers(2 * SLOTS, 1)
     fence_async_shared()
+    # Where this program's tiles stand in their matrices.
     a_row, b_row, b_column, turn_row = row0, 0, column0, row0 % T
     if KIND == GATE or KIND == STATE_BACK:
         a_row = h * R + row0
@@ -275,6 +287,7 @@ def stream_kernel(
         a_row, b_row = row0 // C * (H * C) + h * C + row0 % C, row0 // C * C
     if KIND == TURN_BACK or KIND == STATE_BACK:
         second_row, second_column = turn_row, column0 - h * N
+    # Fetch the rows of the left operand; one barrier opens when all of them are there.
     mbarrier.expect(a_full.index(0), 2 * CHUNKS * a_desc.block_type.nbytes)
     for group in gl.static_range(2):
         for chunk in gl.static_range(CHUNKS):
@@ -285,6 +298,7 @@ def stream_kernel(
                 tma.async_copy_global_to_shared(a_desc, [a_row + group * CM, 0], a_full.index(0), tile)
             else:
                 tma.async_copy_global_to_shared(a_desc, [a_row + group * CM, chunk * BK], a_full.index(0), tile)
+    # The first function runs on the program's own four warps, the others on 4, 1 and 1 more, with so many registers.
     TILES: gl.constexpr = COLUMNS // BN
     gl.warp_specialize(
         [
@@ -304,96 +318,4 @@ def stream_kernel(
         ],
         [4, 1, 1],
         [REGISTERS, 24, 24],
-    )  # fmt: skip
-
-
-# The arguments of a program are pointers and numbers of the device, which Python's types do not describe.
-# ruff: noqa: ANN001, ANN201, RUF005
-# mypy: disallow-untyped-defs=False
-
-
-@gluon.jit
-def feed(
-    q_desc, u_desc, q_ring, u_ring, full, free, q_row, u_row, column,
-    SEGMENTS: gl.constexpr, C: gl.constexpr, BK: gl.constexpr, BM: gl.constexpr, SLOTS: gl.constexpr,
-    BACKWARD: gl.constexpr,
-):  # fmt: skip
-    """BK tokens at a time of q, one tile per group, and of u; the last segment adds to no state."""
-    per: gl.constexpr = C // BK
-    for step in range((SEGMENTS - 1) * per):
-        segment = step // per
-        if BACKWARD:
-            segment = SEGMENTS - 1 - segment
-        row = segment * C + step % per * BK
-        slot = step % SLOTS
-        mbarrier.wait(free.index(slot), ((step // SLOTS) & 1) ^ 1)
-        mbarrier.expect(full.index(slot), 2 * q_desc.block_type.nbytes + u_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(q_desc, [q_row + row, column], full.index(slot), q_ring.index(2 * slot))
-        tma.async_copy_global_to_shared(
-            q_desc, [q_row + row, column + BM], full.index(slot), q_ring.index(2 * slot + 1)
-        )
-        tma.async_copy_global_to_shared(u_desc, [u_row + row, 0], full.index(slot), u_ring.index(slot))
-
-
-@gluon.jit
-def add_up(
-    GROUP: gl.constexpr, rho_desc, q_ring, u_ring, out_tiles, full, free, rho_row,
-    SEGMENTS: gl.constexpr, C: gl.constexpr, D: gl.constexpr, HN: gl.constexpr, BK: gl.constexpr, BM: gl.constexpr,
-    SLOTS: gl.constexpr, BACKWARD: gl.constexpr,
-):  # fmt: skip
-    """The states of BM neurons, written before every segment (BACKWARD: from the end)."""
-    layout: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, D, 16])
-    per: gl.constexpr = C // BK
-    out = out_tiles.index(GROUP)
-    acc = gl.zeros([BM, D], gl.float32, layout)
-    for turn in range(SEGMENTS):
-        segment = turn
-        if BACKWARD:
-            segment = SEGMENTS - 1 - turn
-        tma.store_wait(0)
-        out.store(acc.to(gl.bfloat16))
-        fence_async_shared()
-        tma.async_copy_shared_to_global(rho_desc, [rho_row + segment * HN + GROUP * BM, 0], out)
-        if turn < SEGMENTS - 1:
-            for k in range(per):
-                step = turn * per + k
-                slot = step % SLOTS
-                mbarrier.wait(full.index(slot), (step // SLOTS) & 1)
-                q = q_ring.index(2 * slot + GROUP).permute((1, 0))
-                acc = warpgroup_mma(q, u_ring.index(slot), acc, is_async=True)
-                acc = warpgroup_mma_wait(0, deps=[acc])
-                mbarrier.arrive(free.index(slot), count=1)
-    tma.store_wait(0)
-
-
-@gluon.jit
-def states_kernel(
-    q_desc, u_desc, rho_desc, T, head_rows,
-    SEGMENTS: gl.constexpr, C: gl.constexpr, D: gl.constexpr, N: gl.constexpr, HN: gl.constexpr, BK: gl.constexpr,
-    BM: gl.constexpr, SLOTS: gl.constexpr, BACKWARD: gl.constexpr, REGISTERS: gl.constexpr,
-):  # fmt: skip
-    """2*BM neurons of one stream of T tokens; head_rows: rows of u from head to head (0: the same for all)."""
-    column, stream = gl.program_id(0) * (2 * BM), gl.program_id(1)
-    q_ring = gl.allocate_shared_memory(gl.bfloat16, [2 * SLOTS] + q_desc.block_type.shape, q_desc.layout)
-    u_ring = gl.allocate_shared_memory(gl.bfloat16, [SLOTS] + u_desc.block_type.shape, u_desc.layout)
-    out_tiles = gl.allocate_shared_memory(gl.bfloat16, [2] + rho_desc.block_type.shape, rho_desc.layout)
-    full, free = barriers(SLOTS, 1), barriers(SLOTS, 2)
-    fence_async_shared()
-    q_row = stream * T
-    u_row = column // N * head_rows + q_row
-    rho_row = stream * (SEGMENTS * HN) + column
-    gl.warp_specialize(
-        [
-            (add_up, (
-                0, rho_desc, q_ring, u_ring, out_tiles, full, free, rho_row,
-                SEGMENTS, C, D, HN, BK, BM, SLOTS, BACKWARD)),
-            (add_up, (
-                1, rho_desc, q_ring, u_ring, out_tiles, full, free, rho_row,
-                SEGMENTS, C, D, HN, BK, BM, SLOTS, BACKWARD)),
-            (feed, (
-                q_desc, u_desc, q_ring, u_ring, full, free, q_row, u_row, column,
-                SEGMENTS, C, BK, BM, SLOTS, BACKWARD)),
-        ],
-        [4, 1],
-        [REGISTERS, 24],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs the program of `fused_hopper`; functions and arguments as in `fused_forms`. Importing it needs Gluon."""
+"""Runs the programs of `hopper` and `hopper_states`; functions as in `reference`. Importing needs Gluon."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from bdh.kernels.training import hopper as programs
-from bdh.kernels.training import hopper as state_programs
-from bdh.kernels.training.dropout import Mask
-from bdh.kernels.training.shape import TILE, Shape, Tuning
+from bdh.kernels.training import hopper_states as state_programs
+from bdh.kernels.training.reference import Mask
+from bdh.kernels.training.shape import TILE, PassShape, Tuning
 
 GROUP_ROWS = TILE // 2
 ENOUGH_PROGRAMS = 112
@@ -21,7 +21,7 @@ STATE_STEP = 64
 
 def probe(device: torch.device) -> None:
     """One small step; raises whatever the compiler says."""
-    shape = Shape(1, TILE, TILE, 64, 1, TILE)
+    shape = PassShape(1, TILE, TILE, 64, 1, TILE)
     rows, wide = (torch.zeros(TILE, size, dtype=torch.bfloat16, device=device) for size in (64, TILE))
     E = torch.zeros(64, TILE, dtype=torch.bfloat16, device=device)
     encode(rows, E, wide.half(), wide.clone(), wide, False, shape, Tuning())
@@ -29,7 +29,7 @@ def probe(device: torch.device) -> None:
 
 
 def encode(
-    v: Tensor, E: Tensor, turns: Tensor, x: Tensor, q: Tensor, sums: bool, shape: Shape, tuning: Tuning
+    v: Tensor, E: Tensor, turns: Tensor, x: Tensor, q: Tensor, sums: bool, shape: PassShape, tuning: Tuning
 ) -> Tensor | None:
     """x = relu(v E) and q = rope(x); the sum of x if `sums`."""
     partial = torch.empty(2 * shape.R * shape.HN // (TILE * 16), device=v.device) if sums else v
@@ -40,9 +40,9 @@ def encode(
 
 
 def gate(
-    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: Shape, tuning: Tuning
+    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: PassShape, tuning: Tuning
 ) -> None:  # fmt: skip
-    """See `fused_forms.gate`."""
+    """See `reference.gate`."""
     rows = torch.as_strided(a, ((shape.H - 1) * (a.stride(0) // shape.D) + shape.R, shape.D), (shape.D, 1))
     _stream(
         "gate", rows, V, x, x, g, g, draw, shape, tuning, programs.GATE.value, a.stride(0) // shape.D, mask.threshold,
@@ -52,22 +52,22 @@ def gate(
 
 def gradient(
     x: Tensor, g: Tensor, dy: Tensor, W: Tensor, scale: float, dys: Tensor, dx: Tensor, mark: bool,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """See `fused_forms.gradient`."""
+    """See `reference.gradient`."""
     _stream("gradient", dy, W, x, g, dys, dx, x, shape, tuning, programs.GRADIENT.value, mark=mark, scale=scale)
 
 
-def segment_fits(shape: Shape) -> bool:
+def segment_fits(shape: PassShape) -> bool:
     """Whether `activity` can hold a segment's rows of p."""
     return shape.C % TILE == 0 and shape.C <= LARGEST_SEGMENT
 
 
 def activity(
     p: Tensor, q: Tensor, dx: Tensor, turns: Tensor, l1: Tensor | None,
-    states: tuple[Tensor, Tensor, Tensor, Tensor] | None, shape: Shape, tuning: Tuning,
+    states: tuple[Tensor, Tensor, Tensor, Tensor] | None, shape: PassShape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """See `fused_forms.activity`, without carried activations; what states give is added to dx first."""
+    """See `reference.activity`, without carried activations; what states give is added to dx first."""
     turns = turns.view(q.dtype)
     if states is not None:
         da, v, rho, drho = (tensor.view(-1, shape.D) for tensor in states)
@@ -81,8 +81,8 @@ def activity(
     )  # fmt: skip
 
 
-def states(q: Tensor, u: Tensor, backward: bool, shape: Shape) -> Tensor:
-    """See `fused_forms.states`."""
+def states(q: Tensor, u: Tensor, backward: bool, shape: PassShape) -> Tensor:
+    """See `reference.states`."""
     rho = torch.empty(shape.segments, shape.HN, shape.D, dtype=q.dtype, device=q.device)
     own = [GROUP_ROWS, shape.D]
     state_programs.states_kernel[(shape.HN // TILE, shape.B)](
@@ -96,7 +96,7 @@ def states(q: Tensor, u: Tensor, backward: bool, shape: Shape) -> Tensor:
 
 def _stream(
     name: str, left: Tensor, right: Tensor, first: Tensor, second: Tensor, first_out: Tensor, second_out: Tensor,
-    extra: Tensor, shape: Shape, tuning: Tuning, kind: int, head_rows: int = 0, threshold: int = 0,
+    extra: Tensor, shape: PassShape, tuning: Tuning, kind: int, head_rows: int = 0, threshold: int = 0,
     mark: bool = False, sums: bool = False, scale: float = 1.0, others: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[int, int]:  # fmt: skip
     """Launch one kind of step; returns the grid."""

@@ -1,6 +1,6 @@
-"""Runs the Triton kernels; the functions and their arguments are those of `fused_forms`, where they are described.
+"""Runs the Triton programs; the functions and their arguments are those of `reference`, where they are described.
 
-Runs the Triton programs for rows; the functions and their arguments are those of `fused_forms_rows`.
+Every function chooses tiles for its sizes and takes, where they run, the programs for Hopper (`hopper_launch`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 from bdh.kernels.training import reference
-from bdh.kernels.training import triton as backward
-from bdh.kernels.training import triton as forward
-from bdh.kernels.training import triton as kernels
-from bdh.kernels.training.dropout import Mask
-from bdh.kernels.training.shape import BLOCKS, TILE, Shape, Tuning, fit, narrower
+from bdh.kernels.training import triton as programs
+from bdh.kernels.training import triton_rows as row_programs
+from bdh.kernels.training.reference import Mask
+from bdh.kernels.training.shape import BLOCKS, TILE, PassShape, Tuning, fit, narrower
 
 SMALLEST_STEP = 64
+ROWS = 8
 
 _log = logging.getLogger(__name__)
 
 
 def encode(
     v: Tensor, E: Tensor, turns: Tensor, before: Tensor | None, signed: bool, x: Tensor, q: Tensor, sums: bool,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> Tensor | None:  # fmt: skip
-    """See `fused_forms.encode`; without `before` the Hopper program, or a library product with relu and a rotation."""
+    """See `reference.encode`; without `before` the Hopper program, or a library product with relu and a rotation."""
     if before is None and not signed and v.is_cuda:
         if hopper_fits(v, shape, tuning):
             return _hopper().encode(v, E, turns, x, q, sums, shape, tuning)
@@ -39,7 +39,7 @@ def encode(
     M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
     grid = (shape.R // M, shape.HN // N)
     partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=v.device)
-    forward.encode_kernel[grid](
+    programs.encode_kernel[grid](
         v, E, turns, v if before is None else before, x, q, partial, shape.T,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K,
         BEFORE=before is not None, SIGNED=signed, SUMS=sums, **_how(b),
@@ -47,40 +47,36 @@ def encode(
     return partial.sum() if sums else None
 
 
-def _rotate(x: Tensor, turns: Tensor, q: Tensor, sums: bool, shape: Shape, tuning: Tuning) -> Tensor | None:
+def _rotate(x: Tensor, turns: Tensor, q: Tensor, sums: bool, shape: PassShape, tuning: Tuning) -> Tensor | None:
     b = tuning.of("rotate")
     M, N = _rows(b["M"], shape), fit(b["N"], shape.N)
     grid = (shape.R // M, shape.HN // N)
     partial = torch.empty(grid if sums else (1,), dtype=torch.float32, device=x.device)
-    forward.rotate_kernel[grid](x, turns, q, partial, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, SUMS=sums, **_how(b))
+    programs.rotate_kernel[grid](
+        x, turns, q, partial, shape.T, N=shape.N, HN=shape.HN, BM=M, BN=N, SUMS=sums, **_how(b)
+    )
     return partial.sum() if sums else None
 
 
-def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
-    """See `fused_forms.scores`; one kernel for the lower tiles, or a product per head and a mask."""
+def scores(q: Tensor, shape: PassShape, tuning: Tuning) -> Tensor:
+    """See `reference.scores`; one program per tile, those above the diagonal have nothing to multiply."""
     s = torch.empty(shape.segments, shape.H, shape.C, shape.C, dtype=q.dtype, device=q.device)
-    if tuning.scores == "product":
-        q_SCHN = q.view(shape.segments, shape.C, shape.H, shape.N)
-        for head in range(shape.H):
-            one = q_SCHN[:, :, head]
-            s[:, head] = torch.bmm(one, one.mT)
-        return s.tril_(-1)
     b = tuning.of("scores")
     M, N, K = fit(b["M"], shape.C), fit(b["N"], shape.C), fit(b["K"], shape.N)
     grid = ((shape.C // M) * (shape.C // N), shape.segments * shape.H)
-    forward.scores_kernel[grid](q, s, C=shape.C, H=shape.H, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, **_how(b))
+    programs.scores_kernel[grid](q, s, C=shape.C, H=shape.H, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, **_how(b))
     return s
 
 
 def gate(
-    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: Shape, tuning: Tuning
+    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: PassShape, tuning: Tuning
 ) -> None:  # fmt: skip
-    """See `fused_forms.gate`."""
+    """See `reference.gate`."""
     if hopper_fits(x, shape, tuning):
         return _hopper().gate(x, a, V, mask, draw, g, shape, tuning)
     b = tuning.of("gate")
     M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
-    forward.gate_kernel[(shape.R // M, shape.HN // N)](
+    programs.gate_kernel[(shape.R // M, shape.HN // N)](
         x, a, V, g, a.stride(0) // shape.D, draw, mask.scale,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BN=N, BK=K, THRESHOLD=mask.threshold, **_how(b),
     )  # fmt: skip
@@ -88,34 +84,34 @@ def gate(
 
 def gradient(
     x: Tensor, g: Tensor, dy: Tensor, W: Tensor, scale: float, dys: Tensor, dx: Tensor, mark: bool,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """See `fused_forms.gradient`."""
+    """See `reference.gradient`."""
     if hopper_fits(x, shape, tuning):
         return _hopper().gradient(x, g, dy, W, scale, dys, dx, mark, shape, tuning)
     b = tuning.of("gradient")
     M, N, K = _rows(b["M"], shape), fit(b["N"], shape.N), fit(b["K"], shape.D)
-    backward.gradient_kernel[(shape.R // M, shape.HN // N)](
+    programs.gradient_kernel[(shape.R // M, shape.HN // N)](
         x, g, dy, W, dys, dx, scale, D=shape.D, HN=shape.HN, BM=M, BN=N, BK=K, MARK=mark, **_how(b)
     )
 
 
-def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
-    """See `fused_forms.pairs`."""
+def pairs(da: Tensor, v: Tensor, shape: PassShape, tuning: Tuning) -> Tensor:
+    """See `reference.pairs`."""
     b = tuning.of("pairs")
     M, N = fit(narrower(b["M"], shape.D), shape.C), fit(narrower(b["N"], shape.D), shape.C)
     p = torch.empty(shape.segments, shape.H, shape.C, shape.C, dtype=v.dtype, device=v.device)
     grid = ((shape.C // M) * (shape.C // N), shape.segments * shape.H)
-    backward.pairs_kernel[grid](da, v, p, shape.R, C=shape.C, H=shape.H, D=shape.D, BM=M, BN=N, **_how(b))
+    programs.pairs_kernel[grid](da, v, p, shape.R, C=shape.C, H=shape.H, D=shape.D, BM=M, BN=N, **_how(b))
     return p
 
 
 def activity(
     p: Tensor, q: Tensor, dx: Tensor, turns: Tensor, l1: Tensor | None,
     states: tuple[Tensor, Tensor, Tensor, Tensor] | None, carried: tuple[Tensor, Tensor, bool] | None,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> None:  # fmt: skip
-    """See `fused_forms.activity`; products of one head and a few segments at a time, so that dq stays in the cache."""
+    """See `reference.activity`; products of one head and a few segments at a time, so that dq stays in the cache."""
     if carried is None and hopper_fits(q, shape, tuning) and _hopper().segment_fits(shape):
         return _hopper().activity(p, q, dx, turns, l1, states, shape, tuning)
     b = tuning.of("activity")
@@ -134,15 +130,15 @@ def activity(
                 neurons = slice(head * shape.N, (head + 1) * shape.N)
                 dq.baddbmm_(da[head].view(S, C, D)[part], rho[part, neurons].mT)
                 dq.baddbmm_(v.view(S, C, D)[part], drho[part, neurons].mT)
-            backward.turn_back_kernel[(together * C // M, shape.N // N)](
+            programs.turn_back_kernel[(together * C // M, shape.N // N)](
                 dq, dx, turns, q if l1 is None else l1, x, carry, start * C, head * shape.N, shape.T,
                 N=shape.N, HN=shape.HN, BM=M, BN=N,
                 L1=l1 is not None, CARRY=carried is not None, FIRST=first, **_how(b),
             )  # fmt: skip
 
 
-def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -> Tensor:
-    """See `fused_forms.states`; segments below SMALLEST_STEP tokens on a GPU take the plain form.
+def states(q: Tensor, u: Tensor, backward: bool, shape: PassShape, tuning: Tuning) -> Tensor:
+    """See `reference.states`; segments below SMALLEST_STEP tokens on a GPU take the plain form.
 
     There the compiler (Triton 3.6) multiplies a transposed tile of 16 tokens wrongly.
     """
@@ -153,7 +149,7 @@ def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -
     if q.is_cuda and K < SMALLEST_STEP:
         return reference.states(q, u, backward, shape, tuning)
     rho = torch.empty(shape.segments, shape.HN, shape.D, dtype=q.dtype, device=q.device)
-    forward.states_kernel[(shape.HN // M, shape.B)](
+    programs.states_kernel[(shape.HN // M, shape.B)](
         q, u, rho, shape.T * shape.D, shape.R * shape.D if u.ndim == 3 else 0,
         C=shape.C, SEGMENTS=shape.T // shape.C,
         D=shape.D, N=shape.N, HN=shape.HN, BM=M, BK=K, BACKWARD=backward, **_how(b),
@@ -162,18 +158,18 @@ def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -
 
 
 def loss(logits: Tensor, targets: Tensor, vocabulary: int, scale: float) -> Tensor:
-    """See `fused_forms.loss`."""
+    """See `reference.loss`."""
     b = Tuning().of("loss")
     losses = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
     N = min(b["N"], 1 << (vocabulary - 1).bit_length())
-    backward.loss_kernel[(len(targets),)](
+    row_programs.loss_kernel[(len(targets),)](
         logits, targets, losses, scale, V=vocabulary, STRIDE=logits.stride(0), BN=N, **_how(b)
     )
     return losses
 
 
-def hopper_fits(x: Tensor, shape: Shape, tuning: Tuning) -> bool:
-    """Whether the programs of `fused_hopper` serve these sizes on the device of x."""
+def hopper_fits(x: Tensor, shape: PassShape, tuning: Tuning) -> bool:
+    """Whether the programs of `hopper` serve these sizes on the device of x."""
     if not tuning.hopper or not x.is_cuda or x.dtype != torch.bfloat16 or shape.T % TILE or shape.N % TILE:
         return False
     return shape.D in (64, 128, 256) and _hopper_available(x.device)
@@ -198,7 +194,7 @@ def _hopper() -> ModuleType:
     return hopper_launch
 
 
-def _rows(wanted: int, shape: Shape) -> int:
+def _rows(wanted: int, shape: PassShape) -> int:
     return fit(min(wanted, TILE), shape.T)
 
 
@@ -207,36 +203,33 @@ def _how(blocks: dict[str, int]) -> dict[str, int]:
     return how | {"maxnreg": blocks["registers"]} if "registers" in blocks else how
 
 
-ROWS = 8
-
-
-def settle(reads: Tensor, a: Tensor, shape: Shape) -> Tensor:
-    """See `fused_forms_rows.settle`."""
+def settle(reads: Tensor, a: Tensor, shape: PassShape) -> Tensor:
+    """See `reference.settle`."""
     scale = torch.empty(shape.H, shape.R, dtype=torch.float32, device=reads.device)
     M = fit(ROWS, shape.C)
-    kernels.settle_kernel[(shape.R // M, shape.H)](
+    row_programs.settle_kernel[(shape.R // M, shape.H)](
         reads, a, scale, shape.R, a.stride(0), C=shape.C, H=shape.H, D=shape.D, BM=M, **_how_rows()
     )
     return scale
 
 
-def settle_backward(gradient: Tensor, a: Tensor, scale: Tensor, shape: Shape) -> Tensor:
-    """See `fused_forms_rows.settle_backward`."""
+def settle_backward(gradient: Tensor, a: Tensor, scale: Tensor, shape: PassShape) -> Tensor:
+    """See `reference.settle_backward`."""
     da = torch.empty_like(gradient)
     M = fit(ROWS, shape.R)
-    kernels.settle_backward_kernel[(shape.R // M, shape.H)](
+    row_programs.settle_backward_kernel[(shape.R // M, shape.H)](
         gradient, a, scale, da, shape.R, a.stride(0), D=shape.D, BM=M, **_how_rows()
     )
     return da
 
 
 def answer(parts: Tensor, u: Tensor | None, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `fused_forms_rows.answer`."""
+    """See `reference.answer`."""
     P, R, D = parts.shape
     after, scales = torch.empty_like(parts[0]), torch.empty(2, R, dtype=torch.float32, device=parts.device)
     y = after if u is None else torch.empty_like(after)
     M = fit(ROWS, R)
-    kernels.answer_kernel[(R // M,)](
+    row_programs.answer_kernel[(R // M,)](
         parts, after if u is None else u, y, after, v, scales[0], scales[1], R,
         PARTS=P, D=D, BM=M, RESIDUAL=u is not None, **_how_rows(),
     )  # fmt: skip
@@ -247,11 +240,11 @@ def answer_backward(
     du: Tensor, parts: Tensor | None, reads: Tensor | None, y: Tensor, after: Tensor, y_scale: Tensor, scale: Tensor,
     residual: bool, dy: Tensor,
 ) -> Tensor:  # fmt: skip
-    """See `fused_forms_rows.answer_backward`."""
+    """See `reference.answer_backward`."""
     R, D = du.shape
     dv = torch.empty_like(du) if residual else torch.zeros_like(du)
     M = fit(ROWS, R)
-    kernels.answer_backward_kernel[(R // M,)](
+    row_programs.answer_backward_kernel[(R // M,)](
         du, du if parts is None else parts, du if reads is None else reads, y, after, y_scale, scale, dv, dy, R,
         PARTS=0 if parts is None else len(parts), D=D, BM=M, RESIDUAL=residual, **_how_rows(),
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """The layers of `bdh` and `eq8` for one group of streams: forward, then back, with everything in between kept.
 
-With dY known, per layer (m: dropout, [.]: 1 where true; see `fused_forms` for the fused steps):
+`Plan` says what a pass is: its shape, family, precision, dropout, memory and which implementation computes it.
+`StreamGroup` runs it. With dY known, per layer (m: dropout, [.]: 1 where true; see `reference` for the steps):
 
-    dg = dY W^T      dW += g^T dY       dys = dg xs m [ys>0]      dV += a^T dys      da = dys V^T      dA = norm'(da)
+    dg = dy W^T      dW += g^T dY       dys = dg xs m [ys>0]      dV += a^T dys      da = dys V^T      dA = norm'(da)
     dS = tril(dA v^T, -1)               dv = S^T dA + dxs E^T     dE += v^T dxs
     dq = (dS + dS^T) q                  (keys are the queries: one product with a symmetric matrix)
     dxs = (rope^-1(dq) + dg ys m + l1) [xs>0]
@@ -10,19 +11,102 @@ With dY known, per layer (m: dropout, [.]: 1 where true; see `fused_forms` for t
 In the segment form rho is the state before a segment and drho the sum of q dA^T over the segments behind it; then
 dq += dA rho^T + v drho^T and dv += q drho.
 
-Letters as in `fused_shape`, L layers. Rows between layers are float32 (float64 for float64); operands of products have
+Letters as in `shape`, L layers. Rows between layers are float32 (float64 for float64); operands of products have
 the plan's dtype, their sums are float32. The gradients of the weights are one product each over all layers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bdh.kernels.training.plan import Plan, Weights
-from bdh.kernels.training.reference import add_product, product, wide
+from bdh.kernels.training import reference
+from bdh.kernels.training.reference import Mask, add_product, draws_of, product, wide
+from bdh.kernels.training.shape import PassShape, Tuning, columns, turns
+
+
+class LayerWeights(NamedTuple):
+    """The three matrices in compute precision: E, V D,HN and W HN,D."""
+
+    E: Tensor
+    V: Tensor
+    W: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pass over `shape`, of which `tokens` per stream are real.
+
+    layers: L. dtype: of the products' operands. carried: activations add up over layers and there is no residual stream
+    (`eq8`), otherwise the layers of `bdh`. mask: dropout of the gated neurons. measure_l1: also the mean activity.
+    kernels: Triton (`launch`) or plain torch (`reference`).
+    """
+
+    shape: PassShape
+    tokens: int
+    layers: int
+    dtype: torch.dtype
+    carried: bool
+    mask: Mask
+    measure_l1: bool
+    kernels: bool
+    tuning: Tuning
+
+    @property
+    def forms(self) -> ModuleType:
+        """The module whose functions compute."""
+        if not self.kernels:
+            return reference
+        from bdh.kernels.training import launch
+
+        return launch
+
+    @property
+    def activities(self) -> int:
+        """Entries of the activations of all layers: L*B*H*T*N, real tokens only."""
+        return self.layers * self.shape.B * self.tokens * self.shape.HN
+
+    def groups(self) -> tuple[Plan, list[slice]]:
+        """The streams that pass through all layers together, equally many in every group, and the plan of a group."""
+        size = max(1, min(self.shape.B, self.tuning.bytes // (self.bytes_per_token() * self.shape.T)))
+        while self.shape.B % size:
+            size -= 1
+        streams = [slice(first, first + size) for first in range(0, self.shape.B, size)]
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, B=size)), streams
+
+    def bytes_per_token(self) -> int:
+        """Of the activations that a group keeps; see `StreamGroup`."""
+        tensors = (4 if self.carried else 3) * self.layers + 1
+        return tensors * self.shape.HN * torch.finfo(self.dtype).bits // 8
+
+    def draws(self, streams: list[slice], device: torch.device) -> Tensor:
+        """The numbers that decide dropout in these groups; see `reference.draws_of`."""
+        first_rows = [self.mask.first_row + part.start * self.shape.T for part in streams]
+        return draws_of(self.mask, self.layers, first_rows, device)
+
+    def in_order(self, matrices: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """encoder, encoder_v H,D,N and decoder HN,D in the order of `LayerWeights`, as views where possible."""
+        encoder, encoder_v, decoder = matrices
+        return columns(encoder), columns(encoder_v), decoder
+
+    def weights(self, encoder: Tensor, encoder_v: Tensor, decoder: Tensor) -> LayerWeights:
+        """Copies of the parameters (H,D,N twice, HN,D) as the kernels want them."""
+        E, V, W = self.in_order((encoder, encoder_v, decoder))
+        return LayerWeights(E.to(self.dtype), V.to(self.dtype), W.to(self.dtype))
+
+    def weights_like(self, like: Tensor) -> LayerWeights:
+        """Room for such copies."""
+        D, HN = self.shape.D, self.shape.HN
+        return LayerWeights(*(like.new_empty(size, dtype=self.dtype) for size in ((D, HN), (D, HN), (HN, D))))
+
+    def turns(self, device: torch.device) -> Tensor:
+        """The rotary table."""
+        return turns(self.shape.T, self.shape.N, device, self.dtype)
 
 
 @dataclass
@@ -58,16 +142,16 @@ class Layer:
     scale: Tensor
 
 
-class Group:
+class StreamGroup:
     """One pass of a group: `forward` once, then `backward` once.
 
     x, g, q: activations of all layers (L,R,HN), q with one place more: going back, the gradient of a layer's activity
     takes the place of q of the layer after it, as that of relu(a V) takes the place of x (not in `eq8`, whose x is
-    needed longer). v, dy: rows of all layers (L,R,D). a: normed reads (H,L*R,D). draws: see `fused_dropout.draws_of`,
+    needed longer). v, dy: rows of all layers (L,R,D). a: normed reads (H,L*R,D). draws: see `reference.draws_of`,
     of this group.
     """
 
-    def __init__(self, weights: Weights, plan: Plan, draws: Tensor, like: Tensor) -> None:
+    def __init__(self, weights: LayerWeights, plan: Plan, draws: Tensor, like: Tensor) -> None:
         L, shape = plan.layers, plan.shape
 
         def empty(*size: int) -> Tensor:
@@ -100,10 +184,10 @@ class Group:
         activity = forms.encode(v, weights.E, turns, before, plan.carried, x, q, plan.measure_l1, shape, tuning)
         scores = forms.scores(q, shape, tuning)
         reads, rho = self._read(scores, q, v)
-        reads_scale = plan.rows.settle(reads, a, shape)
+        reads_scale = forms.settle(reads, a, shape)
         forms.gate(x, a, weights.V, plan.mask, self.draws[layer], g, shape, tuning)
         parts = product(self._by_head(g), weights.W.view(shape.H, shape.N, shape.D))
-        after, y, y_scale, scale = plan.rows.answer(parts, None if plan.carried else u, self.v[layer + 1])
+        after, y, y_scale, scale = forms.answer(parts, None if plan.carried else u, self.v[layer + 1])
         self.layers.append(Layer(scores, rho, y, after, reads_scale, y_scale, scale))
         return after, activity
 
@@ -149,21 +233,15 @@ class Group:
         carry: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of the rows before a layer: the gradient along the residual stream, by its activity (H,R,D), by its reads."""
-        plan, forms, tuning, weights, kept = (
-            self.plan,
-            self.plan.forms,
-            self.plan.tuning,
-            self.weights,
-            self.layers.pop(),
-        )
+        plan, forms, tuning, weights = self.plan, self.plan.forms, self.plan.tuning, self.weights
+        kept = self.layers.pop()
         shape, q, v, a, dy = plan.shape, self.q[layer], self.v[layer], self._reads_of(layer), self.dy[layer]
         x, dys, dx = self.x[layer], self.dys[layer], self.q[layer + 1]
-        dv = plan.rows.answer_backward(
-            du, parts, reads, kept.y, kept.after, kept.y_scale, kept.scale, not plan.carried, dy
-        )
-        forms.gradient(x, self.g[layer], dy, weights.W, plan.mask.scale, dys, dx, not plan.carried, shape, tuning)
+        residual = not plan.carried
+        dv = forms.answer_backward(du, parts, reads, kept.y, kept.after, kept.y_scale, kept.scale, residual, dy)
+        forms.gradient(x, self.g[layer], dy, weights.W, plan.mask.scale, dys, dx, residual, shape, tuning)
         V_HND = weights.V.view(shape.D, shape.H, shape.N).permute(1, 2, 0)
-        da = plan.rows.settle_backward(torch.bmm(self._by_head(dys), V_HND), a, kept.reads_scale, shape)
+        da = forms.settle_backward(torch.bmm(self._by_head(dys), V_HND), a, kept.reads_scale, shape)
         p = forms.pairs(da, v, shape, tuning)
         reads = self._reads_backward(da, kept.scores)
         states = None

@@ -1,25 +1,36 @@
-"""Matrix products of half-precision operands with sums and results in float32.
+"""What every kernel of the training pass computes, in plain torch: slow, obvious, any floating dtype.
 
-What every fused kernel computes, in plain torch: slow, obvious, any floating dtype. `fused_launch` runs the kernels.
+`launch` has functions of the same names and arguments that run the Triton programs, so either module can drive
+`layers.StreamGroup`. Layouts and letters: `shape`.
 
-Both modules have these functions with the same arguments, so either can drive `fused_stack`. Sums are taken in float32
-(float64 for float64). Layouts and letters: `fused_shape`. With carried activations (eq8), x is the sum over layers and
-its sign bit says that the current layer added to it; every reader takes |x|.
-
-Rows of D values between the large steps of the fused layers, in plain torch; `fused_launch_rows` runs the kernels.
-
-Layouts and letters: `fused_shape`. Norms are LayerNorms without parameters. What is kept for the backward pass is the
-normed row and the number `scale` that it was multiplied with, 1 / sqrt(variance + 1e-5).
+- Products of half-precision operands: sums and results in float32 (float64 for float64).
+- Dropout decided by a hash of (seed, token, neuron): nothing is stored, and any tile can be decided again. A pair of
+  neurons shares one 32-bit hash z = rounds(key(r) + key'(pair)) (two multiply-xorshift rounds, constants of
+  C. Wellons' lowbias32; the keys are that hash of index and seed): its upper half decides about the even neuron, its
+  lower half, mixed with the upper, about the odd one. A neuron is kept where its 16 bits are at least share * 2^16. The
+  share is a multiple of 2^-16; the scale is that of the rounded share. The programs contain the same arithmetic
+  (`triton.kept`), so all decide alike bit by bit.
+- The large steps of a layer, on tensors of rows by neurons. With carried activations (eq8), x is the sum over layers
+  and its sign bit says that the current layer added to it; every reader takes |x|.
+- The norms between them, on rows of D values: LayerNorms without parameters. What is kept for the backward pass is the
+  normed row and the number `scale` that it was multiplied with, 1 / sqrt(variance + 1e-5).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdh.kernels.training.dropout import Mask, multipliers
-from bdh.kernels.training.shape import Shape, Tuning
+from bdh.kernels.training.shape import PassShape, Tuning
+
+EPSILON = 1e-5
+LEVELS = 2**16
+WORD = 0xFFFFFFFF
+FIRST, SECOND = 0x7FEB352D, 0x846CA68B
+ROW_STEP, COLUMN_STEP, LAYER_STEP = 0x9E3779B1, 0x85EBCA77, 0x27D4EB2F
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -46,9 +57,75 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += product(a, b)
 
 
+@dataclass(frozen=True)
+class Mask:
+    """Which neurons of which tokens are dropped: `share` of them, by `seed`; `first_row` numbers the first token."""
+
+    share: float
+    seed: int
+    first_row: int = 0
+
+    @property
+    def threshold(self) -> int:
+        """Draws below this, out of 2^16, drop their neuron."""
+        return min(round(self.share * LEVELS), LEVELS - 1)
+
+    @property
+    def scale(self) -> float:
+        """What the kept neurons are multiplied with, so that the mean stays."""
+        return LEVELS / (LEVELS - self.threshold)
+
+    def of_layer(self, layer: int) -> Mask:
+        """The mask of one layer: an independent seed."""
+        return Mask(self.share, mix_number(self.seed + (layer + 1) * LAYER_STEP) & 0x7FFFFFFF, self.first_row)
+
+
+def draws_of(mask: Mask, layers: int, first_rows: list[int], device: torch.device) -> Tensor:
+    """What kernels need to decide, on the device: for every group of rows and layer its seed and first row, G,L,2."""
+    table = [[[mask.of_layer(layer).seed, first] for layer in range(layers)] for first in first_rows]
+    return torch.tensor(table, dtype=torch.int32).to(device, non_blocking=True)
+
+
+def mix_number(value: int) -> int:
+    """The hash of one number, 32 bits."""
+    value &= WORD
+    for shift, factor in ((16, FIRST), (15, SECOND)):
+        value = (value ^ (value >> shift)) * factor & WORD
+    return value ^ (value >> 16)
+
+
+def multipliers(mask: Mask, rows: int, columns: int, like: Tensor) -> Tensor:
+    """0 for dropped and `scale` for kept neurons, (rows, columns), in the dtype and on the device of `like`."""
+    if mask.threshold == 0:
+        return like.new_ones(rows, columns)
+    row_R = torch.arange(mask.first_row, mask.first_row + rows, device=like.device)
+    pair_P = torch.arange((columns + 1) // 2, device=like.device)
+    key_R = _mix(row_R * ROW_STEP + mask.seed)
+    key_P = _mix(pair_P * COLUMN_STEP + mask.seed)
+    z = _rounds(key_R[:, None] + key_P[None, :] & WORD)
+    draws = torch.stack((z >> 16, (z ^ (z >> 16)) & 0xFFFF), dim=-1).flatten(1)[:, :columns]
+    return (draws >= mask.threshold).to(like.dtype) * mask.scale
+
+
+def _rounds(z: Tensor) -> Tensor:
+    z = _times(z ^ (z >> 16), FIRST)
+    return _times(z ^ (z >> 15), SECOND)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = _rounds(z & WORD)
+    return z ^ (z >> 16)
+
+
+def _times(z: Tensor, factor: int) -> Tensor:
+    """z * factor modulo 2^32 without leaving 63 bits."""
+    low, high = factor & 0xFFFF, factor >> 16
+    return (z * low + ((z * high & 0xFFFF) << 16)) & WORD
+
+
 def encode(
     v: Tensor, E: Tensor, turns: Tensor, before: Tensor | None, signed: bool, x: Tensor, q: Tensor, sums: bool,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> Tensor | None:  # fmt: skip
     """x = relu(v E), plus |before| if given, (R,HN), and q = rope(x), written into x and q; v R,D, E D,HN.
 
@@ -62,14 +139,14 @@ def encode(
     return rounded.abs().sum(dtype=wide(v.dtype)) if sums else None
 
 
-def scores(q: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
+def scores(q: Tensor, shape: PassShape, tuning: Tuning) -> Tensor:
     """tril(q q^T, -1) of every segment and head, (S,H,C,C)."""
     q_SHCN = _heads(q, shape).to(wide(q.dtype))
     return (q_SHCN @ q_SHCN.mT).tril(-1).to(q.dtype)
 
 
 def gate(
-    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: Shape, tuning: Tuning
+    x: Tensor, a: Tensor, V: Tensor, mask: Mask, draw: Tensor, g: Tensor, shape: PassShape, tuning: Tuning
 ) -> None:  # fmt: skip
     """g = |x| relu(a V) m (R,HN), written into g; a H,R,D, V D,HN, m the dropout of `mask`.
 
@@ -82,7 +159,7 @@ def gate(
 
 def gradient(
     x: Tensor, g: Tensor, dy: Tensor, W: Tensor, scale: float, dys: Tensor, dx: Tensor, mark: bool,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> None:  # fmt: skip
     """dys = gradient of a V and dx = gradient of |x|, each R,HN, from dy = dL/dY (R,D) and the g of `gate`.
 
@@ -97,7 +174,7 @@ def gradient(
     dx.copy_(direct.masked_fill(size == 0, torch.nan) if mark else direct)
 
 
-def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
+def pairs(da: Tensor, v: Tensor, shape: PassShape, tuning: Tuning) -> Tensor:
     """dS + dS^T with dS = tril(dA v^T, -1) of every segment and head, (S,H,C,C); da H,R,D, v R,D."""
     C, D = shape.C, shape.D
     da_SHCD = da.reshape(shape.H, -1, C, D).transpose(0, 1).to(wide(da.dtype))
@@ -108,7 +185,7 @@ def pairs(da: Tensor, v: Tensor, shape: Shape, tuning: Tuning) -> Tensor:
 def activity(
     p: Tensor, q: Tensor, dx: Tensor, turns: Tensor, l1: Tensor | None,
     states: tuple[Tensor, Tensor, Tensor, Tensor] | None, carried: tuple[Tensor, Tensor, bool] | None,
-    shape: Shape, tuning: Tuning,
+    shape: PassShape, tuning: Tuning,
 ) -> None:  # fmt: skip
     """The gradient before the relu of the encoder (R,HN), written into dx, which comes in from `gradient`.
 
@@ -136,7 +213,7 @@ def activity(
     dx.copy_(torch.where(x < 0, total, 0.0))
 
 
-def states(q: Tensor, u: Tensor, backward: bool, shape: Shape, tuning: Tuning) -> Tensor:
+def states(q: Tensor, u: Tensor, backward: bool, shape: PassShape, tuning: Tuning) -> Tensor:
     """Sum of q u^T over the earlier segments of the stream (`backward`: the later ones), (S,HN,D); u R,D or H,R,D."""
     u_HRD = u.expand(shape.H, -1, -1).reshape(shape.H, shape.segments, shape.C, shape.D)
     written = _heads(q, shape).mT.to(wide(q.dtype)) @ u_HRD.transpose(0, 1).to(wide(q.dtype))
@@ -156,18 +233,18 @@ def loss(logits: Tensor, targets: Tensor, vocabulary: int, scale: float) -> Tens
     return losses
 
 
-def _heads(q: Tensor, shape: Shape) -> Tensor:
+def _heads(q: Tensor, shape: PassShape) -> Tensor:
     """(S,H,C,N) of R,HN."""
     return q.reshape(-1, shape.C, shape.H, shape.N).transpose(1, 2)
 
 
-def _through(a: Tensor, V: Tensor, shape: Shape) -> Tensor:
+def _through(a: Tensor, V: Tensor, shape: PassShape) -> Tensor:
     """a V head by head, R,HN in the dtype of sums."""
     V_HDN = V.reshape(shape.D, shape.H, shape.N).transpose(0, 1).to(wide(a.dtype))
     return (a.to(V_HDN.dtype) @ V_HDN).transpose(0, 1).reshape(shape.R, shape.HN)
 
 
-def _rotated(x: Tensor, turns: Tensor, shape: Shape, sense: float) -> Tensor:
+def _rotated(x: Tensor, turns: Tensor, shape: PassShape, sense: float) -> Tensor:
     """Neighbouring pairs of R,HN turned by the angles of their tokens (`sense` -1: back)."""
     cos, sin = turns.to(x.dtype)[:, None].unflatten(-1, (-1, 2)).unbind(-1)
     sin = sense * sin
@@ -175,10 +252,7 @@ def _rotated(x: Tensor, turns: Tensor, shape: Shape, sense: float) -> Tensor:
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).reshape(shape.R, shape.HN)
 
 
-EPSILON = 1e-5
-
-
-def settle(reads: Tensor, a: Tensor, shape: Shape) -> Tensor:
+def settle(reads: Tensor, a: Tensor, shape: PassShape) -> Tensor:
     """a (H,R,D) = norm of reads (S,H*C,D), written into a; returns its scale (H,R)."""
     rows = reads.view(shape.segments, shape.H, shape.C, shape.D).transpose(0, 1).reshape(shape.H, shape.R, shape.D)
     normed, scale = _normal(rows)
@@ -186,7 +260,7 @@ def settle(reads: Tensor, a: Tensor, shape: Shape) -> Tensor:
     return scale
 
 
-def settle_backward(gradient: Tensor, a: Tensor, scale: Tensor, shape: Shape) -> Tensor:
+def settle_backward(gradient: Tensor, a: Tensor, scale: Tensor, shape: PassShape) -> Tensor:
     """The gradient of the reads (H,R,D) from that of a."""
     return _normal_backward(gradient.to(scale.dtype), a.to(scale.dtype), scale).to(a.dtype)
 

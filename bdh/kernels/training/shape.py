@@ -1,21 +1,16 @@
-"""Every tunable number of the fused training path, in one place: tiles, crossovers and group sizes.
-
-Nothing here changes what is computed, only how fast and in how much memory. The numbers are those of one H200; a caller
-may pass others (`Tuning`), as `benchmarks/kernels.py` does to compare them.
-
-Letters of tiles: M rows (tokens), N columns (neurons, or tokens of the other side), K summed over in one step; `rows`
-tokens per product, `warps`, `stages` of the pipeline, `registers` (optional): most per thread. A program that leaves
-room for a second one on its multiprocessor (half of the shared memory, 128 registers at 8 warps or 255 at 4) overlaps
-its loads and stores with the other's products.
-
-Sizes of one fused pass, and the layouts in which its tensors stand.
+"""Sizes of one fused training pass, the layouts in which its tensors stand, and every number that may be tuned.
 
 - Rows are tokens, streams one after the other, every stream padded with zero rows to a whole number of tiles. A zero
   row stays zero through every layer of BDH, reads nothing, writes nothing and has no gradient: padding is exact.
 - Neurons are columns, head by head in the official order, so that a rotary pair is two neighbours.
+- What may be tuned (`Tuning`, BLOCKS, STREAMS) changes nothing of what is computed, only how fast and in how much
+  memory. The numbers are those of one H200; a caller may pass others, as `benchmarks/kernels.py` does to compare them.
 
 Letters: B streams, T tokens per stream (padded), R = B*T rows, C tokens per segment, S = R/C segments, D embedding,
-H heads, N neurons per head, HN = H*N.
+H heads, N neurons per head, HN = H*N. Letters of tiles: M rows (tokens), N columns (neurons, or tokens of the other
+side), K summed over in one step; `rows` tokens per product, `warps`, `stages` of the pipeline, `registers` (optional):
+most per thread. A program that leaves room for a second one on its multiprocessor (half of the shared memory, 128
+registers at 8 warps or 255 at 4) overlaps its loads and stores with the other's products.
 """
 
 from __future__ import annotations
@@ -50,10 +45,10 @@ STREAMS: dict[str, Blocks] = {
     "gradient": {"N": 64, "right": 2, "own": 2},
     "activity": {"N": 64, "right": 2, "own": 1},
 }
-"""For the programs of `fused_hopper`: columns per tile, and tiles that wait of the right operand and of each group."""
+"""For the programs of `hopper`: columns per tile, and tiles that wait of the right operand and of each group."""
 
-SMALLEST = 16
-"""The smallest side of a tile that matrix units take."""
+SMALLEST, TILE = 16, 128
+"""The smallest side of a tile that matrix units take; the tile to which longer streams are padded."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,7 @@ class Tuning:
     bytes: of activations of the streams that pass through all layers at once, forward and back (at least one).
     long_from: shortest window that uses the chunked state form; segment: its chunk length in tokens.
     loss_rows: tokens per chunk of the readout.
-    scores: `tiles` (own kernel, lower tiles only) or `product` (one batched product and a mask).
-    hopper: use the programs of `fused_hopper` where they can run.
+    hopper: use the programs of `hopper` where they can run.
     graph: replay the passes of a group from a CUDA graph.
     blocks: tiles that replace those of BLOCKS, by kernel; streams: the same for STREAMS.
     """
@@ -73,7 +67,6 @@ class Tuning:
     long_from: int = 1536
     segment: int = 256
     loss_rows: int = 4096
-    scores: str = "tiles"
     hopper: bool = True
     graph: bool = True
     blocks: dict[str, Blocks] = field(default_factory=dict)
@@ -84,7 +77,7 @@ class Tuning:
         return BLOCKS[kernel] | self.blocks.get(kernel, {})
 
     def stream(self, kernel: str) -> Blocks:
-        """Wanted tiles of a program of `fused_hopper`."""
+        """Wanted tiles of a program of `hopper`."""
         return STREAMS[kernel] | self.streams.get(kernel, {})
 
 
@@ -103,11 +96,8 @@ def narrower(wanted: int, width: int) -> int:
     return max(16, wanted * 256 // max(width, 256))
 
 
-TILE = 128
-
-
 @dataclass(frozen=True)
-class Shape:
+class PassShape:
     """B streams of T tokens in segments of C (C = T: one segment, the quadratic form); D, H, N as everywhere."""
 
     B: int
@@ -138,16 +128,16 @@ class Shape:
         return self.C < self.T
 
 
-def shape_of(streams: int, tokens: int, width: int, heads: int, neurons: int, tuning: Tuning) -> Shape:
+def shape_of(streams: int, tokens: int, width: int, heads: int, neurons: int, tuning: Tuning) -> PassShape:
     """The shape that holds `tokens` per stream: padded to tiles, or to segments from `tuning.long_from` tokens on."""
     if tokens >= tuning.long_from and tokens > tuning.segment:
         segment = tuning.segment
-        return Shape(streams, -(-tokens // segment) * segment, segment, width, heads, neurons)
+        return PassShape(streams, -(-tokens // segment) * segment, segment, width, heads, neurons)
     tile = SMALLEST
     while tile < min(tokens, TILE):
         tile *= 2
     padded = -(-tokens // tile) * tile
-    return Shape(streams, padded, padded, width, heads, neurons)
+    return PassShape(streams, padded, padded, width, heads, neurons)
 
 
 def columns(weight_HDN: Tensor) -> Tensor:

@@ -1,20 +1,16 @@
-"""Readout and cross-entropy in chunks of tokens, with their gradients: no tensor of tokens times vocabulary is kept.
+"""A training step of the layers of `bdh` or `eq8`: forward, readout and loss, and back, group after group of streams.
 
-Per chunk, where the logits are at hand: z = x W (rounded to the operands' dtype, as autocast does),
-loss = mean(logsumexp(z) - z_target) in float32, dz = (softmax(z) - onehot) / tokens, dx = dz W^T, dW += x^T dz. The
-columns of W are padded to a multiple of 64, which products on a GPU want; padding has no probability.
-
-A training pass group by group: forward, readout and loss, and back, before the next group comes.
-
-On a GPU the pass of a group is some hundred short programs. The second pass of the same sizes is recorded in a CUDA
-graph and replayed from then on, so that the host is not what one waits for; everything that changes between groups
-and steps (rows, targets, weights, what decides dropout) stands in buffers that the graph reads.
-
-All layers of `bdh` or `eq8`, and their training loss, as differentiable operations on groups of streams.
-
-`FusedTraining` takes every group forward, through the readout and the loss, and back at once (`fused_training`), so
-memory is that of one group and nothing is computed twice. `FusedStack` only gives the rows after the layers and keeps
-all groups until the backward pass; it serves where the loss is not known here.
+- `Readout`: cross-entropy in chunks of tokens, with its gradients: no tensor of tokens times vocabulary is kept. Per
+  chunk, where the logits are at hand: z = x W (rounded to the operands' dtype, as autocast does), loss =
+  mean(logsumexp(z) - z_target) in float32, dz = (softmax(z) - onehot) / tokens, dx = dz W^T, dW += x^T dz. The columns
+  of W are padded to a multiple of 64, which products on a GPU want; padding has no probability.
+- `GroupPass`: one group of streams through all of that and back at once, so memory is that of one group and nothing is
+  computed twice.
+- `Runner`: group after group. On a GPU the pass of a group is some hundred short programs. The second pass of the same
+  sizes is recorded in a CUDA graph and replayed from then on, so that the host is not what one waits for; everything
+  that changes between groups and steps (rows, targets, weights, what decides dropout) stands in buffers that the graph
+  reads.
+- `FusedTraining`: the step as one differentiable number for autograd.
 """
 
 from __future__ import annotations
@@ -29,12 +25,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bdh.kernels.training.layers import Gradients, Group
-from bdh.kernels.training.plan import Plan
+from bdh.kernels.training.layers import Gradients, Plan, StreamGroup
 from bdh.kernels.training.reference import add_product, product
 from bdh.kernels.training.shape import heads_of
 
 PAD = 64
+SPENT = "the fused layers keep nothing after their backward pass: run the forward pass again"
+APART = (
+    "the fused layers know the gradient of loss + l1_weight * activity alone: differentiate that total "
+    "(LanguageModel.objective), not the loss or the activity beside it"
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Readout:
@@ -72,9 +74,6 @@ class Readout:
         return self.total[:, : self.vocabulary]
 
 
-_log = logging.getLogger(__name__)
-
-
 @dataclass
 class Found:
     """Of one step: mean loss, mean activity or None; gradients of u, encoder, encoder_v, decoder, lm_head."""
@@ -84,7 +83,7 @@ class Found:
     gradients: list[Tensor]
 
 
-class Pass:
+class GroupPass:
     """One group's pass, again and again: buffers for what comes in, sums of what comes out.
 
     u, du: B,T,D of the group, padded. targets: B,t. draws: L,2. `matrices` and `lm_head` are copied by `begin`.
@@ -119,7 +118,7 @@ class Pass:
     def run(self) -> None:
         """Forward, loss, and back."""
         T, D = self.targets.shape[1], self.u.shape[-1]
-        group = Group(self.weights, self.plan, self.draws, self.u)
+        group = StreamGroup(self.weights, self.plan, self.draws, self.u)
         rows, activity = group.forward(self.u.flatten(0, 1))
         rows_BTD = rows.view_as(self.u)[:, :T]
         loss, d_rows = self.readout.add(rows_BTD.reshape(-1, D), self.targets.flatten())
@@ -136,7 +135,7 @@ class Runner:
     def __init__(self) -> None:
         self.key: tuple[Any, ...] | None = None
         self.steps = 0
-        self.one: Pass | None = None
+        self.one: GroupPass | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.records = True
 
@@ -144,7 +143,7 @@ class Runner:
         self, u: Tensor, matrices: tuple[Tensor, Tensor, Tensor], lm_head: Tensor, targets: Tensor, l1_weight: float,
         plan: Plan,
     ) -> Found:  # fmt: skip
-        """Loss and gradients of a batch; u B,T,D padded, targets B,t; see `fused_stack.FusedTraining`."""
+        """Loss and gradients of a batch; u B,T,D padded, targets B,t; see `FusedTraining`."""
         part, groups = plan.groups()
         one = self._pass(u[groups[0]], lm_head, targets[groups[0]], targets.numel(), l1_weight, plan, part)
         draws, du = plan.draws(groups, u.device), torch.empty_like(u)
@@ -161,27 +160,19 @@ class Runner:
 
     def _pass(
         self, u: Tensor, lm_head: Tensor, targets: Tensor, tokens: int, l1_weight: float, plan: Plan, part: Plan
-    ) -> Pass:
-        key: tuple[Any, ...] = (
-            part.shape,
-            part.tokens,
-            part.dtype,
-            part.measure_l1,
-            part.mask.share,
-            part.tuning,
-            u.device,
-        )
-        key += (u.dtype, lm_head.shape, lm_head.dtype, tokens, l1_weight)
+    ) -> GroupPass:
+        key: tuple[Any, ...] = (part.shape, part.tokens, part.dtype, part.measure_l1, part.mask.share, part.tuning)
+        key += (u.device, u.dtype, lm_head.shape, lm_head.dtype, tokens, l1_weight)
         if self.one is None or key != self.key:
             self.key, self.steps, self.graph, self.one, self.records = key, 0, None, None, True
-            self.one = Pass(part, u, lm_head, targets, tokens, l1_weight / plan.activities)
+            self.one = GroupPass(part, u, lm_head, targets, tokens, l1_weight / plan.activities)
         return self.one
 
-    def may_record(self, one: Pass) -> bool:
+    def may_record(self, one: GroupPass) -> bool:
         """Whether the next pass can become a graph: on a GPU, after a step that compiled every program."""
         return self.records and self.steps > 0 and one.plan.tuning.graph and one.u.is_cuda
 
-    def _step(self, one: Pass) -> None:
+    def _step(self, one: GroupPass) -> None:
         if self.graph is None and self.may_record(one):
             try:
                 self.graph = _recorded(one)
@@ -195,7 +186,7 @@ class Runner:
             self.graph.replay()
 
 
-def _recorded(one: Pass) -> torch.cuda.CUDAGraph:
+def _recorded(one: GroupPass) -> torch.cuda.CUDAGraph:
     """The pass as a graph; nothing runs yet."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -204,75 +195,40 @@ def _recorded(one: Pass) -> torch.cuda.CUDAGraph:
     return graph
 
 
-SPENT = "the fused layers keep nothing after their backward pass: run the forward pass again"
-
-
-class FusedStack(torch.autograd.Function):
-    """(streams B,T,D, padded; encoder, encoder_v H,D,N; decoder H*N,D; plan) -> B,T,D after all layers, mean activity.
-
-    The mean activity is None unless the plan measures it. One backward pass per forward pass.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, encoder: Tensor, encoder_v: Tensor, decoder: Tensor, plan: Plan
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run the layers group by group."""
-        ctx.plan, ctx.kept = plan, []
-        after, total = torch.empty_like(u), None
-        part, groups = plan.groups()
-        draws = plan.draws(groups, u.device)
-        with torch.autocast(u.device.type, enabled=False):
-            weights = plan.weights(encoder, encoder_v, decoder)
-            for number, streams in enumerate(groups):
-                group = Group(weights, part, draws[number], u)
-                rows, activity = group.forward(u[streams].flatten(0, 1))
-                after[streams] = rows.view_as(u[streams])
-                total = activity if total is None or activity is None else total + activity
-                ctx.kept.append((streams, group))
-        return after, None if total is None else total / plan.activities
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_after: Tensor, d_l1: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of rows and weights."""
-        plan = ctx.plan
-        if not ctx.kept:
-            raise RuntimeError(SPENT)
-        l1 = (d_l1 / plan.activities).reshape(1) if plan.measure_l1 and d_l1 is not None else None
-        du, gradients = torch.empty_like(d_after), Gradients.zeros(plan, d_after)
-        with torch.autocast(d_after.device.type, enabled=False):
-            while ctx.kept:
-                streams, group = ctx.kept.pop()
-                rows = group.backward(d_after[streams].flatten(0, 1), l1, gradients)
-                du[streams] = rows.view_as(du[streams])
-        return du, heads_of(gradients.E, plan.shape.H).contiguous(), gradients.V, gradients.W, None
-
-
 class FusedTraining(torch.autograd.Function):
     """(streams B,T,D, padded; encoder, encoder_v H,D,N; decoder H*N,D; readout D,V; targets B,t; weight of the L1
-    term; plan; runner) -> mean cross-entropy in nats, mean activity (None unless the plan measures it).
+    term; plan; runner) -> total, loss, activity.
 
-    The gradients are those of cross-entropy + weight * activity and are computed in the forward pass: a backward pass
-    that weighs the two otherwise is wrong.
+    total: mean cross-entropy in nats + weight * mean activity, the one number whose gradients are computed here, in the
+    forward pass; it can be scaled, and differentiated once. loss, activity: its two terms, for the eye; both None where
+    the plan measures no activity, since the total is the loss then. A backward pass that reaches one of them raises
+    RuntimeError: its gradients are not known. That is decided by which gradients arrive, never by their values, so the
+    GPU is not asked.
     """
 
     @staticmethod
     def forward(
         ctx: Any, u: Tensor, encoder: Tensor, encoder_v: Tensor, decoder: Tensor, lm_head: Tensor, targets: Tensor,
         l1_weight: float, plan: Plan, runner: Runner,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """Run every group forward and back."""
+        ctx.set_materialize_grads(False)
         with torch.autocast(u.device.type, enabled=False):
             found = runner.run(u, (encoder, encoder_v, decoder), lm_head, targets, l1_weight, plan)
-        ctx.gradients = found.gradients
-        return found.loss, found.activity
+            ctx.gradients = found.gradients
+            if found.activity is None:
+                return found.loss, None, None
+            return found.loss + l1_weight * found.activity, found.loss, found.activity
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor, d_l1: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradients that are there, times that of the loss."""
+    def backward(
+        ctx: Any, d_total: Tensor | None, d_loss: Tensor | None, d_activity: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients that are there, times that of the total."""
+        if d_loss is not None or d_activity is not None or d_total is None:
+            raise RuntimeError(APART)
         if ctx.gradients is None:
             raise RuntimeError(SPENT)
         gradients, ctx.gradients = ctx.gradients, None
-        return *torch._foreach_mul(gradients, d_loss), None, None, None, None
+        return *torch._foreach_mul(gradients, d_total), None, None, None, None

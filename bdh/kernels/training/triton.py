@@ -1,15 +1,29 @@
-"""Triton programs of the forward pass; importing this file needs triton. The same in plain torch: `fused_forms`.
+"""Triton programs for the large steps of a layer, forward and back; importing this file needs triton.
 
-Tiles are exact: the caller pads tokens and chooses tiles that divide every size, so nothing is masked.
-Rotary pairs are neighbouring neurons. R rows (tokens of all streams), T tokens per stream, D
-embedding, H heads, N neurons per head, HN = H*N columns; capital constants with a B are sizes of tiles.
+The same in plain torch, with all descriptions: `reference`. Launched by `launch`. Every program makes one tile of its
+output, BM rows (tokens) by BN columns (neurons); programs with a sum walk over it BK at a time. Tiles are exact: the
+caller pads tokens and chooses tiles that divide every size, so nothing is masked. Rotary pairs are neighbouring
+columns, so both ends of a pair are in one tile.
 
-Triton programs of the backward pass; importing this file needs triton. Conventions as in `fused_kernels`.
+R rows (tokens of all streams), T tokens per stream, C tokens per segment, S = R/C segments, D embedding, H heads, N
+neurons per head, HN = H*N columns. Operands, all row-major, with the stride of the last dimension 1:
 
-Triton programs for rows of D values between the large steps: norms forward and back, with the sums before them.
+| operand | shape | dtype | |
+|---|---|---|---|
+| v, dy | R,D | operand | rows before a layer; gradient of its answer |
+| a, da | H,R,D | operand | normed reads and their gradient; a may be a slice of all layers: its head stride is passed |
+| E, V | D,HN | operand | encoder, encoder_v: a head is N neighbouring columns |
+| W | HN,D | operand | decoder |
+| x, q, g, dys, dx, before, carry | R,HN | operand | activities, rotated, gated, and gradients |
+| dq | rows of some segments, N | operand | one head |
+| turns | T,N | float16 for bfloat16 | cosine at the even, sine at the odd neuron of a pair |
+| scores s, pairs p | S,H,C,C | operand | of a segment and head |
+| rho | S,HN,D | operand | state before (or behind) a segment |
+| draw | 2 | int32 | seed and number of the first row, for dropout |
+| sums | one per program | float32 | partial sums of x |
+| l1 | 1 | float32 | gradient of every activity by the L1 term |
 
-Importing this file needs triton. The same in plain torch, with all descriptions: `fused_forms_rows`. BM rows per
-program.
+Operand: bfloat16 on a GPU, float32 in tests. Sums are float32.
 """
 
 from __future__ import annotations
@@ -44,7 +58,7 @@ def rounds(z):
 
 @triton.jit
 def keys(index, step: tl.constexpr, seed):
-    """The hash of index and seed; see `fused_dropout`."""
+    """The hash of index and seed; see `reference`."""
     z = rounds(index.to(tl.uint32) * step + seed.to(tl.uint32))
     return z ^ (z >> 16)
 
@@ -72,9 +86,10 @@ def encode_kernel(
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     BEFORE: tl.constexpr, SIGNED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """x = relu(v E) and q = rope(x) for BM tokens and BN neurons; see `fused_forms.encode`."""
+    """x = relu(v E) and q = rope(x) for BM tokens and BN neurons; see `reference.encode`."""
     row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    # The product v E, BK of the D terms at a time.
     v = v_ptr + row0.to(tl.int64) * D + r[:, None] * D + k[None, :]
     e = e_ptr + column + k[:, None] * HN + c[None, :]
     x = tl.zeros((BM, BN), tl.float32)
@@ -82,6 +97,7 @@ def encode_kernel(
         x = dot(tl.load(v), tl.load(e), x)
         v += BK
         e += BK * HN
+    # relu, what the layers before have gathered, and the sign bit that tells whether this one adds.
     gained = tl.maximum(x, 0.0)
     at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
     x = gained
@@ -91,6 +107,7 @@ def encode_kernel(
         x = tl.where(gained > 0.0, -x, x)
     signed = x.to(x_ptr.dtype.element_ty)
     tl.store(x_ptr + at, signed)
+    # q = rope(x) of the rounded x, as a backward pass that reads x from memory sees it.
     x = tl.abs(signed.to(tl.float32))
     turn = tl.load(turns_ptr + (row0 % T) * N + column % N + r[:, None] * N + c[None, :])
     tl.store(q_ptr + at, turned(x, turn, 1.0, BM, BN).to(q_ptr.dtype.element_ty))
@@ -103,7 +120,7 @@ def rotate_kernel(
     x_ptr, turns_ptr, q_ptr, sums_ptr, T,
     N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """q = rope(|x|) for BM tokens and BN neurons, the second half of `fused_forms.encode`."""
+    """q = rope(|x|) for BM tokens and BN neurons, the second half of `reference.encode`."""
     row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c = tl.arange(0, BM), tl.arange(0, BN)
     at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
@@ -119,11 +136,12 @@ def scores_kernel(
     q_ptr, s_ptr, C: tl.constexpr, H: tl.constexpr, N: tl.constexpr, HN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of tril(q q^T, -1) of a segment of C tokens and a head; see `fused_forms.scores`."""
+    """One tile of tril(q q^T, -1) of a segment of C tokens and a head; see `reference.scores`."""
     across = C // BN
     i0, j0 = (tl.program_id(0) // across) * BM, (tl.program_id(0) % across) * BN
     segment, h = tl.program_id(1) // H, tl.program_id(1) % H
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    # Keys are queries: left and right are rows of the same q; tiles above the diagonal stay zero without a product.
     base = q_ptr + segment.to(tl.int64) * C * HN + h * N
     left = base + i0.to(tl.int64) * HN + r[:, None] * HN + k[None, :]
     right = base + j0.to(tl.int64) * HN + c[None, :] * HN + k[:, None]
@@ -133,6 +151,7 @@ def scores_kernel(
             acc = dot(tl.load(left), tl.load(right), acc)
             left += BK
             right += BK
+    # Strictly causal: the diagonal is zero too.
     acc = tl.where(i0 + r[:, None] > j0 + c[None, :], acc, 0.0)
     at = tl.program_id(1).to(tl.int64) * C * C + (i0 + r[:, None]) * C + j0 + c[None, :]
     tl.store(s_ptr + at, acc.to(s_ptr.dtype.element_ty))
@@ -144,10 +163,11 @@ def gate_kernel(
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """g = |x| relu(a V) m for BM tokens and BN neurons; see `fused_forms.gate`."""
+    """g = |x| relu(a V) m for BM tokens and BN neurons; see `reference.gate`."""
     row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     h = column // N
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    # The product a V of this head.
     a = a_ptr + (h.to(tl.int64) * R + row0) * D + r[:, None] * D + k[None, :]
     v = v_ptr + column + k[:, None] * HN + c[None, :]
     y = tl.zeros((BM, BN), tl.float32)
@@ -155,8 +175,10 @@ def gate_kernel(
         y = dot(tl.load(a), tl.load(v), y)
         a += BK
         v += BK * HN
+    # relu and the gate.
     at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
     g = tl.maximum(y, 0.0) * tl.abs(tl.load(x_ptr + at).to(tl.float32))
+    # Dropout, decided again from (seed, row, pair) wherever it is wanted.
     if THRESHOLD > 0:
         seed, first_row = tl.load(draw_ptr), tl.load(draw_ptr + 1)
         pair = column // 2 + tl.arange(0, BN // 2)
@@ -171,7 +193,7 @@ def states_kernel(
     q_ptr, u_ptr, rho_ptr, stream_stride, head_stride, C: tl.constexpr, SEGMENTS: tl.constexpr,
     D: tl.constexpr, N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """The state of BM neurons before (or, BACKWARD, behind) each segment of a stream; see `fused_forms.states`."""
+    """The state of BM neurons before (or, BACKWARD, behind) each segment of a stream; see `reference.states`."""
     column, stream = tl.program_id(0) * BM, tl.program_id(1)
     n, d, k = tl.arange(0, BM), tl.arange(0, D), tl.arange(0, BK)
     first = stream.to(tl.int64) * SEGMENTS
@@ -179,8 +201,10 @@ def states_kernel(
     acc = tl.zeros((BM, D), tl.float32)
     for step in range(0, SEGMENTS):
         segment = SEGMENTS - 1 - step if BACKWARD else step
+        # Write the state down before the segment adds to it.
         at = ((first + segment) * HN + column) * D + n[:, None] * D + d[None, :]
         tl.store(rho_ptr + at, acc.to(rho_ptr.dtype.element_ty))
+        # rho += q^T u over the segment, BK tokens at a time.
         row = segment * C
         for offset in range(0, C, BK):
             q = tl.load(q_ptr + (first * C + row + offset) * HN + column + k[:, None] * HN + n[None, :])
@@ -188,16 +212,12 @@ def states_kernel(
             acc = dot(tl.trans(q), u, acc)
 
 
-# ruff: noqa: ANN001, ANN201
-# mypy: disallow-untyped-defs=False
-
-
 @triton.jit
 def gradient_kernel(
     x_ptr, g_ptr, dy_ptr, w_ptr, dys_ptr, dx_ptr, scale,
     D: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, MARK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of relu(a V) and of x for BM tokens and BN neurons; see `fused_forms.gradient`."""
+    """The gradients of relu(a V) and of x for BM tokens and BN neurons; see `reference.gradient`."""
     row0, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     dy = dy_ptr + row0.to(tl.int64) * D + r[:, None] * D + k[None, :]
@@ -205,15 +225,18 @@ def gradient_kernel(
     dg = tl.zeros((BM, BN), tl.float32)
     at = row0.to(tl.int64) * HN + column + r[:, None] * HN + c[None, :]
     x = tl.load(x_ptr + at)
+    # dg = dY W^T; x is fetched while the product is under way.
     for _ in range(0, D, BK):
         dg = dot(tl.load(dy), tl.load(w), dg)
         dy += BK
         w += BK
     x = tl.abs(x.to(tl.float32))
     g = tl.load(g_ptr + at).to(tl.float32)
+    # Where g is 0 something was dropped or silent: both gradients are 0. Elsewhere relu(a V) m = g / x.
     live = g > 0.0
     tl.store(dys_ptr + at, tl.where(live, dg * x * scale, 0.0).to(dys_ptr.dtype.element_ty))
     dx = tl.where(live, dg * (g / tl.maximum(x, 1e-37)), 0.0)
+    # NaN tells `turn_back_kernel` that x was 0, so that it need not read x.
     if MARK:
         dx = tl.where(x > 0.0, dx, float("nan"))
     tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty))
@@ -223,7 +246,7 @@ def gradient_kernel(
 def pairs_kernel(
     da_ptr, v_ptr, p_ptr, R, C: tl.constexpr, H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):
-    """One tile of dS + dS^T, dS = tril(dA v^T, -1), of a segment and a head; see `fused_forms.pairs`."""
+    """One tile of dS + dS^T, dS = tril(dA v^T, -1), of a segment and a head; see `reference.pairs`."""
     across = C // BN
     i0, j0 = (tl.program_id(0) // across) * BM, (tl.program_id(0) % across) * BN
     segment, h = tl.program_id(1) // H, tl.program_id(1) % H
@@ -231,6 +254,7 @@ def pairs_kernel(
     da = da_ptr + (h.to(tl.int64) * R + segment * C) * D
     v = v_ptr + segment.to(tl.int64) * C * D
     rows, columns = (i0 + r)[:, None] * D + d[None, :], (j0 + c)[None, :] * D + d[:, None]
+    # dS below the diagonal, its transpose above: both products are made for every tile, one of them is kept.
     lower = dot(tl.load(da + rows), tl.load(v + columns), tl.zeros((BM, BN), tl.float32))
     upper = dot(tl.load(v + rows), tl.load(da + columns), tl.zeros((BM, BN), tl.float32))
     i, j = i0 + r[:, None], j0 + c[None, :]
@@ -245,13 +269,14 @@ def turn_back_kernel(
     N: tl.constexpr, HN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     L1: tl.constexpr, CARRY: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """dx <- [x>0] (rope^-1(dq) + dx + l1) for BM tokens and BN neurons of a head; see `fused_forms.activity`.
+    """dx <- [x>0] (rope^-1(dq) + dx + l1) for BM tokens and BN neurons of a head; see `reference.activity`.
 
     dq holds one head (rows, N) from `row_start` on; the other tensors hold all (R,HN).
     """
     row, n = tl.program_id(0) * BM, tl.program_id(1) * BN
     row0 = row_start + row
     r, c = tl.arange(0, BM), tl.arange(0, BN)
+    # Turn dq back and add the direct gradient of x and that of the L1 term.
     dq = tl.load(dq_ptr + row.to(tl.int64) * N + n + r[:, None] * N + c[None, :]).to(tl.float32)
     turn = tl.load(turns_ptr + (row0 % T) * N + n + r[:, None] * N + c[None, :])
     at = row0.to(tl.int64) * HN + column_start + n + r[:, None] * HN + c[None, :]
@@ -259,6 +284,7 @@ def turn_back_kernel(
     total = turned(dq, turn, -1.0, BM, BN) + direct
     if L1:
         total += tl.load(l1_ptr)
+    # Carried activations: the sum goes on to the layer below, the sign bit of x masks. Otherwise NaN marks x = 0.
     if CARRY:
         if not FIRST:
             total += tl.load(carry_ptr + at).to(tl.float32)
@@ -267,122 +293,3 @@ def turn_back_kernel(
     else:
         total = tl.where(direct == direct, total, 0.0)
     tl.store(dx_ptr + at, total.to(dx_ptr.dtype.element_ty))
-
-
-@triton.jit
-def loss_kernel(logits_ptr, targets_ptr, losses_ptr, scale, V: tl.constexpr, STRIDE: tl.constexpr, BN: tl.constexpr):
-    """Cross-entropy of one token; its logits become their gradients times `scale`; see `fused_forms.loss`."""
-    row = tl.program_id(0)
-    logits = logits_ptr + row.to(tl.int64) * STRIDE
-    c = tl.arange(0, BN)
-    target = tl.load(targets_ptr + row)
-    chosen = tl.load(logits + target).to(tl.float32)
-    top = tl.full((BN,), float("-inf"), tl.float32)
-    mass = tl.zeros((BN,), tl.float32)
-    for start in range(0, V, BN):
-        z = tl.load(logits + start + c, mask=start + c < V, other=float("-inf")).to(tl.float32)
-        new = tl.maximum(top, z)
-        shift = tl.where(new == float("-inf"), 0.0, new)
-        mass = mass * tl.exp(top - shift) + tl.exp(z - shift)
-        top = new
-    highest = tl.max(top, 0)
-    log_sum = tl.log(tl.sum(mass * tl.exp(top - highest), 0)) + highest
-    tl.store(losses_ptr + row, log_sum - chosen)
-    for start in range(0, STRIDE, BN):
-        inside = start + c < V
-        z = tl.load(logits + start + c, mask=inside, other=float("-inf")).to(tl.float32)
-        gradient = (tl.exp(z - log_sum) - tl.where(start + c == target, 1.0, 0.0)) * scale
-        tl.store(logits + start + c, gradient.to(logits_ptr.dtype.element_ty), mask=start + c < STRIDE)
-
-
-# ruff: noqa: ANN001, ANN201
-# mypy: disallow-untyped-defs=False
-
-
-EPSILON = tl.constexpr(1e-5)
-
-
-@triton.jit
-def normal(x, D: tl.constexpr):
-    """Rows with mean 0 and variance 1, and what they were multiplied with."""
-    centred = x - (tl.sum(x, 1) / D)[:, None]
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + EPSILON)
-    return centred * scale[:, None], scale
-
-
-@triton.jit
-def normal_backward(gradient, normed, scale, D: tl.constexpr):
-    """The gradient before `normal` from that after it."""
-    mean = (tl.sum(gradient, 1) / D)[:, None]
-    along = (tl.sum(gradient * normed, 1) / D)[:, None]
-    return (gradient - mean - normed * along) * scale[:, None]
-
-
-@triton.jit
-def settle_kernel(
-    reads_ptr, a_ptr, scale_ptr, R, a_stride, C: tl.constexpr, H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr
-):
-    """See `fused_forms_rows.settle`."""
-    row, h = tl.program_id(0) * BM, tl.program_id(1)
-    r, d = tl.arange(0, BM), tl.arange(0, D)
-    source = ((row // C) * H + h) * C + row % C
-    x = tl.load(reads_ptr + source.to(tl.int64) * D + r[:, None] * D + d[None, :])
-    a, scale = normal(x, D)
-    at = h.to(tl.int64) * a_stride + row * D + r[:, None] * D + d[None, :]
-    tl.store(a_ptr + at, a.to(a_ptr.dtype.element_ty))
-    tl.store(scale_ptr + h * R + row + r, scale)
-
-
-@triton.jit
-def settle_backward_kernel(gradient_ptr, a_ptr, scale_ptr, da_ptr, R, a_stride, D: tl.constexpr, BM: tl.constexpr):
-    """See `fused_forms_rows.settle_backward`."""
-    row, h = tl.program_id(0) * BM, tl.program_id(1)
-    r, d = tl.arange(0, BM), tl.arange(0, D)
-    own = h.to(tl.int64) * R * D + row * D + r[:, None] * D + d[None, :]
-    gradient = tl.load(gradient_ptr + own).to(tl.float32)
-    a = tl.load(a_ptr + h.to(tl.int64) * a_stride + row * D + r[:, None] * D + d[None, :]).to(tl.float32)
-    scale = tl.load(scale_ptr + h * R + row + r)
-    tl.store(da_ptr + own, normal_backward(gradient, a, scale, D).to(da_ptr.dtype.element_ty))
-
-
-@triton.jit
-def answer_kernel(
-    parts_ptr, u_ptr, y_ptr, after_ptr, v_ptr, y_scale_ptr, after_scale_ptr, R,
-    PARTS: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, RESIDUAL: tl.constexpr,
-):  # fmt: skip
-    """See `fused_forms_rows.answer`."""
-    row = tl.program_id(0) * BM
-    r, d = tl.arange(0, BM), tl.arange(0, D)
-    at = row.to(tl.int64) * D + r[:, None] * D + d[None, :]
-    y = tl.zeros((BM, D), tl.float32)
-    for part in tl.static_range(PARTS):
-        y += tl.load(parts_ptr + part * (R.to(tl.int64) * D) + at)
-    y, scale = normal(y, D)
-    tl.store(y_scale_ptr + row + r, scale)
-    if RESIDUAL:
-        tl.store(y_ptr + at, y)
-        y, scale = normal(y + tl.load(u_ptr + at), D)
-        tl.store(after_scale_ptr + row + r, scale)
-    tl.store(after_ptr + at, y)
-    tl.store(v_ptr + at, y.to(v_ptr.dtype.element_ty))
-
-
-@triton.jit
-def answer_backward_kernel(
-    du_ptr, parts_ptr, reads_ptr, y_ptr, after_ptr, y_scale_ptr, after_scale_ptr, dv_ptr, dy_ptr, R,
-    PARTS: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, RESIDUAL: tl.constexpr,
-):  # fmt: skip
-    """See `fused_forms_rows.answer_backward`."""
-    row = tl.program_id(0) * BM
-    r, d = tl.arange(0, BM), tl.arange(0, D)
-    at = row.to(tl.int64) * D + r[:, None] * D + d[None, :]
-    gradient = tl.load(du_ptr + at)
-    if PARTS > 0:
-        gradient += tl.load(reads_ptr + at)
-        for part in tl.static_range(PARTS):
-            gradient += tl.load(parts_ptr + part * (R.to(tl.int64) * D) + at)
-    if RESIDUAL:
-        gradient = normal_backward(gradient, tl.load(after_ptr + at), tl.load(after_scale_ptr + row + r), D)
-        tl.store(dv_ptr + at, gradient)
-    gradient = normal_backward(gradient, tl.load(y_ptr + at), tl.load(y_scale_ptr + row + r), D)
-    tl.store(dy_ptr + at, gradient.to(dy_ptr.dtype.element_ty))

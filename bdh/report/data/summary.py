@@ -9,13 +9,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from bdh.frontier.registry import rows
 from bdh.project.files import replacing
 from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, Run
 from bdh.report.data.measures import Measure
 from bdh.report.data.spread import Spread
-from bdh.report.tables.frontier import METRICS
 from bdh.report.tables.quality import Standing, standings
 
 STAGES = ("train", "timing", "hebbian", "frontier")
@@ -87,9 +87,9 @@ QUANTITIES: dict[str, Measure] = {
     "density_y": lambda run: measures.density(run, "y_sparse"),
     "dead_neurons_share": measures.number_of("frontier", "dead_neurons_share"),
     **{
-        f"{name}_{part}": measures.number_of("frontier", f"{name}/{part}")
-        for name in METRICS
-        for part in ("value", "z")
+        f"{row.path.replace('/', '_')}_{number}": measures.number_of("frontier", f"{row.path}/{number}")
+        for row in rows()
+        for number in row.metric.headline
     },
 }
 COUNTS = {"parameters", "flops_per_token_forward", "tokens_seen"}

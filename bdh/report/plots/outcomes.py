@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bdh.frontier.registry import METRICS
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, Run
 from bdh.report.plots.figure import Curve, Panel, slot_of
@@ -24,12 +25,10 @@ class Family:
 
 
 BY_POSITION = "bits_per_byte_by_position"
-FAMILIES = (
-    Family("tmi", "", "Modularity of the neuron graph (TMI)", "edges kept, count", "modularity Q", True),
-    Family("sps", "innovations", "Persistence of updates (SPS)", "lag, tokens", "autocorrelation"),
-    Family("sps", "snapshots", "Similarity of state snapshots (SPS)", "lag, snapshots", "similarity", True),
-    Family("mcl", "", "Selective neurons (MCL)", "neurons, most selective first", "rank-biserial correlation"),
-    Family("sec", "", "Density and surprise (SEC)", "surprisal, nats", "share of active neurons"),
+FAMILIES = tuple(
+    Family(metric.name, axes.series, axes.title, axes.x_label, axes.y_label, axes.log_x)
+    for metric in METRICS
+    for axes in metric.axes
 )
 
 

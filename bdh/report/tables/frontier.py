@@ -1,6 +1,7 @@
-"""MCL of a variant against the dense baseline: a difference of two shares and its interval.
+"""Tables of the frontier metrics: never a value alone, always beside its nulls and the reference's own protocol.
 
-Frontier metrics: never a value alone, always beside its null and the reference's own protocol.
+One table per row of the registry. A metric that is a share of neurons is also given as a difference to the dense
+baselines.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Callable
 
+from bdh.frontier.registry import MetricRow, rows
 from bdh.report import formats
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, Run
@@ -20,27 +22,27 @@ from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verd
 BASELINES = ("transformer", "transformer_flops")
 
 
-def baseline_notes(inputs: Inputs, corpus: str) -> list[str]:
-    """One note per dense baseline that has MCL on this corpus: every other variant's share minus its."""
+def baseline_notes(inputs: Inputs, corpus: str, metric: str) -> list[str]:
+    """One note per dense baseline that has the metric on this corpus: every other variant's share minus its."""
     notes = []
     for rival in (name for name in BASELINES if name in inputs.variants):
         gaps = [
             f"{variant} {formats.difference(gap)}"
             for variant in inputs.variants
             if variant not in BASELINES
-            and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival))) is not None
+            and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival), metric)) is not None
         ]
         if gaps:
             notes.append(f"Share minus that of the dense baseline {rival} (Newcombe's interval): {'; '.join(gaps)}.")
     return notes
 
 
-def difference(runs: list[Run], rivals: list[Run]) -> Difference | None:
-    """Share of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
+def difference(runs: list[Run], rivals: list[Run], metric: str) -> Difference | None:
+    """Share of neurons of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
 
     Interval: Newcombe's hybrid of the two intervals (1998, method 10), the widest over seeds.
     """
-    ours, theirs = _share(runs), _share(rivals)
+    ours, theirs = _share(runs, metric), _share(rivals, metric)
     if ours is None or theirs is None:
         return None
     (a, a_low, a_high), (b, b_low, b_high) = ours, theirs
@@ -48,9 +50,9 @@ def difference(runs: list[Run], rivals: list[Run]) -> Difference | None:
     return Difference(a - b, low, a - b + math.hypot(a_high - a, b - b_low), "neurons")
 
 
-def _share(runs: list[Run]) -> tuple[float, float, float] | None:
+def _share(runs: list[Run], metric: str) -> tuple[float, float, float] | None:
     """Mean share over seeds, lowest lower and highest upper end of its interval."""
-    found = [tuple(run.frontier.number(f"mcl/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
+    found = [tuple(run.frontier.number(f"{metric}/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
     whole = [(v, low, high) for v, low, high in found if v is not None and low is not None and high is not None]
     if not whole:
         return None
@@ -58,18 +60,6 @@ def _share(runs: list[Run]) -> tuple[float, float, float] | None:
     return sum(values) / len(values), min(lows), max(highs)
 
 
-METRICS = {
-    "tmi": "modularity of the neuron graph",
-    "sps": "persistence of the synaptic state",
-    "sec": "coupling of surprise and activity",
-    "mcl": "neurons selective for one concept",
-}
-GRAPHS = {
-    "state_graph": "modularity of the graph of synapses that a text leaves behind",
-    "degrees/in": "in-degrees of the neuron graph against an exponential tail, likelihood ratio",
-    "degrees/out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",
-}
-TABLES = METRICS | GRAPHS
 LONGEST_LINE = 56
 RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
@@ -88,37 +78,31 @@ COLUMNS = (
 )
 
 
-def metrics_of(runs: list[Run]) -> list[str]:
-    """Frontier metrics that some run names, in the order of TABLES."""
-    found = {name for run in runs for name in TABLES if run.frontier.children(name)}
-    return [name for name in TABLES if name in found]
-
-
 def frontier_tables(inputs: Inputs, corpus: str) -> list[Table]:
-    """One table per metric on one corpus, one row per variant that has the metric."""
-    return [_table(inputs, corpus, metric) for metric in metrics_of(inputs.of(corpus))]
+    """One table per row of the registry that some run on one corpus has, one row per variant that has a value."""
+    named = {row.path for row in rows() for run in inputs.of(corpus) if run.frontier.children(row.path)}
+    return [_table(inputs, corpus, row) for row in rows() if row.path in named]
 
 
-def _table(inputs: Inputs, corpus: str, metric: str) -> Table:
-    rows: list[Row] = []
+def _table(inputs: Inputs, corpus: str, metric: MetricRow) -> Table:
+    cells: list[Row] = []
     absent: dict[str, list[str]] = {}
     for variant in inputs.variants:
-        verdict = metric_verdict(inputs.of(corpus, variant), metric)
+        verdict = metric_verdict(inputs.of(corpus, variant), metric.path)
         if verdict is None:
-            absent.setdefault(_reason(inputs.of(corpus, variant), metric), []).append(variant)
+            absent.setdefault(_reason(inputs.of(corpus, variant), metric.path), []).append(variant)
         else:
-            rows.append(_row(inputs, corpus, variant, metric, verdict))
+            cells.append(_row(inputs, corpus, variant, metric.path, verdict))
     notes = [f"Read a value only as its distance from the nulls: it is far from 0 without any signal. {RULE}"]
     if len(inputs.seeds) > 1:
         notes.append("Over several seeds: means; the widest interval, the largest p.")
-    notes += baseline_notes(inputs, corpus) if metric == "mcl" else []
+    notes += baseline_notes(inputs, corpus, metric.path) if metric.metric.share_of_neurons else []
     notes += [f"Not for {', '.join(names)}: {reason}." for reason, names in absent.items()]
     return Table(
-        f"{corpus}-{metric.replace('/', '-')}",
-        f"{corpus}: {metric.upper() if metric in METRICS else metric.replace('_', ' ').replace('/', ', ')},"
-        f" {TABLES[metric]}, beside its nulls",
+        f"{corpus}-{metric.path.replace('/', '-')}",
+        f"{corpus}: {metric.title}, {metric.description}, beside its nulls",
         COLUMNS,
-        rows,
+        cells,
         notes=notes,
     )
 
@@ -185,9 +169,8 @@ def _nulls(runs: list[Run], metric: str) -> Cell:
 
 def _reason(runs: list[Run], metric: str) -> str:
     for run in runs:
-        for key in (f"{metric}/reason", f"{metric}_reason", f"reasons/{metric}"):
-            if run.frontier.text(key):
-                return str(run.frontier.text(key))
+        if (reason := run.frontier.text(f"{metric}/reason")) is not None:
+            return reason
         if not run.frontier:
             return f"{run.frontier.path} is missing (stage frontier)"
     return "the result names no reason"

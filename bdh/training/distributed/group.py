@@ -25,7 +25,7 @@ class ElsewhereError(HatcheryError):
     """Rank 0 failed at what it does for all, and says why."""
 
 
-class Group:
+class ProcessGroup:
     """`size` processes that train one model; this one is number `rank`, and only rank 0 writes.
 
     `stopping` is the signal that some rank was asked to stop by, 0 when none was, as of the last exchange.
@@ -120,7 +120,7 @@ class Group:
             torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1)[0]))
 
 
-ALONE = Group()
+ALONE = ProcessGroup()
 
 
 def check_batch(settings: Train, size: int) -> None:

@@ -1,7 +1,5 @@
-"""Starts the processes of one training on this machine with torchrun's own agent, and ends them all when one fails.
-
-How many processes a training gets.
-"""
+"""How many processes a training gets; starts them on this machine with torchrun's own agent, and ends them all when one
+fails."""
 
 from __future__ import annotations
 

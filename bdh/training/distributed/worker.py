@@ -22,7 +22,7 @@ import torch.distributed
 
 from bdh.project.errors import EXIT_CODE, HatcheryError, explain_os_error, one_line
 from bdh.project.processes import Stop
-from bdh.training.distributed.group import ALONE, Group
+from bdh.training.distributed.group import ALONE, ProcessGroup
 
 LAUNCHED = "BDH_LAUNCHED"
 """Set by our own launcher, which then says what went wrong; under a user's torchrun the rank says it itself."""
@@ -41,7 +41,7 @@ def is_worker() -> bool:
 
 
 @contextmanager
-def joined(stop: Stop, device: str) -> Iterator[Group]:
+def joined(stop: Stop, device: str) -> Iterator[ProcessGroup]:
     """The group of this process, for the setting `device` (auto, cpu, cuda); a group of one outside of torchrun.
 
     GPU number LOCAL_RANK is this process's. Errors become one line that names the rank and exit code 2; an error that
@@ -52,7 +52,7 @@ def joined(stop: Stop, device: str) -> Iterator[Group]:
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _end_with_parent()
-    group = Group(rank, size, stop)
+    group = ProcessGroup(rank, size, stop)
     try:
         _connect(group, device)
         try:
@@ -70,7 +70,7 @@ def joined(stop: Stop, device: str) -> Iterator[Group]:
         torch.distributed.destroy_process_group()
 
 
-def _connect(group: Group, device: str) -> None:
+def _connect(group: ProcessGroup, device: str) -> None:
     """Find the others: gradients on GPUs go through NCCL, all else through gloo."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
@@ -89,7 +89,7 @@ def _store() -> torch.distributed.Store:
     return torch.distributed.distributed_c10d._get_default_store()
 
 
-def _wait_for_first(group: Group) -> None:
+def _wait_for_first(group: ProcessGroup) -> None:
     """Let rank 0 end its work: torchrun ends everyone as soon as one has left with an error."""
     end = time.monotonic() + FIRST_WAIT_S
     with suppress(Exception):
@@ -97,7 +97,7 @@ def _wait_for_first(group: Group) -> None:
             time.sleep(0.05)
 
 
-def _end(group: Group, error: BaseException) -> None:
+def _end(group: ProcessGroup, error: BaseException) -> None:
     """Leave with the right exit code after `error`, telling the launcher or the user once."""
     if group.failing:
         _wait_for_first(group)

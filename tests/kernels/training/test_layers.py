@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from bdh.kernels.training import dispatch, reference
 from bdh.kernels.training import step as fused_training
+from bdh.kernels.training.layers import Gradients, StreamGroup
 from bdh.kernels.training.shape import Tuning, columns, heads_of
-from bdh.kernels.training.step import FusedStack, Readout
+from bdh.kernels.training.step import FusedTraining, Readout, Runner
 from bdh.models.base import build
 
 V = 37
@@ -36,10 +37,11 @@ def batch_of(B, T, seed=0):
 
 def trained(model, kernel, batch, l1=0.3):
     """Loss, L1 and gradients by name."""
-    model.kernel, model.measure_l1, model.l1_weight = kernel, l1 > 0, l1
+    model.begin_training(kernel=kernel, l1_weight=l1)
     model.zero_grad()
-    output = model(*batch)
-    (output.loss + (l1 * output.l1 if l1 > 0 else 0)).backward()
+    output = model.training_pass(*batch)
+    assert (output.logits.shape[1] == 0) == (kernel == "fused")
+    model.objective(output).backward()
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     return found | {"loss": output.loss.detach()} | ({"l1": output.l1.detach()} if l1 > 0 else {})
 
@@ -59,21 +61,27 @@ def test_values_and_gradients_equal_the_plain_model(variant, tuning, B, T):
     close(trained(model, "fused", batch), trained(model, "plain", batch), 1e-12)
 
 
+def plan_of(model, streams, tokens, carried=False):
+    """The plan of a pass over `model` that measures the activity and drops nothing."""
+    matrices = (model.encoder, model.encoder_v, model.decoder, model.lm_head)
+    stack = dispatch.LayerStack(*matrices, model.layers, carried, 0.0, True, 5.0, model.tuning)
+    return dispatch.plan_of(stack, streams, tokens)
+
+
 @pytest.mark.parametrize("carried", [False, True])
 def test_gradients_are_the_slopes_of_the_function(carried):
     torch.manual_seed(0)
     tuning = Tuning(long_from=2, segment=16)
     model = model_of(n_layer=2, n_embd=4, n_head=2, mlp_internal_dim_multiplier=4, tuning=tuning)
-    model.measure_l1 = True
-    plan = dispatch.plan_of(model, torch.zeros(2, 18, dtype=torch.int64), carried)
+    plan = plan_of(model, 2, 18, carried)
     rows = torch.randn(2, 32, 4, dtype=torch.float64)
     rows[:, 18:] = 0
-    inputs = [rows, *(torch.randn_like(p) for p in (model.encoder, model.encoder_v, model.decoder))]
-    wanted = torch.randn(2, 18, 4, dtype=torch.float64)
+    parameters = (model.encoder, model.encoder_v, model.decoder, model.lm_head)
+    inputs = [rows, *(torch.randn_like(p) for p in parameters)]
+    targets = torch.randint(V, (2, 18))
 
     def function(*tensors):
-        after, l1 = FusedStack.apply(*tensors, plan)
-        return (after[:, :18] * wanted).sum() + 5 * l1
+        return 20 * FusedTraining.apply(*tensors, targets, 5.0, plan, Runner())[0]
 
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     gradients = torch.autograd.grad(function(*leaves), leaves)
@@ -85,31 +93,42 @@ def test_gradients_are_the_slopes_of_the_function(carried):
         assert abs(slope - float((gradient * step).sum())) < 1e-5 * abs(slope)
 
 
+def layers_of(model, tokens, gradient):
+    """Rows after the layers (B,T,D) of `tokens`, and the gradient of those before them from `gradient` (B,T,D)."""
+    plan = plan_of(model, *tokens.shape, model.carried)
+    u = F.layer_norm(model.embed(tokens).detach(), (plan.shape.D,))
+    padding = (0, 0, 0, plan.shape.T - plan.tokens)
+    u, gradient = (F.pad(rows, padding).flatten(0, 1) for rows in (u, gradient))
+    weights = plan.weights(model.encoder.detach(), model.encoder_v.detach(), model.decoder.detach())
+    group = StreamGroup(weights, plan, plan.draws([slice(0, len(tokens))], u.device)[0], u)
+    after, _ = group.forward(u)
+    before = group.backward(gradient, None, Gradients.zeros(plan, u))
+    return (rows.view(len(tokens), -1, plan.shape.D)[:, : plan.tokens] for rows in (after, before))
+
+
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
 def test_streams_do_not_see_each_other(variant):
     model = model_of(variant, tuning=Tuning(long_from=2, segment=16))
-    (tokens, targets), other = batch_of(2, 40), batch_of(2, 40, seed=1)[0]
+    tokens, other = batch_of(2, 40)[0], batch_of(2, 40, seed=1)[0]
     mixed = torch.stack((tokens[0], other[1]))
-    losses, gradients = [], []
-    for inputs in (tokens, mixed):
-        model.zero_grad()
-        output = model(inputs)
-        loss = F.cross_entropy(output.logits[0], targets[0])
-        loss.backward()
-        losses.append(float(loss.detach()))
-        gradients.append(model.encoder.grad.clone())
-    assert losses[0] == losses[1]
-    assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
+    gradient = torch.randn(2, 40, model.config.n_embd, dtype=torch.float64)
+    for one, beside in zip(layers_of(model, tokens, gradient), layers_of(model, mixed, gradient), strict=True):
+        assert torch.equal(one[0], beside[0])
+        assert not torch.equal(one[1], beside[1])
 
 
-def test_later_tokens_do_not_change_earlier_ones():
+def test_later_tokens_do_not_change_earlier_ones_nor_get_gradients_from_them():
     model = model_of(tuning=Tuning(long_from=2, segment=16))
     tokens = batch_of(2, 40)[0]
     changed = tokens.clone()
     changed[:, 29] = (changed[:, 29] + 1) % V
-    one, other = model(tokens).logits, model(changed).logits
+    gradient = torch.randn(2, 40, model.config.n_embd, dtype=torch.float64)
+    gradient[:, 30:] = 0
+    (one, before), (other, _) = layers_of(model, tokens, gradient), layers_of(model, changed, gradient)
     assert torch.allclose(one[:, :29], other[:, :29], rtol=1e-12, atol=1e-12)
     assert ((one - other)[:, 29:].abs().amax(-1) > 1e-6).all()
+    assert not before[:, 30:].any()
+    assert before[:, :30].any()
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
@@ -135,25 +154,55 @@ def test_columns_of_heads_are_undone_exactly():
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])
-def test_loss_from_logits_and_loss_computed_with_its_gradients_agree(variant):
-    model, batch = model_of(variant, tuning=Tuning(bytes=80_000)), batch_of(3, 21)
-    together = trained(model, "fused", batch)
-    model.zero_grad()
-    model.l1_weight = 0.0
-    output = model(batch[0])
-    assert output.logits.shape == (3, 21, V)
-    (F.cross_entropy(output.logits.flatten(0, 1), batch[1].flatten()) + 0.3 * output.l1).backward()
-    close({name: parameter.grad for name, parameter in model.named_parameters()},
-          {name: together[name] for name, _ in model.named_parameters()}, 1e-12)  # fmt: skip
+def test_forward_chooses_no_kernel(variant, monkeypatch):
+    """`forward` is pure: whatever `kernel` says, it takes the plain path and gives whole logits."""
+    model, batch = model_of(variant, dropout=0.3), batch_of(3, 21)
+    monkeypatch.setattr(FusedTraining, "apply", lambda *_: pytest.fail("forward took the fused path"))
+    model.begin_training(kernel="fused")
+    before = dict(vars(model))
+    assert model(*batch).logits.shape == (3, 21, V)
+    assert vars(model) == before
 
 
-def test_gradients_follow_the_factor_of_the_loss():
+@pytest.mark.parametrize("l1", [0.0, 0.3])
+def test_gradients_follow_the_factor_of_the_total(l1):
     model, batch = model_of(), batch_of(2, 20)
-    once = trained(model, "fused", batch, l1=0.0)
+    once = trained(model, "fused", batch, l1)
     model.zero_grad()
-    (model(*batch).loss * 0.25).backward()
+    (model.objective(model.training_pass(*batch)) * 0.25).backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, once[name] / 4, rtol=1e-12, atol=0)
+
+
+USES = {
+    "the loss alone": lambda output: output.loss,
+    "twice the loss": lambda output: 2 * output.loss,
+    "another weight": lambda output: output.loss + 0.7 * output.l1,
+    "the same weight, added up again": lambda output: output.loss + 0.3 * output.l1,
+    "a second penalty": lambda output: output.total + 0.1 * output.l1,
+    "the activity alone": lambda output: output.l1,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_sum_whose_gradient_the_fused_pass_does_not_know_is_an_error(use):
+    """It gave the gradient of loss + 0.3 * activity, times that of the loss, whatever the caller had added up."""
+    model, batch = model_of(), batch_of(2, 20)
+    model.begin_training(kernel="fused", l1_weight=0.3)
+    with pytest.raises(RuntimeError, match="differentiate that total"):
+        USES[use](model.training_pass(*batch)).backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_without_a_penalty_the_loss_is_the_total(factor):
+    model, batch = model_of(), batch_of(2, 20)
+    expected = trained(model, "plain", batch, l1=0.0)
+    model.begin_training(kernel="fused")
+    model.zero_grad()
+    (factor * model.training_pass(*batch).loss).backward()
+    close({name: p.grad for name, p in model.named_parameters()},
+          {name: factor * expected[name] for name, _ in model.named_parameters()}, 1e-12)  # fmt: skip
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdh.kernels.training import reference
-from bdh.kernels.training.shape import Shape, Tuning
+from bdh.kernels.training.shape import PassShape, Tuning
 from bdh.models.base import build
 from benchmarks.kernels import cases, error
 
@@ -24,9 +24,9 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 TILED = ("encode", "gate", "scores", "gradient", "pairs", "activity", "states")
 SMALL = {name: {"M": 16, "N": 16, "K": 16} for name in TILED}
 SHAPES = {
-    "short": (Shape(3, 48, 48, 16, 2, 96), Tuning(blocks=SMALL)),
-    "one tile": (Shape(1, 16, 16, 32, 1, 32), Tuning()),
-    "segments": (Shape(2, 96, 32, 32, 2, 64), Tuning(blocks=SMALL)),
+    "short": (PassShape(3, 48, 48, 16, 2, 96), Tuning(blocks=SMALL)),
+    "one tile": (PassShape(1, 16, 16, 32, 1, 32), Tuning()),
+    "segments": (PassShape(2, 96, 32, 32, 2, 64), Tuning(blocks=SMALL)),
 }
 NAMES = sorted({name for name, case in cases(SHAPES["segments"][0], torch.float32, "cpu").items() if case.kernel})
 
@@ -84,14 +84,14 @@ def test_model_trained_by_kernels_equals_the_plain_path(variant, tokens):
     batch = torch.randint(37, (2, 3, tokens), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     for kernel in ("plain", "fused"):
         model = build(variant, vocab_size=37, seed=1, **shape).to(DEVICE).train()
-        model.kernel, model.measure_l1, model.l1_weight = kernel, True, 0.3
+        model.begin_training(kernel=kernel, l1_weight=0.3)
         model.tuning = Tuning(long_from=32, segment=16, bytes=1, loss_rows=17)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(6)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=not INTERPRETED):
-            output = model(*batch)
-        (output.loss + 0.3 * output.l1).backward()
+            output = model.training_pass(*batch)
+        model.objective(output).backward()
         gradients[kernel] = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name, expected in gradients["plain"].items():
         difference = (gradients["fused"][name] - expected).norm() / expected.norm()
@@ -110,7 +110,7 @@ def test_replayed_steps_equal_the_first_one(variant, neurons):
     for step in range(4):
         torch.manual_seed(5)
         with torch.autocast("cuda", torch.bfloat16):
-            loss = model(*batches[0 if step in (0, 3) else 1]).loss
+            loss = model.training_pass(*batches[0 if step in (0, 3) else 1]).loss
         model.zero_grad()
         loss.backward()
         gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bdh import tracking
-from bdh.params import load
+from bdh.params import load, named_settings
 from bdh.project.files import HEBBIAN, RAW, REPORTS, RUNS, TOKENS, run_key, write_json
 
 STEPS = range(0, 60, 10)
@@ -17,8 +17,8 @@ def code():
     for stage in ("fetch", "tokenize", "compare"):
         write_json(Path("data/code") / f"{stage}.json", {})
     for stage in ("train", "hebbian", "frontier"):
-        for path in Path("bdh/models").glob("*.py"):
-            write_json(Path("data/code") / stage / f"{path.stem}.json", {})
+        for variant in load().variant:
+            write_json(Path("data/code") / stage / f"{variant}.json", {})
 
 
 def fetch(corpus):
@@ -41,10 +41,12 @@ def history_row(step, rate):
 def train(variant, corpus, seed):
     key, params = run_key(variant, corpus, seed), load()
     settings = {"train": params.train_of(variant, corpus).model_dump(), "model": params.model_of(variant, corpus)}
+    settings["architecture"] = params.architecture_of(variant)
     folder = Path("data/checkpoints") / key / "fingerprint"
     rows = [history_row(step, settings["train"]["learning_rate"]) for step in STEPS]
     tags = {"scale": params.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
-    with tracking.tracked("train", key, params=settings, tags=tags, resume_folder=folder) as tracker:
+    named = named_settings(variant, corpus=corpus, seed=int(seed), **settings)
+    with tracking.tracked("train", key, params=named, tags=tags, resume_folder=folder) as tracker:
         tracker.log_dataset(corpus, "d" * 36, str(TOKENS / corpus), "training")
         for count in range(1, len(rows) + 1):
             tracker.log_history(rows[:count])
