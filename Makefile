@@ -24,7 +24,8 @@ ui: .venv/installed
 	$(BIN)/bdh ui
 
 clean:
-	rm -rf data mlruns mlflow.db mlflow.db-* reports/index.html reports/figures .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf mlruns mlflow.db mlflow.db-* reports/index.html reports/figures .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bdh.frontier.registry import METRICS
 from bdh.params import load
 from bdh.project.closure import write_manifests
 from bdh.project.errors import reported
@@ -12,7 +13,8 @@ def main() -> None:
     """Write the manifests that the other stages depend on."""
     params = load()
     architectures = {variant: params.architecture_of(variant) for variant in params.variant}
-    write_manifests(architectures, {variant: params.inherited_by(variant) for variant in params.variant})
+    inherited = {variant: params.inherited_by(variant) for variant in params.variant}
+    write_manifests(architectures, inherited, {"frontier": [metric.module for metric in METRICS]})
 
 
 if __name__ == "__main__":

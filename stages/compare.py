@@ -11,7 +11,10 @@ from bdh.project.files import REPORTS, replacing, write_json
 
 @reported
 def main() -> None:
-    """Read the results of every run that params.yaml names; write summary.json, results.csv, claims and index.html."""
+    """Read the results of every run that params.yaml names; write summary.json, results.csv, claims and index.html.
+
+    Nothing is written when a result is missing or damaged.
+    """
     from bdh.report.claims.ledger import write_ledger
     from bdh.report.data.inputs import load_inputs
     from bdh.report.data.summary import result_rows, summarise, write_results
@@ -19,7 +22,7 @@ def main() -> None:
 
     settings = params.load()
     inputs = load_inputs(settings)
-    summary, page = summarise(inputs), REPORTS / "index.html"
+    summary, rows, html = summarise(inputs), result_rows(inputs), render_page(inputs)
     axes = {
         "scale": settings.scale,
         "corpora": settings.corpora,
@@ -28,9 +31,9 @@ def main() -> None:
     }
     with tracking.tracked("compare", "all", params=axes, tags={"scale": settings.scale}) as tracker:
         write_json(REPORTS / "summary.json", summary)
-        write_results(REPORTS / "results.csv", result_rows(inputs))
-        with replacing(page) as temporary:
-            temporary.write_text(render_page(inputs), encoding="utf-8")
+        write_results(REPORTS / "results.csv", rows)
+        with replacing(REPORTS / "index.html") as temporary:
+            temporary.write_text(html, encoding="utf-8")
         for path in write_ledger(REPORTS, inputs):
             tracker.log_file(path)
         tracking.update_champions(summary)

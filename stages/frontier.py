@@ -14,7 +14,7 @@ from bdh.project.device import choose_device, fix_seed
 from bdh.project.errors import reported
 from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
 from bdh.project.processes import stoppable
-from bdh.training.checkpoints import load_run
+from bdh.training.checkpoints import divergence, load_run
 
 
 @reported
@@ -22,21 +22,27 @@ def main(variant: str, corpus: str, seed: int) -> None:
     """Measure the run VARIANT-CORPUS-SEED on the test split of CORPUS."""
     settings, key = params.load(), run_key(variant, corpus, seed)
     device, options = choose_device(settings.device, settings.threads), settings.frontier
+    size, report = settings.frontier_scale(), REPORTS / "frontier" / f"{key}.json"
+    curves, identity = REPORTS / "curves" / f"{key}.csv", {"variant": variant, "corpus": corpus, "seed": seed}
     fix_seed(seed, device)
+    tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
+    named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
+    if (diverged := divergence(RUNS / key)) is not None:
+        with tracking.tracked("frontier", key, params=named, tags=tags):
+            write_json(report, identity | frontier.not_measured(diverged))
+            rows.save(curves, [])
+        return
     model, config = load_run(RUNS / key, device)
     state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")
     run = frontier.Trained(model, config, read_json(REPORTS / "hebbian" / f"{key}.json"), state)
-    tokens, size = TokenCorpus.open(TOKENS / corpus), settings.frontier_scale()
+    tokens = TokenCorpus.open(TOKENS / corpus)
     text, spread = held_out.cut(tokens, "test", window, size.max_tokens), passages.spread(tokens, "test", window)
     texts = Texts(text, spread, None if spread is None else concepts.label(tokens, "test", spread))
-    tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
-    named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
     with stoppable(), tracking.tracked("frontier", key, params=named, tags=tags) as tracker:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
         found, points = frontier.measure(run, texts, options, device, bfloat16=settings.precision == "bfloat16")
-        report = REPORTS / "frontier" / f"{key}.json"
-        write_json(report, {"variant": variant, "corpus": corpus, "seed": seed} | found)
-        rows.save(REPORTS / "curves" / f"{key}.csv", points)
+        write_json(report, identity | found)
+        rows.save(curves, points)
         tracker.log_file(report)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from bdh import params, tracking
@@ -12,7 +14,7 @@ from bdh.project.device import choose_device, fix_seed
 from bdh.project.errors import reported
 from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, run_key
 from bdh.project.processes import stoppable
-from bdh.training.checkpoints import load_run
+from bdh.training.checkpoints import divergence, load_run
 
 
 @reported
@@ -21,17 +23,22 @@ def main(variant: str, corpus: str, seed: int) -> None:
     settings, key = params.load(), run_key(variant, corpus, seed)
     size, device = settings.hebbian_scale(), choose_device(settings.device, settings.threads)
     fix_seed(seed, device)
+    tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
+    named = settings.hebbian.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
+    report = REPORTS / "hebbian" / f"{key}.json"
+    identity: dict[str, Any] = {"variant": variant, "corpus": corpus, "seed": seed}
+    if (diverged := divergence(RUNS / key)) is not None:
+        with tracking.tracked("hebbian", key, params=named, tags=tags):
+            evaluation.write_absent(diverged, report, identity, HEBBIAN / key)
+        return
     model, _ = load_run(RUNS / key, device)
     tokens = TokenCorpus.open(TOKENS / corpus)
     text = held_out.cut(tokens, "test", size.window, size.max_tokens)
-    rules = evaluation.rules_of(settings.hebbian)
-    tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
-    named = settings.hebbian.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
     with stoppable(), tracking.tracked("hebbian", key, params=named, tags=tags) as tracker:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
-        found = evaluation.evaluate(model, text, rules, device=device, bfloat16=settings.precision == "bfloat16")
-        report = REPORTS / "hebbian" / f"{key}.json"
-        identity = {"variant": variant, "corpus": corpus, "seed": seed}
+        found = evaluation.evaluate(
+            model, text, settings.hebbian, device=device, bfloat16=settings.precision == "bfloat16"
+        )
         identity["unigram_bits_per_byte"] = held_out.unigram_of(tokens, text)
         evaluation.write(found, report, identity, HEBBIAN / key)
         tracker.log_metrics(headline(found.report))

@@ -1,8 +1,6 @@
-"""`bdh doctor`.
+"""`bdh doctor`: one function per subject, each returning how it is and what to do.
 
-Where each corpus of params.yaml could be taken from now: made here, fetched before, a mirror, the network.
-
-What `bdh doctor` looks at: one function per subject, each returning how it is and what to do.
+For the corpora that is where each could be taken from now: made here, fetched before, a mirror, the network.
 """
 
 from __future__ import annotations
@@ -30,26 +28,103 @@ from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, LocalSource, Para
 from bdh.project.errors import HatcheryError, one_line
 from bdh.project.files import RAW, enter_root
 
+GIB = 2**30
+LITTLE_DISK_GIB = 5.0
+NO_DISK_GIB = 0.5
 PATIENCE_S = 3.0
-Row = tuple[Literal["ok", "note", "problem"], str, str, str]
+PACKAGES = ("torch", "dvc", "mlflow", "mlflow-skinny", "numpy", "pandas", "pyarrow", "tokenizers")
+OPTIONAL = ("mlflow",)
+INSTALL = "install what pyproject.toml names: `pip install -c constraints.txt -e .`"
+SIGNS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 
-def corpus_checks(params: Params) -> Iterator[Row]:
-    """One row per corpus section (state, name, how it is, what to do); only a chosen corpus can be a problem."""
+@dataclass(frozen=True)
+class Check:
+    """One subject: `ok`, a `note` that stops nothing, or a `problem`; how it is and what to do."""
+
+    state: Literal["ok", "note", "problem"]
+    name: str
+    detail: str
+    remedy: str = ""
+
+
+def doctor() -> None:
+    """Look at device, versions, parameters, corpora, store, disk and DVC, and say what to do; exit 1 on a problem."""
+    enter_root()
+    checks = all_checks()
+    rows = [(SIGNS[check.state], check.name, check.detail, check.remedy) for check in checks]
+    show_table(("", "what", "how it is", "what to do"), rows)
+    problems = sum(check.state == "problem" for check in checks)
+    if problems:
+        say(f"{problems} problem{'s' if problems > 1 else ''} to solve before `dvc repro`")
+        raise typer.Exit(1)
+    say("ready for `dvc repro`")
+
+
+def all_checks() -> list[Check]:
+    """Every check, in the order in which one would mend things."""
+    found = [*versions()]
+    params, check = parameters()
+    found += [check, device(params.device if params else "auto")]
+    if params is not None:
+        found += corpus_checks(params)
+    return [*found, store(), disk(), dvc_state()]
+
+
+def versions() -> Iterator[Check]:
+    """Versions of Python and of the libraries that results depend on."""
+    told, missing = [f"python {platform.python_version()}"], []
+    for name in PACKAGES:
+        try:
+            told.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Check("ok", "versions", ", ".join(told))
+    if needed := [name for name in missing if name not in OPTIONAL]:
+        yield Check("problem", "versions", f"not installed: {', '.join(needed)}", INSTALL)
+    elif missing:
+        yield Check("note", "versions", "only mlflow-skinny is installed: `bdh ui` will not start", INSTALL)
+
+
+def parameters() -> tuple[Params | None, Check]:
+    """params.yaml, or the mistake in it."""
+    try:
+        params = load()
+    except HatcheryError as error:
+        return None, Check("problem", "params.yaml", one_line(error), "mend that line")
+    runs = len(params.runs())
+    return params, Check("ok", "params.yaml", f"scale {params.scale}, {runs} runs in the comparison")
+
+
+def device(wanted: str) -> Check:
+    """What models run on; the only check that imports torch."""
+    try:
+        import torch
+    except ImportError as error:
+        return Check("problem", "device", f"torch cannot be imported ({one_line(error)})", INSTALL)
+    if torch.cuda.is_available() and wanted != "cpu":
+        cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        told = ", ".join(f"{card.name} ({card.total_memory / GIB:.0f} GiB)" for card in cards)
+        return Check("ok", "device", f"{wanted}: {told}")
+    if wanted == "cuda":
+        return Check(
+            "problem", "device", "params.yaml says cuda, torch sees no GPU", "set device: auto, or mend the driver"
+        )
+    return Check("ok", "device", f"{wanted}: CPU, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+
+
+def corpus_checks(params: Params) -> Iterator[Check]:
+    """One check per corpus section; only a chosen corpus can be a problem."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = pool.map(_where, params.corpus.items())
         for name, (place, missing) in zip(params.corpus, found, strict=True):
             chosen = name in params.corpora
             title = f"corpus {name}{'' if chosen else ' (not chosen)'}"
             if not missing:
-                yield "ok", title, place, ""
+                yield Check("ok", title, place)
             else:
-                yield (
-                    "problem" if chosen else "note",
-                    title,
-                    f"cannot be reached: {missing}",
-                    _way_out(params.corpus[name]),
-                )
+                state: Literal["problem", "note"] = "problem" if chosen else "note"
+                yield Check(state, title, f"cannot be reached: {missing}", _way_out(params.corpus[name]))
 
 
 def _way_out(corpus: Corpus) -> str:
@@ -107,76 +182,6 @@ def _answers(url: str) -> bool:
         return False
 
 
-GIB = 2**30
-LITTLE_DISK_GIB = 5.0
-NO_DISK_GIB = 0.5
-PACKAGES = ("torch", "dvc", "mlflow", "mlflow-skinny", "numpy", "pandas", "pyarrow", "tokenizers")
-OPTIONAL = ("mlflow",)
-INSTALL = "install what pyproject.toml names: `pip install -c constraints.txt -e .`"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One subject: `ok`, a `note` that stops nothing, or a `problem`; how it is and what to do."""
-
-    state: Literal["ok", "note", "problem"]
-    name: str
-    detail: str
-    remedy: str = ""
-
-
-def all_checks() -> list[Check]:
-    """Every check, in the order in which one would mend things."""
-    found = [*versions()]
-    params, check = parameters()
-    found += [check, device(params.device if params else "auto")]
-    if params is not None:
-        found += [Check(*row) for row in corpus_checks(params)]
-    return [*found, store(), disk(), dvc_state()]
-
-
-def versions() -> Iterator[Check]:
-    """Versions of Python and of the libraries that results depend on."""
-    told, missing = [f"python {platform.python_version()}"], []
-    for name in PACKAGES:
-        try:
-            told.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-    yield Check("ok", "versions", ", ".join(told))
-    if needed := [name for name in missing if name not in OPTIONAL]:
-        yield Check("problem", "versions", f"not installed: {', '.join(needed)}", INSTALL)
-    elif missing:
-        yield Check("note", "versions", "only mlflow-skinny is installed: `bdh ui` will not start", INSTALL)
-
-
-def parameters() -> tuple[Params | None, Check]:
-    """params.yaml, or the mistake in it."""
-    try:
-        params = load()
-    except HatcheryError as error:
-        return None, Check("problem", "params.yaml", one_line(error), "mend that line")
-    runs = len(params.runs())
-    return params, Check("ok", "params.yaml", f"scale {params.scale}, {runs} runs in the comparison")
-
-
-def device(wanted: str) -> Check:
-    """What models run on; the only check that imports torch."""
-    try:
-        import torch
-    except ImportError as error:
-        return Check("problem", "device", f"torch cannot be imported ({one_line(error)})", INSTALL)
-    if torch.cuda.is_available() and wanted != "cpu":
-        cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        told = ", ".join(f"{card.name} ({card.total_memory / GIB:.0f} GiB)" for card in cards)
-        return Check("ok", "device", f"{wanted}: {told}")
-    if wanted == "cuda":
-        return Check(
-            "problem", "device", "params.yaml says cuda, torch sees no GPU", "set device: auto, or mend the driver"
-        )
-    return Check("ok", "device", f"{wanted}: CPU, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
-
-
 def store() -> Check:
     """Whether the store answers, and what is in it; read without importing mlflow."""
     from bdh.tracking.store import StoreError, check_reachable, shown, sqlite_path, store_uri
@@ -216,8 +221,9 @@ def disk() -> Check:
     told = f"{free:.1f} GiB free"
     if free < NO_DISK_GIB:
         return Check("problem", "disk", told, "free some space")
-    return Check("note" if free < LITTLE_DISK_GIB else "ok", "disk", told, "the real corpora need about 5 GiB"
-                 if free < LITTLE_DISK_GIB else "")  # fmt: skip
+    if free < LITTLE_DISK_GIB:
+        return Check("note", "disk", told, "the real corpora need about 5 GiB")
+    return Check("ok", "disk", told)
 
 
 def dvc_state() -> Check:
@@ -235,22 +241,3 @@ def dvc_state() -> Check:
     if not changed:
         return Check("ok", "DVC", "every stage is up to date")
     return Check("ok", "DVC", f"stages with something to do: {len(changed)}", "`dvc repro`")
-
-
-SIGNS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
-
-
-def doctor() -> None:
-    """Look at device, versions, parameters, corpora, store, disk and DVC, and say what to do; exit 1 on a problem."""
-    enter_root()
-    checks = all_checks()
-    show_table(("", "what", "how it is", "what to do"), [_row(check) for check in checks])
-    problems = sum(check.state == "problem" for check in checks)
-    if problems:
-        say(f"{problems} problem{'s' if problems > 1 else ''} to solve before `dvc repro`")
-        raise typer.Exit(1)
-    say("ready for `dvc repro`")
-
-
-def _row(check: Check) -> tuple[str, str, str, str]:
-    return SIGNS[check.state], check.name, check.detail, check.remedy

@@ -1,4 +1,4 @@
-"""`bdh generate RUN`."""
+"""`bdh generate RUN`: a text continued by a trained model."""
 
 from __future__ import annotations
 

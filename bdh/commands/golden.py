@@ -1,4 +1,4 @@
-"""`bdh golden DIR`."""
+"""`bdh golden DIR`: the models against golden vectors."""
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -44,11 +46,28 @@ def repro(
     enter_root()
     from bdh.params import load
 
-    if jobs > 1:
-        call([*DVC, "repro", "code", "tokenize"])
-        run_chains(gpus_wanted(load()), jobs)
-    call([*DVC, "repro"])
+    with this_python_first():
+        if jobs > 1:
+            call([*DVC, "repro", "code", "tokenize"])
+            run_chains(gpus_wanted(load()), jobs)
+        call([*DVC, "repro"])
     fill_in_store()
+
+
+@contextmanager
+def this_python_first() -> Iterator[None]:
+    """Let `python` mean the interpreter that runs this command: DVC starts stages with the first one on the PATH."""
+    before, folder = os.environ.get("PATH"), Path(sys.executable).parent
+    with tempfile.TemporaryDirectory(prefix="bdh-") as own:
+        if not (folder / "python").exists():
+            folder = Path(own)
+            (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+            (folder / "python").chmod(0o755)
+        os.environ["PATH"] = os.pathsep.join([str(folder), before or os.defpath])
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = before or os.defpath
 
 
 def gpus_wanted(params: Params) -> dict[str, int | str]:

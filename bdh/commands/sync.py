@@ -1,7 +1,4 @@
-"""`bdh sync`.
-
-`bdh audit`.
-"""
+"""`bdh audit` and `bdh sync`: whether files and MLflow agree, and making them agree."""
 
 from __future__ import annotations
 

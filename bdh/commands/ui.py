@@ -1,4 +1,4 @@
-"""`bdh ui`."""
+"""`bdh ui`: MLflow's user interface on this machine, with the view of the comparison."""
 
 from __future__ import annotations
 

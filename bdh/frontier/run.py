@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bdh.frontier import registry
-from bdh.frontier.rows import finite_points, finite_row, mean_or_none, point
+from bdh.frontier.rows import absent, finite_points, finite_row, mean_or_none, point
 from bdh.frontier.survey import Context, Survey, Texts, survey
 from bdh.hebbian.activity import CODE
 from bdh.hebbian.coactivation import Coactivation
@@ -148,6 +148,13 @@ def _untrained(context: Context, seeds: list[int]) -> dict[str, Any]:
         **activity_report(context.others[0]),
         "weight_sparsity": weight_sparsity(context.twins[0]),
     }
+
+
+def not_measured(reason: str) -> dict[str, Any]:
+    """The report on a run that has no model: every metric is absent for the same reason."""
+    row = absent(f"not measured: {reason}")
+    found = {metric.name: dict.fromkeys(metric.parts, row) if metric.parts else row for metric in registry.METRICS}
+    return {"reason": row["reason"], "density": {}, **found}
 
 
 def weight_sparsity(model: LanguageModel) -> dict[str, float]:

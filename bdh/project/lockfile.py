@@ -23,7 +23,7 @@ TEMPLATE = re.compile(r"\$\{([^}]+)\}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LockedStage:
     """One stage of dvc.lock: md5 by path of what it read and wrote, and the parameters it ran with."""
 
     name: str
@@ -64,20 +64,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}); restore it with `git checkout {path}`") from None
 
 
-def load_lock(path: Path = LOCK) -> dict[str, Entry]:
+def load_lock(path: Path = LOCK) -> dict[str, LockedStage]:
     """Every stage of dvc.lock by name, {} where there is none yet."""
     return {name: _entry(name, body) for name, body in (load_yaml(path).get("stages") or {}).items()}
 
 
-def _entry(name: str, body: Mapping[str, Any]) -> Entry:
+def _entry(name: str, body: Mapping[str, Any]) -> LockedStage:
     def hashes(kind: str) -> dict[str, str]:
         return {item["path"]: item.get("md5", "") for item in body.get(kind, [])}
 
     params = {key: value for section in body.get("params", {}).values() for key, value in section.items()}
-    return Entry(name, hashes("deps"), hashes("outs"), params)
+    return LockedStage(name, hashes("deps"), hashes("outs"), params)
 
 
-def outputs(lock: Mapping[str, Entry]) -> dict[str, str]:
+def outputs(lock: Mapping[str, LockedStage]) -> dict[str, str]:
     """md5 of everything that some stage wrote, by path."""
     return {path: md5 for entry in lock.values() for path, md5 in entry.outs.items()}
 
@@ -119,7 +119,7 @@ def params_sha(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def current_deps(declaration: Declaration, lock: Mapping[str, Entry]) -> dict[str, str]:
+def current_deps(declaration: Declaration, lock: Mapping[str, LockedStage]) -> dict[str, str]:
     """md5 of what a stage is about to read.
 
     Outputs of earlier stages are looked up in dvc.lock, other files are hashed; a folder that is not one output but

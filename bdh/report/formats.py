@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bdh.report.data.spread import Difference, Spread
 
 ABSENT = "–"
@@ -81,6 +83,13 @@ def interval(low: float | None, high: float | None, digits: int = 3, sign: bool 
         return ""
     shown = signed if sign else fixed
     return f"[{shown(low, digits)}, {shown(high, digits)}]"
+
+
+def widest(bounds: Iterable[tuple[float | None, float | None]], digits: int = 3, sign: bool = True) -> str:
+    """From the lowest to the highest end of several intervals, empty without a bound on either side."""
+    pairs = list(bounds)
+    lows, highs = [low for low, _ in pairs if low is not None], [high for _, high in pairs if high is not None]
+    return interval(min(lows), max(highs), digits, sign) if lows and highs else ""
 
 
 def difference(value: Difference | None, digits: int = 3) -> str:

@@ -27,11 +27,12 @@ def label(inputs: Inputs) -> str:
 
 def facts(inputs: Inputs) -> list[tuple[str, str]]:
     """What was run, as pairs of a name and a value."""
-    complete = sum(not run.missing for run in inputs.runs)
+    diverged = len(without_result(inputs))
+    told = f", {diverged} diverged" if diverged else ""
     steps = [value for run in inputs.runs if (value := run.train.number("steps_done")) is not None]
     tokens = [value for run in inputs.runs if (value := run.train.number("tokens_seen")) is not None]
     return [
-        ("runs", f"{complete} of {len(inputs.runs)} complete"),
+        ("runs", f"{len(inputs.runs) - diverged} of {len(inputs.runs)} complete{told}"),
         ("variants", str(len(inputs.variants))),
         ("corpora", ", ".join(inputs.corpora)),
         ("seeds", ", ".join(str(seed) for seed in inputs.seeds)),
@@ -53,10 +54,9 @@ def sentences(inputs: Inputs) -> list[str]:
     return [line for line in lines if line]
 
 
-def missing(inputs: Inputs) -> list[str]:
-    """Every result that is missing, with its reason."""
-    lines = [f"{run.key}: {line}" for run in inputs.runs for line in run.missing]
-    return lines + [f"{name}: {line}" for name in inputs.corpora for line in inputs.facts[name].missing]
+def without_result(inputs: Inputs) -> list[str]:
+    """Every run whose training diverged, with the step and the reason."""
+    return [f"{run.key}: {run.divergence}" for run in inputs.runs if run.divergence]
 
 
 def _prediction(inputs: Inputs, corpus: str) -> str:

@@ -12,7 +12,7 @@ import psutil
 
 from bdh.project.lockfile import (
     PARAMS,
-    Entry,
+    LockedStage,
     current_deps,
     current_params,
     declared,
@@ -60,18 +60,18 @@ def dvc_tags(stage: str, key: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def lock_tags(entry: Entry) -> dict[str, str]:
+def lock_tags(entry: LockedStage) -> dict[str, str]:
     """The tags that a run of a stage of dvc.lock must have; folders gathered from several stages may be absent."""
     found = {"dvc.stage": entry.name, "dvc.params_sha": params_sha(entry.params)}
     return found | {f"{DEP}{path}": md5 for path, md5 in entry.deps.items()}
 
 
-def out_tags(entry: Entry) -> dict[str, str]:
+def out_tags(entry: LockedStage) -> dict[str, str]:
     """What the stage wrote, known only after it has ended; the pointer to the run itself is left out."""
     return {f"{OUT}{path}": md5 for path, md5 in entry.outs.items() if not path.startswith("reports/run/")}
 
 
-def differing(tags: Mapping[str, str], entry: Entry) -> dict[str, tuple[str | None, str]]:
+def differing(tags: Mapping[str, str], entry: LockedStage) -> dict[str, tuple[str | None, str]]:
     """Tags of a run that are not what dvc.lock says: name -> (tag, dvc.lock).
 
     A dependency without a tag counts unless it is a folder that gathers the outputs of several stages, whose md5

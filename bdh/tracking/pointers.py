@@ -9,7 +9,7 @@ from typing import Any
 
 from bdh.project.errors import HatcheryError
 from bdh.project.files import REPORTS, read_json, write_json
-from bdh.project.lockfile import Entry, file_md5, load_lock, record_rewrite, stage_and_key, stage_name
+from bdh.project.lockfile import LockedStage, file_md5, load_lock, record_rewrite, stage_and_key, stage_name
 from bdh.tracking.mirror import pointer_path
 
 TRACKED = ("train", "hebbian", "frontier", "compare")
@@ -59,7 +59,7 @@ def all_pointers() -> Iterator[Pointer]:
             yield found
 
 
-def tracked_entries() -> list[Entry]:
+def tracked_entries() -> list[LockedStage]:
     """Stages of dvc.lock that have an MLflow run, parents before children."""
     lock = load_lock().values()
     return sorted(

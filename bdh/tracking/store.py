@@ -1,11 +1,11 @@
-"""Where runs are kept: found, created once, opened in bounded time.
+"""The MLflow store: found, created once, opened in bounded time, with the view that people see first.
 
 - `MLFLOW_TRACKING_URI` wins; otherwise `mlflow.db` at the root of the repository (`DVC_ROOT`, else the current folder).
 - A SQLite store is made under a file lock, in a temporary file that is renamed when complete: any number of stages may
   start at once on a fresh folder, and a killed one leaves no half-made tables behind.
 - A server that does not answer, or a database that another program has locked, costs seconds.
 
-The view of the runs table that `bdh ui` opens: the headline numbers as columns, in a sensible order.
+With the experiment is kept the view of its runs that `bdh ui` opens: the headline numbers as columns.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Refill a store from dvc.lock and the reports: idempotent, also into an empty store.
+"""Whether dvc.lock, the pointers in reports/run and the MLflow store agree (`audit`), and making them agree (`sync`).
 
-A run belongs to a stage of dvc.lock when its tags say the same stage, parameters and inputs. Where the store has such a
-finished run, the pointer is set to it; where it has none, the run is made again from the report files, with the tag
-`original_run_id`. Then children hang under their parents, headlines stand beside the models, `dvc.out.*` tags are set.
-
-Do dvc.lock, the pointers in reports/run and the MLflow store agree? Both ways, with a remedy for each finding.
+A run belongs to a stage of dvc.lock when its tags say the same stage, parameters and inputs. `audit` looks both ways
+and has a remedy for every disagreement. `sync` may be repeated and fills an empty store too: where the store has the
+finished run of a stage, the pointer is set to it; where it has none, the run is made again from the report files, with
+the tag `original_run_id`. Then children hang under their parents, headlines stand beside the models, `dvc.out.*` tags
+are set.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from typing import Any
 
 from bdh.params import load, named_settings
 from bdh.project.errors import ParamsError
-from bdh.project.files import REPORTS, RUNS, TOKENS, read_json
-from bdh.project.lockfile import Entry, stage_and_key
+from bdh.project.files import REPORTS, RUNS, TOKENS, read_json, run_key
+from bdh.project.lockfile import LockedStage, stage_and_key
 from bdh.tracking import identity, mirror
 from bdh.tracking.champions import crown
 from bdh.tracking.pointers import Pointer, all_pointers, read_pointer, repoint, tracked_entries
 from bdh.tracking.record import Record, plain_tags
 from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_of, parent_tags, sweep
 from bdh.tracking.store import Store
+
+SYNC = "`bdh sync` fills the store in"
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,19 @@ def sync(store: Store) -> list[Action]:
 
 
 def fill_in(store: Store) -> int:
-    """`sync` if some result has no run in this store, as in a fresh clone that brings its results; runs made again.
+    """`sync` if a result of the comparison has no run in this store, as in a fresh clone; how many runs it made again.
 
-    A stage that DVC finds done does not run, so nothing else would show it to this store.
+    A stage that DVC finds done does not run, so nothing else would show it to this store. Results of runs that
+    params.yaml no longer names are left as they are. Raises ParamsError when params.yaml has a mistake.
     """
-    named = (pointer.run_id for pointer in all_pointers())
+    keys = {run_key(*run) for run in load().runs()} | {"all"}
+    named = (pointer.run_id for pointer in all_pointers() if pointer.key in keys)
     if all(run_id is not None and store.get_run(run_id) is not None for run_id in named):
         return 0
     return sum(action.done == "rebuilt" for action in sync(store))
 
 
-def _sync_one(store: Store, entry: Entry) -> Action:
+def _sync_one(store: Store, entry: LockedStage) -> Action:
     stage, key = stage_and_key(entry.name)
     report = mirror.main_report(stage, key)
     if not report.exists():
@@ -81,7 +86,7 @@ def _sync_one(store: Store, entry: Entry) -> Action:
     return Action(entry.name, done, run_id)
 
 
-def _matching(store: Store, entry: Entry, pointer: Pointer | None) -> Any | None:
+def _matching(store: Store, entry: LockedStage, pointer: Pointer | None) -> Any | None:
     """A finished run of this very stage, parameters and inputs; the one that the pointer names before others."""
     named = store.get_run(pointer.run_id) if pointer is not None else None
     others = store.search(f"attributes.status = 'FINISHED' AND tags.`dvc.stage` = '{entry.name}'")
@@ -91,7 +96,7 @@ def _matching(store: Store, entry: Entry, pointer: Pointer | None) -> Any | None
     return None
 
 
-def _rebuild(store: Store, entry: Entry, pointer: Pointer | None) -> str:
+def _rebuild(store: Store, entry: LockedStage, pointer: Pointer | None) -> str:
     """A run made from dvc.lock and what the stage left behind, still RUNNING; returns its id."""
     stage, key = stage_and_key(entry.name)
     tags = identity.source_tags(stage) | identity.stage_tags(stage, key) | identity.lock_tags(entry)
@@ -111,7 +116,7 @@ def _rebuild(store: Store, entry: Entry, pointer: Pointer | None) -> str:
     return run.info.run_id
 
 
-def _time_ms(pointer: Pointer | None, which: str, entry: Entry) -> int:
+def _time_ms(pointer: Pointer | None, which: str, entry: LockedStage) -> int:
     """When the stage started or ended: as its pointer says, else when its report was written."""
     try:
         return int(datetime.fromisoformat((pointer.values if pointer else {})[which]).timestamp() * 1000)
@@ -119,7 +124,7 @@ def _time_ms(pointer: Pointer | None, which: str, entry: Entry) -> int:
         return int(mirror.main_report(*stage_and_key(entry.name)).stat().st_mtime * 1000)
 
 
-def _scale(entry: Entry) -> str:
+def _scale(entry: LockedStage) -> str:
     """The scale a stage ran at: the last part of its section's name, or for the comparison a parameter of its own."""
     named = (name.rpartition(".")[2] for name in entry.params if name.startswith(("scales.", "hebbian.", "frontier.")))
     return str(entry.params.get("scale") or next((name for name in named if name in ("laptop", "gpu")), ""))
@@ -133,7 +138,7 @@ def _config(key: str) -> Mapping[str, Any]:
     return _read(RUNS / key / "config.json")
 
 
-def stage_params(entry: Entry) -> dict[str, Any]:
+def stage_params(entry: LockedStage) -> dict[str, Any]:
     """Parameters of a stage as it records them itself, from dvc.lock and what the stage left behind.
 
     A training's are those of its config.json; without one they are put together from params.yaml with the values of
@@ -160,7 +165,7 @@ def stage_params(entry: Entry) -> dict[str, Any]:
     return named | _machine(entry, key)
 
 
-def _machine(entry: Entry, key: str) -> dict[str, Any]:
+def _machine(entry: LockedStage, key: str) -> dict[str, Any]:
     """What a training ran on, as its timing says; what was asked for where there is none."""
     timing = _read(REPORTS / "timing" / f"{key}.json")
     asked = ("device", "precision")
@@ -169,12 +174,8 @@ def _machine(entry: Entry, key: str) -> dict[str, Any]:
     return found | ({"device": "cuda"} if found.get("device") not in ("auto", "cpu") else {})
 
 
-SYNC = "`bdh sync` fills the store in"
-SHOWN = 3
-
-
 @dataclass(frozen=True)
-class Finding:
+class Disagreement:
     """Something that does not agree: about what, what is wrong, what to do."""
 
     subject: str
@@ -182,7 +183,7 @@ class Finding:
     remedy: str
 
 
-def audit(store: Store) -> list[Finding]:
+def audit(store: Store) -> list[Disagreement]:
     """All disagreements; an empty list means that every result can be traced both ways."""
     entries = {entry.name: entry for entry in tracked_entries()}
     found = [*_missing_pointers(entries)]
@@ -191,58 +192,58 @@ def audit(store: Store) -> list[Finding]:
     return [*found, *_dead_runs(store)]
 
 
-def _missing_pointers(entries: dict[str, Entry]) -> Iterator[Finding]:
+def _missing_pointers(entries: dict[str, LockedStage]) -> Iterator[Disagreement]:
     for name in entries:
         stage, key = stage_and_key(name)
         report, path = mirror.main_report(stage, key), mirror.pointer_path(stage, key)
         if report.exists() and not path.exists():
-            yield Finding(name, f"{report} has no {path}", f"restore it with `git checkout {path}`, or {SYNC}")
+            yield Disagreement(name, f"{report} has no {path}", f"restore it with `git checkout {path}`, or {SYNC}")
 
 
-def _check_pointer(store: Store, pointer: Pointer, entry: Entry | None) -> Iterator[Finding]:
+def _check_pointer(store: Store, pointer: Pointer, entry: LockedStage | None) -> Iterator[Disagreement]:
     if pointer.problem is not None:
-        yield Finding(pointer.name, pointer.problem, f"delete {pointer.path}, then {SYNC}")
+        yield Disagreement(pointer.name, pointer.problem, f"delete {pointer.path}, then {SYNC}")
     elif entry is None:
-        yield Finding(pointer.name, f"{pointer.path} belongs to no stage of dvc.lock", f"delete {pointer.path}")
+        yield Disagreement(pointer.name, f"{pointer.path} belongs to no stage of dvc.lock", f"delete {pointer.path}")
     elif pointer.run_id is None:
-        yield Finding(pointer.name, "was not tracked (MLflow could not be reached)", SYNC)
+        yield Disagreement(pointer.name, "was not tracked (MLflow could not be reached)", SYNC)
     else:
         run = store.get_run(pointer.run_id)
         if run is None:
-            yield Finding(pointer.name, f"run {pointer.run_id} is not in the store", SYNC)
+            yield Disagreement(pointer.name, f"run {pointer.run_id} is not in the store", SYNC)
         else:
             yield from _check_run(store, pointer, entry, run)
 
 
-def _check_run(store: Store, pointer: Pointer, entry: Entry, run: Any) -> Iterator[Finding]:
+def _check_run(store: Store, pointer: Pointer, entry: LockedStage, run: Any) -> Iterator[Disagreement]:
     name = pointer.name
     if run.info.status != "FINISHED":
-        yield Finding(name, f"run {pointer.run_id} is {run.info.status}, not FINISHED", SYNC)
+        yield Disagreement(name, f"run {pointer.run_id} is {run.info.status}, not FINISHED", SYNC)
     for tag, (has, wanted) in [*identity.differing(run.data.tags, entry).items()][:SHOWN]:
         told = f"is {has}" if has is not None else "is missing"
-        yield Finding(name, f"tag {tag} {told}, dvc.lock has {wanted}", f"`dvc repro {name}`, or {SYNC}")
+        yield Disagreement(name, f"tag {tag} {told}, dvc.lock has {wanted}", f"`dvc repro {name}`, or {SYNC}")
     wanted_metrics = mirror.stage_metrics(pointer.stage, pointer.key)
     yield from _check_metrics(name, wanted_metrics, run)
     parent, noted = parent_of(store, pointer.stage, pointer.key)
     if parent is None:
         return
     if run.data.tags.get(PARENT) != parent.info.run_id:
-        yield Finding(name, f"is not a child of the train run {noted}", SYNC)
+        yield Disagreement(name, f"is not a child of the train run {noted}", SYNC)
     yield from _check_metrics(f"{name} on its train run", mirror.headlines(pointer.stage, pointer.key), parent)
 
 
-def _check_metrics(name: str, wanted: dict[str, float], run: Any) -> Iterator[Finding]:
+def _check_metrics(name: str, wanted: dict[str, float], run: Any) -> Iterator[Disagreement]:
     """The latest value of every metric is the one in the report."""
     wrong = [(metric, value) for metric, value in wanted.items() if run.data.metrics.get(metric) != value]
     for metric, value in wrong[:1]:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         has = run.data.metrics.get(metric)
         told = f"is {has!r}" if has is not None else "is missing"
-        yield Finding(name, f"metric {metric} {told}, the report has {value!r}{more}", SYNC)
+        yield Disagreement(name, f"metric {metric} {told}, the report has {value!r}{more}", SYNC)
 
 
-def _dead_runs(store: Store) -> Iterator[Finding]:
+def _dead_runs(store: Store) -> Iterator[Disagreement]:
     for run in store.search("attributes.status = 'RUNNING'"):
         if identity.alive(run.data.tags) is False:
             problem = f"run {run.info.run_id} is RUNNING, but its process is gone"
-            yield Finding(run.info.run_name, problem, "`bdh sync` closes it, or the next stage that starts")
+            yield Disagreement(run.info.run_name, problem, "`bdh sync` closes it, or the next stage that starts")

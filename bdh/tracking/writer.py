@@ -3,9 +3,7 @@
 `python -m bdh.tracking.writer PID` reads one JSON message per line from standard input and answers in the same way:
 `run` with the ids, `problem` with one line, `done` at the end. When the stage's process disappears, even by SIGKILL,
 the input ends and the run is closed as KILLED. An outage keeps the messages; they are tried again now and then and once
-more at the end.
-
-Load of the machine and of the training process, under MLflow's own metric names (`system/...`).
+more at the end. The writer also samples the load of the machine and of the stage, under MLflow's own metric names.
 """
 
 from __future__ import annotations
@@ -33,11 +31,17 @@ from bdh.tracking.store import Store, open_store, short
 FIRST_INTERVAL_S = 1.0
 SAMPLES_PER_INTERVAL = 60
 LONGEST_INTERVAL_S = 60.0
+TICK_S = 0.5
+FLUSH_EVERY_S = 2.0
+FIRST_RETRY_S = 15.0
+LONGEST_RETRY_S = 300.0
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED")
 MEGA = 1e6
+Message = Mapping[str, Any]
 
 
 class Sampler:
-    """Samples every second at first, then ever more rarely, so that a week of training stays a few thousand points."""
+    """Samples the load every second at first, then ever more rarely: a week of training is a few thousand points."""
 
     def __init__(self, pid: int) -> None:
         """Watch the process `pid` beside the machine."""
@@ -85,14 +89,6 @@ class Sampler:
                 found[f"{name}_utilization_percentage"] = float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
                 found[f"{name}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
         return found
-
-
-TICK_S = 0.5
-FLUSH_EVERY_S = 2.0
-FIRST_RETRY_S = 15.0
-LONGEST_RETRY_S = 300.0
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED")
-Message = Mapping[str, Any]
 
 
 class Writer:

@@ -5,6 +5,7 @@ A model's weights as a flat dict of tensors and back; tied weights are kept once
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def are_finite(model: nn.Module) -> bool:
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 NEEDED = ("variant", "architecture", "vocab_size", "corpus", "seed", "model")
+DIVERGED = "diverged"
+"""Key of the config of a run whose training diverged, with `step` and `reason`; such a run has no weights."""
 
 
 def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None:
@@ -73,9 +76,23 @@ def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None
     write_json(folder / CONFIG, config)
 
 
+def save_diverged(folder: Path, step: int, reason: str, config: dict[str, Any]) -> None:
+    """Write `config` and that training diverged; nothing of an earlier run stays in the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder / CONFIG, config | {DIVERGED: {"step": step, "reason": reason}})
+
+
+def divergence(folder: Path) -> str | None:
+    """`training diverged at step 40` of a run without a model, None of one with; RunError when there is no run."""
+    found = read_json(folder / CONFIG).get(DIVERGED)
+    return None if found is None else f"training diverged at step {found['step']}"
+
+
 def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, dict[str, Any]]:
-    """The model of a run in eval mode on `device`, and its config; RunError when the run is missing or damaged."""
+    """The model of a run in eval mode on `device`, and its config; RunError when it is missing, damaged or diverged."""
     config = read_json(folder / CONFIG)
+    if DIVERGED in config:
+        raise RunError(f"{folder} has no model: {divergence(folder)}; change its settings and run `dvc repro`")
     missing = [key for key in NEEDED if key not in config]
     if missing:
         raise RunError(f"{folder / CONFIG} has no {', '.join(missing)}; delete {folder} and run `dvc repro`")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bdh.project.errors import TrainingError
 from bdh.project.processes import Stop
 from bdh.training.display import Display
-from bdh.training.resume import CheckpointError, CheckpointFolder, shared
-from bdh.training.state import Row, Training
+from bdh.training.resume import CheckpointFolder, shared
+from bdh.training.state import DivergedError, Row, Training
 
 
 def run(
@@ -17,8 +16,9 @@ def run(
     """Take `training` from where it is, or from its newest checkpoint, to its end; the best weights are in the model.
 
     `record` gets every row of the history, those of an earlier process first. A signal (to any rank) ends the current
-    step, writes a checkpoint and raises Stopped on all ranks. TrainingError (a loss that is not finite, a full disk)
-    leaves the last good checkpoint.
+    step, writes a checkpoint and raises Stopped on all ranks. CheckpointError (a full disk) leaves the last good
+    checkpoint. A loss, gradient or weight that is not finite is an end too, on all ranks: `training.diverged` says so,
+    and no weights are chosen.
     """
     resume(training, folder, display)
     if training.history:
@@ -41,15 +41,11 @@ def run(
                 display.advance(training.step, training.last_loss)
             if training.group.asked_to_stop(stop) and training.step != saved:
                 save(training, folder)
-    except CheckpointError:
-        raise
-    except TrainingError as error:
-        steps = folder.steps()
-        kept = f"; the checkpoint of step {steps[-1]} is kept" if steps else ""
-        raise TrainingError(f"{display.key}: {error}{kept}") from error
+        training.finish()
+    except DivergedError as error:
+        training.diverged = error
     finally:
         display.close()
-    training.finish()
 
 
 def save(training: Training, folder: CheckpointFolder) -> None:

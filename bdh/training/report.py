@@ -1,5 +1,7 @@
-"""What a finished training writes down: numbers that repeat, the history, what it cost, a picture of the curves, and
-texts that the model writes, so that one can see what it has learned."""
+"""What a finished training writes down: numbers that repeat, the history, what it cost, a picture of the curves.
+
+And texts that the trained model writes, so that one can see what it has learned.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[
 
 
 def train_report(training: Training, variant: str, corpus: str, seed: int) -> dict[str, Any]:
-    """The report of a finished training: numbers that are the same on every clone of one machine, and no times."""
+    """The report of a finished training: numbers that are the same on every clone of one machine, and no times.
+
+    Of a training that diverged: what the model is, and under `diverged` the step and the reason.
+    """
     model, best = training.model, training.best
     report: dict[str, Any] = {
         "variant": variant,
@@ -53,6 +58,10 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
         "parameters_without_embeddings": parameters_without_embeddings(model),
         "flops_per_token_forward": model.flops_per_token(training.settings.window),
         "state_bytes": model.state_bytes(),
+    }
+    if training.diverged is not None:
+        return report | {"diverged": {"step": training.diverged.step, "reason": training.diverged.reason}}
+    report |= {
         "steps_done": training.step,
         "tokens_seen": training.tokens_seen,
         "best_step": best["step"],
@@ -103,8 +112,8 @@ def parameters_without_embeddings(model: LanguageModel) -> int:
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
-    """One line per validation; a column that a row lacks is empty there."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """One line per validation, none when training diverged before the first; a column that a row lacks is empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step", "validation_nats"]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)

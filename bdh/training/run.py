@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
-from bdh.training.checkpoints import save_run
+from bdh.training.checkpoints import save_diverged, save_run
 from bdh.training.display import make_display
 from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.distributed.launch import processes
@@ -139,7 +141,7 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
 
 
 def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
-    """Train, or go on where a killed training stopped; the result has the best weights in its model."""
+    """Train, or go on where a killed training stopped; the result has the best weights in its model, or diverged."""
     tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
     model = build(run.architecture, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
     training = Training(
@@ -157,7 +159,10 @@ def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> T
 
 
 def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:
-    """Write the run's folder and reports, and show the tracker its pictures and texts; rank 0 alone does."""
+    """Write the run's folder and reports, and show the tracker its pictures and texts; rank 0 alone does.
+
+    Of a training that diverged there is no model to write, and one line on stderr says so.
+    """
     if not run.group.first:
         return
     config = {
@@ -171,12 +176,12 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         "parameters": training.model.parameter_count(),
         "corpus_digest": run.corpus.digest,
     }
-    output = RUNS / run.key
-    save_run(output, training.model, config)
-    write_json(output / "samples.json", write_samples(training.model, run.corpus, run.seed))
-    changes = training.model.weight_changes()
-    if changes is not None:
-        write_json(output / "weight_changes.json", changes)
+    output, diverged = RUNS / run.key, training.diverged
+    if diverged is not None:
+        save_diverged(output, diverged.step, diverged.reason, config)
+        sys.stderr.write(f"warning: {run.key}: {diverged}; it has no result\n")
+    else:
+        _write_model(output, run, training, config)
     history = REPORTS / "history" / f"{run.key}.csv"
     report.write_history(history, training.history)
     numbers = report.train_report(training, run.variant, run.corpus.name, run.seed)
@@ -184,7 +189,17 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
     write_json(REPORTS / "timing" / f"{run.key}.json", report.timing_report(training))
     report.draw_history(folder.path / "curves.png", run.key, training.history)
     tracker.log_file(folder.path / "curves.png", "figures")
-    tracker.log_file(output / "samples.json", "samples")
+    if diverged is None:
+        tracker.log_file(output / "samples.json", "samples")
+
+
+def _write_model(output: Path, run: Run, training: Training, config: dict[str, Any]) -> None:
+    """The weights, texts that the model writes, and how far its plastic synapses moved."""
+    save_run(output, training.model, config)
+    write_json(output / "samples.json", write_samples(training.model, run.corpus, run.seed))
+    changes = training.model.weight_changes()
+    if changes is not None:
+        write_json(output / "weight_changes.json", changes)
 
 
 def _numbers(row: Row) -> dict[str, float]:

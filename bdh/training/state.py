@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,13 +27,25 @@ from bdh.training.update import Update
 from bdh.training.usage import Usage
 from bdh.training.validation import ValidationSet
 
+ADVICE = "lower train.learning_rate or train.gradient_clip, lengthen train.warmup_steps, or set precision: float32"
 LOOK_EVERY = 16
 LOOK_S = 1.0
 Row = dict[str, float | int | None]
 
 
+class DivergedError(TrainingError):
+    """A loss, a gradient or a weight is not finite at `step`, for a `reason` that all ranks see alike."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"diverged at step {step}: {reason}; {ADVICE}")
+        self.step, self.reason = step, reason
+
+
 class Training:
-    """A model, its optimizer, average, best weights and history after `step` optimizer steps."""
+    """A model, its optimizer, average, best weights and history after `step` optimizer steps.
+
+    `diverged`: why it ended early and has no result, None otherwise.
+    """
 
     def __init__(
         self,
@@ -53,7 +65,7 @@ class Training:
         self.model = model.to(device).train()
         self.settings, self.seed, self.device = settings, seed, device
         self.validation = ValidationSet(corpus, settings, device, precision, group)
-        self.text = corpus.tokens("train")
+        self.text, self.segments = corpus.tokens("train"), corpus.segments("train")
         model.begin_training(kernel=settings.kernel, l1_weight=settings.l1)
         check_objective(model, settings, device)
         self.update = Update(model, settings, device, precision, group)
@@ -67,6 +79,7 @@ class Training:
         self.best_weights: dict[str, Tensor] = {}
         self.usage = Usage(device)
         self.last_loss: float | None = None
+        self.diverged: DivergedError | None = None
         self._sums = {"loss": 0.0, "norm": 0.0, "steps": 0}
         self._pending: list[tuple[int, Tensor, Tensor | None]] = []
         self._pending_since = 0.0
@@ -94,7 +107,7 @@ class Training:
         """Inputs and targets (B/W,T) of optimizer step 1, 2, ...: this rank's streams of the batch of seed and step."""
         streams, window = self.settings.batch_size, self.settings.window
         own = self.group.rows(streams)
-        inputs, targets = random_windows(self.text, streams, window, self.seed, step, own)
+        inputs, targets = random_windows(self.text, streams, window, self.seed, step, own, self.segments)
         return self._to_device(inputs), self._to_device(targets)
 
     def _to_device(self, windows: np.ndarray) -> Tensor:
@@ -103,7 +116,7 @@ class Training:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def advance(self) -> None:
-        """One optimizer step; TrainingError when a loss or gradient is not finite (on a GPU seen a few steps later)."""
+        """One optimizer step; DivergedError when a loss or gradient is not finite (on a GPU seen a few steps later)."""
         self.usage.step_begins()
         if not self._pending:
             self._pending_since = time.monotonic()
@@ -131,27 +144,23 @@ class Training:
         for (step, _, norm), self.last_loss in zip(pending, losses, strict=True):
             gradient = 0.0 if norm is None else float(norm)
             if not math.isfinite(self.last_loss):
-                raise self._diverged(f"the loss is {self.last_loss}", step)
+                self._diverge(f"the loss is {self.last_loss}", step)
             if not math.isfinite(gradient):
-                raise self._diverged(f"the gradient norm is {gradient}", step)
+                self._diverge(f"the gradient norm is {gradient}", step)
             self._sums["loss"] += self.last_loss
             self._sums["norm"] += gradient
             self._sums["steps"] += 1
 
-    def _diverged(self, what: str, step: int) -> TrainingError:
-        self.group.failing = True
-        rate = learning_rate(max(1, step), self.settings)
-        return TrainingError(
-            f"{what} at step {step} (learning rate {rate:.3g}); lower train.learning_rate or train.gradient_clip, "
-            "lengthen train.warmup_steps, or set precision: float32"
-        )
+    def _diverge(self, what: str, step: int) -> NoReturn:
+        reason = f"{what} (learning rate {learning_rate(max(1, step), self.settings):.3g})"
+        raise DivergedError(step, reason)
 
     def validate(self) -> Row:
         """Score raw and averaged weights, keep the better if it is the best so far, and add a row to the history."""
         self.pause()
         raw = self.validation.score(self.update.forward)
         if not math.isfinite(raw.nats_per_token):
-            raise self._diverged(f"the validation loss is {raw.nats_per_token}", self.step)
+            self._diverge(f"the validation loss is {raw.nats_per_token}", self.step)
         self.stale += 1
         self._consider(raw.nats_per_token, raw.bits_per_byte, "raw")
         average_nats = None
@@ -190,13 +199,13 @@ class Training:
         self.best_weights = copy_of(self.model)
 
     def snapshot(self) -> Checkpoint:
-        """All that the next step depends on; TrainingError when a weight is not finite, so no bad one is ever kept.
+        """All that the next step depends on; DivergedError when a weight is not finite, so no bad one is ever kept.
 
         Every rank has to ask for it; the result is the same on all and fits any number of them.
         """
         self.pause()
         if not are_finite(self.model):
-            raise self._diverged("a weight is not finite", self.step)
+            self._diverge("a weight is not finite", self.step)
         groups = {"model": tensors_of(self.model), "best": self.best_weights, "rng": _rng(self.device, self.group)}
         if self.average is not None:
             groups["average"] = dict(zip(self.average.names, self.average.tensors, strict=True))

@@ -219,7 +219,7 @@ def test_doctor_finds_corpora_in_the_mirror_and_on_disk(repository, monkeypatch)
     (mirror / "tinyshakespeare/input.txt").write_text("x")
     (repository / "data/raw/sample_calls").mkdir(parents=True)
     monkeypatch.setenv("BDH_CORPORA_MIRROR", str(mirror))
-    rows = {name: (state, place, remedy) for state, name, place, remedy in corpus_checks(load())}
+    rows = {check.name: (check.state, check.detail, check.remedy) for check in corpus_checks(load())}
     assert rows["corpus shakespeare (not chosen)"] == ("ok", f"mirror {mirror}", "")
     assert rows["corpus sample_calls"] == ("ok", "fetched: data/raw/sample_calls", "")
     assert rows["corpus sample_plays"] == ("ok", "generated here", "")
@@ -229,7 +229,7 @@ def test_doctor_calls_only_a_chosen_corpus_a_problem(repository, monkeypatch):
     monkeypatch.setattr("bdh.commands.doctor._answers", lambda url: False)
     text = (repository / "params.yaml").read_text()
     (repository / "params.yaml").write_text(text.replace("  - sample_plays\n", "  - shakespeare\n", 1))
-    rows = {name: (state, remedy) for state, name, _, remedy in corpus_checks(load())}
+    rows = {check.name: (check.state, check.remedy) for check in corpus_checks(load())}
     state, remedy = rows["corpus shakespeare"]
     assert state == "problem"
     assert "BDH_CORPORA_MIRROR" in remedy

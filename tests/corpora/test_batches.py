@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bdh.corpora.tokens import TokenCorpus, document_windows, fixed_windows, random_windows
 from bdh.project.errors import CorpusError
+from bdh.training.state import Training
 from tests.support import corpus_cases
+from tests.support.toys import Toy, settings
 
 GOLDEN_STARTS = [210, 213, 749, 529]  # from this function itself, so that a resumed training never changes its data
 TEXTS = ["one two three", "é", "a longer document, with more words in it than the others have", "x", "the last one"]
@@ -84,6 +87,44 @@ def test_fixed_windows_are_apart_and_inside(length: int, count: int, window: int
     assert len(np.unique(inputs)) == inputs.size
     if len(inputs) > 1:
         assert targets.max() == length - 1
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), count=st.integers(1, 40), window=st.integers(1, 20)
+)
+def test_windows_stay_inside_their_segments(lengths: list[int], count: int, window: int) -> None:
+    ends = np.cumsum(np.array(lengths) + 1)
+    segments = np.stack([ends - lengths, ends], 1)
+    tokens = np.arange(ends[-1])
+    if max(lengths) <= window:
+        with pytest.raises(CorpusError, match="window"):
+            fixed_windows(tokens, count, window, segments)
+        return
+    fixed = fixed_windows(tokens, count, window, segments)
+    for inputs, targets in (fixed, random_windows(tokens, 16, window, 0, 1, segments=segments)):
+        owner = np.searchsorted(ends, inputs[:, 0], side="right")
+        assert (inputs[:, 0] >= segments[owner, 0]).all()
+        assert (targets[:, -1] < segments[owner, 1]).all()
+    assert 1 <= len(fixed[0]) <= count
+    assert len(np.unique(fixed[0])) == fixed[0].size
+
+
+def test_training_and_validation_never_read_over_a_cut_between_blocks(tmp_path) -> None:
+    text = "".join(f"{number:05d}," for number in range(2000))
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    split = {"by": "blocks", "validation_fraction": 0.25, "test_fraction": 0.2, "block_bytes": 64}
+    blocks = corpus_cases.build(tmp_path, corpus_cases.text_section(tmp_path / "t.txt", split=split))
+    training = Training(
+        Toy(), blocks, settings(validation_windows=999), seed=0, device=torch.device("cpu"), precision=torch.float32
+    )
+    read = [window for step in range(1, 60) for window in training.batch(step)[0]]
+    assert all(blocks.decode(window) in text for window in (*read, *training.validation.inputs_ST))
+
+
+def test_random_windows_reach_every_place_of_every_segment() -> None:
+    segments = np.array([[0, 9], [10, 13], [20, 30]])
+    starts = np.concatenate([random_windows(np.arange(30), 64, 8, 0, s, segments=segments)[0][:, 0] for s in range(9)])
+    assert np.unique(starts).tolist() == [0, 20, 21]
 
 
 def test_fixed_windows_of_a_whole_split_score_everything() -> None:

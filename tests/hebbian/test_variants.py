@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bdh.hebbian.activity import Activity
-from bdh.hebbian.evaluation import Rules, evaluate
+from bdh.hebbian.evaluation import evaluate
 from bdh.hebbian.reader import Reader, weights_sha256
-from tests.support.arm_readings import by_hand, nats_of
+from tests.support.arm_readings import by_hand, hebbian_settings, nats_of
 from tests.support.held_out_text import VOCAB, held_out, small_bdh
 from tests.support.variants import KINDS, tiny
 
@@ -65,8 +65,7 @@ def test_hebbian_memory_of_a_call_does_not_grow_with_the_text():
 @pytest.mark.parametrize("variant", CARRYING)
 def test_hebbian_every_state_can_be_observed(variant):
     model = tiny(variant, vocab_size=VOCAB)
-    rules = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=20)
-    found = evaluate(model, held_out((40, 25, 31), window=8), rules)
+    found = evaluate(model, held_out((40, 25, 31), window=8), hebbian_settings(bootstrap=20))
     missing = [name for name, arm in found.report["arms"].items() if arm["bits_per_byte"] is None]
     assert missing == (["observe"] if variant in WITHOUT_CODES else [])
     if missing:

@@ -57,8 +57,10 @@ def test_pipeline_one_value_reruns_one_variant_and_back_restores_it(finished):
 def test_pipeline_edit_of_one_variant_reruns_that_variant_only(finished):
     file = finished.folder / "bdh/models/transformer.py"
     source = file.read_text(encoding="utf-8")
-    file.write_text(source + "\n", encoding="utf-8")
     try:
+        file.write_text(source + "\n\n# a remark\n", encoding="utf-8")
+        assert finished.stages_run(finished.repro().stdout) == {"code"}
+        file.write_text(source + "\n\nSPARE = 0\n", encoding="utf-8")
         ran = finished.stages_run(finished.repro().stdout)
     finally:
         file.write_text(source, encoding="utf-8")
@@ -77,3 +79,22 @@ def test_pipeline_twin_clone_gives_identical_metrics(finished, tmp_path):
     assert (twin.folder / "reports/summary.json").read_bytes() == (
         finished.folder / "reports/summary.json"
     ).read_bytes()
+
+
+def test_pipeline_variant_that_diverges_is_a_row_and_stops_nothing(finished):
+    """`dvc repro` ended at the training that diverged, and no page was made for the others."""
+    before = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    finished.set(**{"variant.transformer.train": {"learning_rate": 1e30}})
+    try:
+        ran = finished.stages_run(finished.repro().stdout)
+        assert finished.stages_run(finished.repro().stdout) == set(), "a run that diverged is not tried again"
+        page = (finished.folder / "reports/index.html").read_text(encoding="utf-8")
+        summary = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
+    finally:
+        finished.set(**{"variant.transformer.train": {}})
+        finished.repro()
+    assert ran == {f"{stage}@transformer-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"compare"}
+    assert ">diverged at step " in page
+    assert summary["runs"] == {"expected": 2, "complete": 1, "diverged": 1}
+    bits = [found["corpora"]["sample_plays"]["variants"]["bdh"]["test_bits_per_byte"] for found in (before, summary)]
+    assert bits[0] == bits[1]

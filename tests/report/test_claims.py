@@ -9,9 +9,9 @@ import pytest
 
 from bdh.report.claims.finding import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, TOO_SMALL
 from bdh.report.claims.ledger import CLAIMS, claims_table, judge, ledger_rows, write_ledger
-from bdh.report.data.inputs import load_inputs
+from bdh.report.data.inputs import Inputs, load_inputs
 from bdh.report.data.spread import NOT_DISTINCT
-from bdh.report.tables.table import render_table
+from bdh.report.page import render_page
 from tests.support.report_fixtures import Axes, write_everything
 
 CORPUS = "sample_calls"
@@ -146,9 +146,10 @@ def test_ledger_on_the_page_links_to_the_sections_that_it_rests_on(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     axes = Axes(corpora=(CORPUS,))
     write_everything(tmp_path, axes)
-    page = render_table(claims_table(load_inputs(axes)))
-    assert '2 files <a href="#frontier">' in page
-    assert page.count("<a href=") > 6
+    page = render_page(load_inputs(axes))
+    table = page[page.index('<table id="claims"') : page.index("</table>", page.index('<table id="claims"'))]
+    assert '2 files <a href="#frontier">' in table
+    assert table.count("<a href=") > 6
 
 
 def test_claim_7_needs_several_seeds(verdict):
@@ -209,8 +210,10 @@ def test_claims_12_13_and_15_compare_variants_over_seeds(verdict):
     assert verdict(12, loses, slim) == NOT_SUPPORTED
     assert verdict(12) == NOT_MEASURED
 
-    neuro = Axes(variants=("neuro", "neuro_no_kwta", "neuro_none"), corpora=(CORPUS,), seeds=(0, 1, 2))
-    needed = {("hebbian", v): bits(b) for v, b in zip(neuro.variants, (2.0, 2.1, 1.0), strict=True)}
+    ablations = (("neuro_no_kwta", ("neuro", "without", "kwta")), ("neuro_only_kwta", ("neuro_none", "only", "kwta")))
+    names = ("neuro", "neuro_no_kwta", "neuro_none", "neuro_only_kwta")
+    neuro = Axes(variants=names, corpora=(CORPUS,), seeds=(0, 1, 2), ablations=ablations)
+    needed = {("hebbian", v): bits(b) for v, b in zip(names, (2.0, 2.1, 1.0, 0.9), strict=True)}
     useless = needed | {("hebbian", "neuro_no_kwta"): bits(1.9)}
     assert verdict(15, needed, neuro) == SUPPORTED
     assert verdict(15, useless, neuro) == NOT_SUPPORTED
@@ -225,6 +228,35 @@ def test_claims_12_13_and_15_compare_variants_over_seeds(verdict):
     assert verdict(13, level | sized(150_000), pair) == SUPPORTED
     assert verdict(13, behind | sized(150_000), pair) == NOT_SUPPORTED
     assert verdict(13, level | sized(300_000), pair) == NOT_MEASURED
+
+
+def test_claims_ask_for_families_and_ablations_whatever_a_variant_is_called(verdict):
+    """Names that began with `bdh_`, `transformer`, `slim` and `neuro_no_` were counted, and no others."""
+
+    def bits(value):
+        return lambda report, seed: report["arms"]["static"].update(bits_per_byte=jittered(value, seed))
+
+    def carry(low, high):
+        return lambda report, seed: report["arms"]["carry"].update(difference_to_static=low, ci_low=low, ci_high=high)
+
+    families = (("hatchling", "bdh"), ("bdh_alike", "other"), ("attention", "transformer"))
+    axes = Axes(variants=("hatchling", "bdh_alike", "attention"), corpora=(CORPUS,), families=families)
+    better, worse = carry(-0.3, -0.1), carry(0.1, 0.3)
+    assert verdict(8, {("hebbian", "hatchling"): better, ("hebbian", "bdh_alike"): worse}, axes) == SUPPORTED
+    assert verdict(8, {("hebbian", "hatchling"): worse, ("hebbian", "bdh_alike"): better}, axes) == NOT_SUPPORTED
+    assert verdict(10, {}, axes) == NOT_SUPPORTED, "the fixture lets any name without `transformer` carry a state"
+
+    names = ("neuro", "calmer", "neuro_no_more")
+    axes = Axes(
+        variants=names,
+        corpora=(CORPUS,),
+        seeds=(0, 1, 2),
+        families=(("calmer", "neuro"),),
+        ablations=(("calmer", ("neuro", "without", "modulation")),),
+    )
+    needed = {("hebbian", v): bits(b) for v, b in zip(names, (2.0, 2.1, 1.0), strict=True)}
+    assert verdict(15, needed, axes) == SUPPORTED
+    assert verdict(15, needed | {("hebbian", "calmer"): bits(1.9)}, axes) == NOT_SUPPORTED
 
 
 def test_claim_16_takes_every_damping_that_was_resolved(verdict):
@@ -269,10 +301,9 @@ def test_claim_14_needs_eight_gpus_and_tells_the_curve_below(verdict):
     assert verdict(14, scaled(ddp_8=0.7)) == NOT_SUPPORTED
 
 
-def test_ledger_has_every_claim_with_a_rule_or_a_need(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_ledger_has_every_claim_with_a_rule_or_a_need():
     assert [claim.number for claim in CLAIMS] == list(range(1, 17))
-    inputs = load_inputs(Axes(corpora=(CORPUS,)))
+    inputs = Inputs("laptop", ("bdh",), (CORPUS,), (0,), runs=(), families={"bdh": "bdh"})
     findings = judge(inputs)
     assert {finding.verdict for _, finding in findings} == {NOT_MEASURED}
     assert all(finding.rule for _, finding in findings)

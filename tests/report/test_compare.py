@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 from bdh import tracking
 from stages import compare
-from tests.support.report_fixtures import Axes, write_everything
+from tests.support.report_fixtures import Axes, write_diverged, write_everything
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = Axes(corpora=("sample_calls",), variants=("bdh", "transformer"))
@@ -61,13 +62,56 @@ def test_compare_reads_only_what_params_name(project):
     assert (project / "reports/index.html").read_bytes() == before
 
 
-def test_compare_goes_on_without_some_results(project):
-    (project / f"reports/hebbian/{KEY}.json").unlink()
-    (project / f"reports/curves/{KEY}.csv").unlink()
+FILES = [f"reports/{folder}" for folder in ("train/{}.json", "timing/{}.json", "history/{}.csv", "hebbian/{}.json")]
+FILES += ["reports/frontier/{}.json", "reports/curves/{}.csv", "data/runs/{}/samples.json"]
+FILES += ["data/hebbian/{}/units.parquet"]
+
+
+@pytest.mark.parametrize("name", [*(name.format(KEY) for name in FILES), "data/tokens/sample_calls/stats.json"])
+def test_compare_without_a_result_file_names_it_and_writes_nothing(project, capsys, name):
+    """A page was made from whatever was there, with exit code 0, down to an empty comparison."""
+    (project / name).unlink()
+    with pytest.raises(SystemExit) as ended:
+        compare.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error == f"error: results are missing: {name}; run `dvc repro`, which makes them\n"
+    for written in ("index.html", "summary.json", "results.csv", "claims.json", "run"):
+        assert not (project / "reports" / written).exists()
+
+
+def test_compare_without_any_result_names_the_first_files_and_counts_the_rest(project, capsys):
+    shutil.rmtree(project / "reports")
+    shutil.rmtree(project / "data")
+    with pytest.raises(SystemExit):
+        compare.main()
+    error = capsys.readouterr().err
+    assert error.startswith("error: results are missing: data/tokens/sample_calls/stats.json, reports/train/bdh")
+    assert error.endswith(" and 14 more; run `dvc repro`, which makes them\n")
+
+
+def test_compare_shows_a_training_that_diverged_and_everything_of_the_others(project):
+    """One variant that diverged stopped the page for all others."""
     compare.main()
-    assert json.loads((project / "reports/summary.json").read_text())["runs"] == {"expected": 2, "complete": 1}
-    missing = pd.read_csv(project / "reports/results.csv")["missing"][0]
-    assert f"reports/hebbian/{KEY}.json is missing (stage hebbian)" in missing
+    alone = json.loads((project / "reports/summary.json").read_text())["corpora"]["sample_calls"]["variants"]["bdh"]
+    write_diverged(project, "transformer-sample_calls-0")
+    compare.main()
+    page = (project / "reports/index.html").read_text()
+    assert ">diverged at step 40</td>" in page
+    assert "1 of 2 complete, 1 diverged" in page
+    assert "transformer-sample_calls-0: diverged at step 40: the loss is nan (learning rate 9)" in page
+    summary = json.loads((project / "reports/summary.json").read_text())
+    assert summary["runs"] == {"expected": 2, "complete": 1, "diverged": 1}
+    variants = summary["corpora"]["sample_calls"]["variants"]
+    assert variants["bdh"] == alone | {name: variants["bdh"][name] for name in alone if name == "minus_bdh"}
+    assert variants["transformer"]["seeds"] == 0
+    assert "test_bits_per_byte" not in variants["transformer"]
+    table = pd.read_csv(project / "reports/results.csv").set_index("key")
+    assert table.loc["transformer-sample_calls-0", "missing"].startswith("diverged at step 40")
+    assert pd.isna(table.loc[KEY, "missing"])
+    rows = {row["number"]: row for row in json.loads((project / "reports/claims.json").read_text())["rows"]}
+    assert rows[10]["verdict"] == "not measured yet"
+    assert not any("transformer" in path for row in rows.values() for path in row["evidence"])
 
 
 @pytest.mark.parametrize(
@@ -75,18 +119,29 @@ def test_compare_goes_on_without_some_results(project):
     [
         (f"reports/train/{KEY}.json", "{", "is damaged"),
         (f"reports/timing/{KEY}.json", "[]", "is damaged"),
-        (f"reports/hebbian/{KEY}.json", '{"tokens": "many"}', "tokens is 'many', not a number"),
+        (f"reports/hebbian/{KEY}.json", {"tokens": "many"}, "tokens is 'many', not a number"),
+        (f"reports/hebbian/{KEY}.json", {"arms": {"carry": {"by_position": [1.5]}}}, "by_position is no list of rows"),
+        (
+            f"reports/hebbian/{KEY}.json",
+            {"damping_sweep": {"rows": [{"value": 1}]}},
+            "is no list of rows with half_life",
+        ),
         (f"reports/frontier/{KEY}.json", '{"variant": "x", "corpus": "y", "seed": 1}', "describes the run x-y-1"),
+        (f"reports/frontier/{KEY}.json", '{"tmi": 1}', "describes the run None-None-None"),
         (f"reports/history/{KEY}.csv", "a,b\n1,2\n", "no column step"),
         (f"reports/history/{KEY}.csv", "step,loss\n0,1\n50,oops\n", "column loss holds text"),
         (f"reports/curves/{KEY}.csv", "", "is damaged"),
         (f"reports/curves/{KEY}.csv", 'metric,x,y,series\n"tmi', "is damaged"),
         (f"data/hebbian/{KEY}/units.parquet", "no parquet", "is damaged"),
         (f"data/runs/{KEY}/samples.json", "{", "is damaged"),
+        (f"data/runs/{KEY}/samples.json", '["a text"]', "is no list of texts with their prompts"),
+        (f"data/runs/{KEY}/samples.json", '{"a prompt": "a text"}', "is no list of texts with their prompts"),
         ("data/tokens/sample_calls/stats.json", "null", "is damaged"),
     ],
 )
 def test_compare_damaged_file_is_one_line_and_exit_code_2(project, capsys, name, text, told):
+    if isinstance(text, dict):
+        text = json.dumps(json.loads((project / name).read_text()) | text)
     (project / name).write_text(text)
     with pytest.raises(SystemExit) as ended:
         compare.main()
@@ -96,6 +151,7 @@ def test_compare_damaged_file_is_one_line_and_exit_code_2(project, capsys, name,
     assert error.startswith("error: ")
     assert name in error
     assert told in error
+    assert not (project / "reports/summary.json").exists()
 
 
 def test_compare_runs_as_a_module_without_torch_and_mlflow(project):

@@ -1,4 +1,4 @@
-"""Records, spreads, intervals and verdicts: the arithmetic below every table."""
+"""Values, spreads, intervals and verdicts: the arithmetic below every table."""
 
 import math
 import re
@@ -9,49 +9,49 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from bdh.project.errors import RunError
 from bdh.report import formats
 from bdh.report.data import spread
 from bdh.report.data import spread as verdicts
-from bdh.report.data.inputs import flatten, read_record
-from bdh.report.plots.figure import Curve, Panel, render_panel, spread_apart, tick_label
+from bdh.report.data.inputs import flatten, read_values
+from bdh.report.plots.figure import Curve, Panel, draw_panel, spread_apart, tick_label
 
 
-def test_record_reads_nested_and_slashed_keys_alike(tmp_path):
+def test_values_reads_nested_and_slashed_keys_alike(tmp_path):
     nested, slashed = tmp_path / "a.json", tmp_path / "b.json"
     nested.write_text('{"validation": {"bits_per_byte": 1.5}, "density": {"x_sparse": {"mean": 0.1, "layers": [0.1]}}}')
     slashed.write_text('{"validation/bits_per_byte": 1.5}')
-    assert read_record(nested).number("validation/bits_per_byte") == 1.5
-    assert read_record(slashed).number("validation/bits_per_byte") == 1.5
-    assert read_record(nested).children("density") == ["x_sparse"]
-    assert read_record(nested).values["density/x_sparse/layers"] == [0.1]
+    assert read_values(nested).number("validation/bits_per_byte") == 1.5
+    assert read_values(slashed).number("validation/bits_per_byte") == 1.5
+    assert read_values(nested).children("density") == ["x_sparse"]
+    assert read_values(nested).values["density/x_sparse/layers"] == [0.1]
     assert flatten({"a": {}}) == {}
 
 
-def test_record_absent_is_empty_and_null_is_none(tmp_path):
-    record = read_record(tmp_path / "none.json")
-    assert not record
-    assert record.number("x") is None
+def test_values_absent_is_empty_and_null_is_none(tmp_path):
+    values = read_values(tmp_path / "none.json")
+    assert not values
+    assert values.number("x") is None
     (tmp_path / "null.json").write_text('{"x": null}')
-    assert read_record(tmp_path / "null.json").number("x") is None
+    assert read_values(tmp_path / "null.json").number("x") is None
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "{}", '"a"', "\x00", '{"a": NaN', ""])
-def test_record_damaged_names_the_file(tmp_path, text):
+def test_values_damaged_names_the_file(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(RunError, match=r"a\.json is damaged"):
-        read_record(path)
+        read_values(path)
 
 
 @pytest.mark.parametrize("value", ['"1.5"', "true", "[1]", "NaN", "Infinity"])
-def test_record_wrong_type_names_file_and_key(tmp_path, value):
+def test_values_wrong_type_names_file_and_key(tmp_path, value):
     path = tmp_path / "a.json"
     path.write_text(f'{{"x": {value}}}')
     with pytest.raises(RunError, match=r"a\.json is damaged \(x is "):
-        read_record(path).number("x")
+        read_values(path).number("x")
 
 
 def test_spread_over_seeds_equals_numpy():
@@ -72,6 +72,15 @@ def test_seed_difference_equals_scipy_welch():
     assert found.excludes_zero
     one = spread.seed_difference(spread.Spread(1.0, None, 1), spread.Spread(2.0, 0.1, 3))
     assert (one.value, one.low, one.high, one.excludes_zero) == (-1.0, None, None, False)
+
+
+@given(st.floats(0.3, 500.0), st.floats(-40.0, 40.0))
+def test_student_quantile_and_p_equal_the_incomplete_beta_function(freedom, t):
+    """Both came from `scipy.special` before; a figure of the report may not move."""
+    assert spread.t_quantile(freedom) == pytest.approx(float(special.stdtrit(freedom, 0.975)), rel=1e-12)
+    tail = float(special.betainc(freedom / 2, 0.5, freedom / (freedom + t * t)))
+    assert spread.t_chance(t, freedom) == pytest.approx(tail, rel=1e-10, abs=1e-300)
+    assert spread.t_chance(t, freedom) == pytest.approx(2 * float(special.stdtr(freedom, -abs(t))), rel=1e-12, abs=0)
 
 
 def documents(bits: np.ndarray, size: np.ndarray) -> pd.DataFrame:
@@ -198,5 +207,5 @@ def test_marks_of_logarithmic_axes_are_plain_numbers():
 @pytest.mark.parametrize("high", [1.7, 3.0, 40.0, 1e6])
 def test_logarithmic_axes_of_any_reach_have_several_marks(high):
     panel = Panel("p", "t", "x", "y", [Curve("a", 0, [0, 1], [0.92, high])], log_y=True)
-    marks = re.findall(r'id="p\.ytick_\d+".*?<text[^>]*>([^<]+)</text>', render_panel(panel), re.S)
+    marks = re.findall(r'id="p\.ytick_\d+".*?<text[^>]*>([^<]+)</text>', draw_panel(panel), re.S)
     assert len(marks) >= 3

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from bdh.report.data.inputs import load_inputs
-from bdh.report.page import render_page, style_sheet
+from bdh.report.page import render_page
 from bdh.report.plots import figure
-from tests.support.report_fixtures import Axes, dump, write_everything
+from tests.support.report_fixtures import Axes, write_diverged, write_everything
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -25,7 +25,6 @@ os.chdir(sys.argv[1])
 from bdh.report.plots import figure
 from bdh.report.data.inputs import load_inputs
 from bdh.report.page import render_page
-from bdh.report.page import style_sheet
 from tests.support.report_fixtures import Axes
 sys.stdout.write(render_page(load_inputs(Axes(corpora=("sample_calls",), variants=("bdh", "neuro"), seeds=(0, 1)))))
 assert "torch" not in sys.modules and "mlflow" not in sys.modules
@@ -139,37 +138,37 @@ def test_page_is_the_same_in_every_process(tmp_path):
     assert len(pages[0]) > 50_000
 
 
-def test_page_with_missing_results_says_which_and_why(tmp_path, monkeypatch):
+def test_page_styles_the_swatch_of_every_variant(made):
+    html, _ = made
+    assert re.findall(r"^\.(s\d) \{ border-top: (.+) var\(--(v\d)\); \}$", html, re.M) == [
+        (f"s{slot}", "3px solid", f"v{slot}") for slot in range(3)
+    ]
+    assert all(f"--v{slot}: {colour};" in html for slot, colour in enumerate(figure.LIGHT))
+
+
+def test_page_leads_from_the_top_to_the_runs_without_a_result(tmp_path, monkeypatch, made):
     monkeypatch.chdir(tmp_path)
     axes = Axes(corpora=("sample_calls",))
     write_everything(tmp_path, axes)
-    for gone in ("frontier/bdh-sample_calls-0.json", "train/transformer-sample_calls-0.json"):
-        (tmp_path / "reports" / gone).unlink()
-    text = "".join(Elements(render_page(load_inputs(axes))).text)
-    assert "1 of 3 complete" in text
-    assert "2 results are missing" in text
-    assert "reports/frontier/bdh-sample_calls-0.json is missing (stage frontier)" in text
+    write_diverged(tmp_path, "transformer-sample_calls-0")
+    elements = Elements(render_page(load_inputs(axes)))
+    text = "".join(elements.text)
+    assert "2 of 3 complete, 1 diverged" in text
+    assert "1 of the trainings diverged" in text
+    assert {"href": "#gaps"} in elements.named("a")
+    assert "Runs without a result" not in "".join(made[1].text)
 
 
-def test_page_without_any_result_is_still_a_page(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = "".join(Elements(render_page(load_inputs(Axes()))).text)
-    assert "0 of 6 complete" in text
-    assert "no test result yet" in text
+def test_page_wears_the_files_beside_it(made):
+    html, _ = made
+    folder = ROOT / "bdh/report"
+    for name in ("page.css", "sort.js"):
+        assert (folder / name).read_text(encoding="utf-8").strip() in html
 
 
 def test_page_of_many_variants_gives_each_its_own_look():
-    looks = re.findall(r"\.(s\d+) \{ (border-top: [^}]+) \}", style_sheet(48))
-    assert len(looks) == len({look for _, look in looks}) == 48
+    assert len(set(figure.swatches(48))) == 48
     assert len({(figure.paint(slot), str(figure.dash(slot)), figure.marker(slot)) for slot in range(48)}) == 48
-
-
-def test_page_shows_a_text_in_any_form(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    axes = Axes(corpora=("sample_calls",), variants=("bdh",))
-    for value in ({"samples": ["one text"]}, {"a prompt": "one text"}, [{"prompt": "p", "text": "one text"}]):
-        dump(tmp_path / "data/runs/bdh-sample_calls-0/samples.json", value)
-        assert "one text" in render_page(load_inputs(axes))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -155,7 +155,7 @@ def test_sweep_shows_every_damping_and_only_variants_with_a_state(results, tmp_p
     panel = sweep_panel(inputs, CORPUS)
     assert [curve.label for curve in panel.curves] == ["bdh", "bdh_structured"]
     assert panel.curves[0].x == pytest.approx([13.51, 68.97], rel=1e-3)
-    assert sweep_table(load_inputs(Axes(corpora=("none",))), "none") is None
+    assert sweep_table(inputs, "none") is None
 
 
 def test_strata_show_intervals_or_that_they_are_not_measurable(results):
@@ -184,7 +184,7 @@ def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results
                 part.pop("difference_to_static", None)
                 part["reason"] = "not measurable: too few"
         path.write_text(json.dumps(report))
-    table = next(t for t in strata_tables(load_inputs(Axes()), CORPUS) if t.name.endswith("by-role"))
+    table = next(t for t in strata_tables(load_inputs(Axes(corpora=(CORPUS,))), CORPUS) if t.name.endswith("by-role"))
     titles = [row.title for row in table.rows]
     assert "bdh, static" in titles
     assert not any(title.endswith(f"{arm.replace('_', ' ')} minus static") for title in titles for arm in arms)

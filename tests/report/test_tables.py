@@ -10,15 +10,16 @@ from scipy import stats
 
 from bdh.report import headline
 from bdh.report.data import measures
-from bdh.report.data.inputs import load_inputs
-from bdh.report.data.summary import numbers_in, result_rows, summarise, write_results
+from bdh.report.data.inputs import flatten, load_inputs
+from bdh.report.data.summary import result_rows, summarise, write_results
+from bdh.report.plots.training import training_panels
 from bdh.report.tables.activity import activity_table
 from bdh.report.tables.arms import arms_of, synapse_table
 from bdh.report.tables.corpora import corpora_table
 from bdh.report.tables.frontier import frontier_tables
 from bdh.report.tables.quality import COLUMNS, quality_table
 from bdh.report.tables.strata import strata_tables
-from tests.support.report_fixtures import Axes, write_everything
+from tests.support.report_fixtures import Axes, write_diverged, write_everything
 
 CORPUS = "sample_calls"
 
@@ -239,8 +240,7 @@ def test_results_hold_one_row_per_run_and_every_single_value(change, tmp_path):
 def test_summary_has_no_times_and_names_the_lowest_run(change):
     inputs = change(Axes(seeds=(0, 1)))
     summary = summarise(inputs)
-    numbers = numbers_in(summary)
-    assert not any("tokens_per_s" in name or "memory" in name or "seconds" in name for name in numbers)
+    assert not any("tokens_per_s" in name or "memory" in name or "seconds" in name for name in flatten(summary))
     assert summary["runs"] == {"expected": 12, "complete": 12}
     lowest = summary["corpora"][CORPUS]["lowest"]
     every = {run.key: measures.test_bits(run) for run in inputs.of(CORPUS)}
@@ -251,14 +251,20 @@ def test_summary_has_no_times_and_names_the_lowest_run(change):
     json.dumps(summary, allow_nan=False)
 
 
-def test_missing_results_are_called_missing(change, tmp_path):
-    change()
-    (tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").unlink()
-    inputs = load_inputs(Axes(corpora=(CORPUS,)))
-    cells = row(quality_table(inputs, CORPUS), "bdh").cells
-    assert cells[column("test", "bits per byte")].text == "missing"
-    assert "stage hebbian" in cells[column("test", "bits per byte")].note
-    assert cells[column("parameters")].text == "148,480"
+def test_seed_that_diverged_is_in_no_mean_and_in_no_line(change, tmp_path):
+    axes = Axes(corpora=(CORPUS,), seeds=(0, 1, 2))
+    whole = change(axes)
+    write_diverged(tmp_path, f"bdh-{CORPUS}-1")
+    inputs = load_inputs(axes)
+    table = quality_table(inputs, CORPUS)
+    cell = row(table, "bdh").cells[column("test", "bits per byte")]
+    bits = [measures.test_bits(run) for run in whole.of(CORPUS, "bdh")]
+    assert cell.value == pytest.approx((bits[0] + bits[2]) / 2)
+    assert cell.detail.endswith("n 2")
+    assert any(note.startswith("No numbers, and in no mean: bdh, seed 1: diverged at step 40") for note in table.notes)
+    lines = [curve for panel in training_panels(inputs, CORPUS) for curve in panel.curves if curve.label == "bdh"]
+    assert lines
+    assert all(len(curve.x) >= 6 for curve in lines)
 
 
 def test_caution_when_models_read_less_than_the_baselines(change, tmp_path):

@@ -15,7 +15,7 @@ from bdh.reservoir.kernel import available, kernel_scan
 from bdh.reservoir.scan import feedback_scan
 from bdh.reservoir.step import ReservoirWeights, Rules, fresh_stream
 from bdh.reservoir.truncation import one_by_one, side_by_side
-from tests.reservoir.test_step import EVERYTHING, RULES, D, N, inputs_of, used_stream, weights_of
+from tests.support.reservoir_cases import EVERYTHING, RULES, D, N, inputs_of, used_stream, weights_of
 from tests.support.variants import model_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

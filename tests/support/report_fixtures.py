@@ -24,6 +24,20 @@ class Axes:
     corpora: tuple[str, ...] = ("sample_plays", "sample_calls")
     seeds: tuple[int, ...] = (0,)
     scale: str = "laptop"
+    families: tuple[tuple[str, str], ...] = ()
+    ablations: tuple[tuple[str, tuple[str, str, str]], ...] = ()
+
+    def family_of(self, variant: str) -> str:
+        return dict(self.families).get(variant, variant.split("_")[0])
+
+    def ablation_of(self, variant: str) -> tuple[str, str] | None:
+        """(kind, mechanism) of the ablations that are given as (variant, (base, kind, mechanism))."""
+        found = dict(self.ablations).get(variant)
+        return None if found is None else found[1:]
+
+    def sections_of(self, variant: str) -> list[str]:
+        found = dict(self.ablations).get(variant)
+        return [variant] if found is None else [variant, found[0]]
 
     def runs(self) -> list[tuple[str, str, int]]:
         return [(v, c, s) for v in self.variants for c in self.corpora for s in self.seeds]
@@ -76,6 +90,7 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
             "parameters": 148_480 + 21_000 * place,
             "parameters_without_embeddings": 115_712 + 21_000 * place,
             "flops_per_token_forward": 1.1e6 + 9e4 * place,
+            "state_bytes": 0 if "transformer" in key else 1_048_576,
             "steps_done": 300,
             "tokens_seen": 614_400,
             "best_step": 300,
@@ -142,7 +157,6 @@ def write_evaluations(
     metric |= {"nulls": {"permuted": {"mean": 0.24, "sd": 0.02, "p": 0.012}, "factors": {"mean": 0.2, "sd": 0.01}}}
     frontier = {
         "bits_per_byte": final, "perplexity": 9.1, "dead_neurons_share": 0.04, "weight_sparsity": {"exact_zeros": 0.01},
-        "state_bytes": 1_048_576 if carries else 0,
         "density": {name: {"mean": 0.12, "layers": [0.11, 0.13]} for name in taps},
         "tmi": metric if carries else {"value": None, "reason": "the model has no neuron graph"},
         "sps": metric | {"p": 0.61, "z": 0.4, "verdict": "not distinguishable from its null"},
@@ -163,6 +177,27 @@ def write_evaluations(
             root / f"reports/curves/{key}.csv",
             pd.DataFrame({"metric": ["sec"], "x": [1.0], "y": [0.1], "series": ["trained"]}),
         )
+
+
+def write_diverged(root: Path, key: str) -> None:
+    """The files of a run as they are when its training diverged at step 40."""
+    variant, corpus, seed = key.split("-")
+    who = {"variant": variant, "corpus": corpus, "seed": int(seed)}
+    why = {"reason": "not measured: training diverged at step 40"}
+    facts = {"parameters": 1000, "parameters_without_embeddings": 900, "flops_per_token_forward": 10, "state_bytes": 8}
+    diverged = {"step": 40, "reason": "the loss is nan (learning rate 9)"}
+    dump(root / f"reports/train/{key}.json", who | facts | {"diverged": diverged})
+    dump(root / f"reports/timing/{key}.json", {"seconds": 1.0, "tokens_per_s": None, "device": "cpu"})
+    save(
+        root / f"reports/history/{key}.csv", pd.DataFrame({"step": [0], "validation_nats": [5.5], "density_x_0": [1.0]})
+    )
+    nothing = {"arms": {}, "damping_sweep": {"rows": []}, "density": {}, "state": {}, "coactivation": None}
+    dump(root / f"reports/hebbian/{key}.json", who | why | nothing)
+    absent = {"value": None, "verdict": "not measurable", "nulls": {}} | why
+    dump(root / f"reports/frontier/{key}.json", who | why | {"density": {}} | dict.fromkeys(("tmi", "sps"), absent))
+    save(root / f"reports/curves/{key}.csv", pd.DataFrame(columns=["metric", "x", "y", "series"]))
+    for name in (f"data/runs/{key}/samples.json", f"data/hebbian/{key}/units.parquet"):
+        (root / name).unlink(missing_ok=True)
 
 
 def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: float, strata: bool) -> dict:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("code", "fetch", "tokenize", "train", "hebbian", "frontier", "compare")
@@ -93,9 +94,21 @@ _finished: list[TrackedProject] = []
 
 
 def finished_project(factory) -> TrackedProject:
-    """A project after its first `dvc repro`, made once per session; tests that change something take a copy."""
+    """A project after its first `dvc repro`, with its store; tests that change something take a copy.
+
+    One `dvc repro` serves every process of the test session; each process works on a copy of its own.
+    """
     if not _finished:
-        project = TrackedProject(factory.mktemp("finished") / "project")
-        project.repro()
-        _finished.append(project)
+        root = factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            root = root.parent
+        made, done = root / "finished", root / "finished.done"
+        with FileLock(root / "finished.lock"):
+            if not done.exists():
+                shutil.rmtree(made, ignore_errors=True)
+                TrackedProject(made).repro()
+                done.touch()
+        own = factory.mktemp("finished") / "project"
+        shutil.copytree(made, own, symlinks=True)
+        _finished.append(TrackedProject(own))
     return _finished[0]

@@ -12,7 +12,7 @@ from bdh.tracking import identity
 from bdh.tracking.champions import ALIAS, champions, crown
 from bdh.tracking.record import flat
 from bdh.tracking.store import open_store
-from bdh.tracking.sync import audit, stage_params, sync
+from bdh.tracking.sync import audit, fill_in, stage_params, sync
 from bdh.training.run import describe
 from tests.support.toys import write_corpus
 from tests.support.tracked_project import UNWANTED, finished_project
@@ -106,6 +106,19 @@ def test_repro_in_a_fresh_clone_fills_in_what_had_not_to_run(clone):
     assert f"filled in from results that had not to be computed again: {len(STAGES)}" in told
     assert audit(open_store()) == []
     assert "filled in" not in clone.run("bdh", "repro").stdout
+
+
+def test_repro_does_not_look_for_the_runs_of_a_variant_that_was_removed(copy, monkeypatch):
+    """The pointer of a removed variant, whose run nobody has, used to start a whole sync at every `bdh repro`."""
+    (copy.folder / "reports/run/train/gone-sample_plays-0.json").write_text('{"run_id": "abc"}')
+    (copy.folder / "reports/run/hebbian/gone-sample_plays-0.json").write_text('{"run_id": null}')
+    store, calls = open_store(), []
+    monkeypatch.setattr("bdh.tracking.sync.sync", lambda store: calls.append(store) or [])
+    assert fill_in(store) == 0
+    assert calls == []
+    rewrite_pointer(copy, "hebbian", KEY, run_id="abc")
+    fill_in(store)
+    assert calls == [store]
 
 
 def test_repro_without_tracking_makes_no_store(clone):

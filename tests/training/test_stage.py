@@ -1,32 +1,26 @@
 """The stage `train` as DVC starts it: files, exit codes, kills."""
 
-import contextlib
 import csv
 import hashlib
 import json
-import os
+import math
+import re
 import signal
-import sqlite3
-import subprocess
-import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
+from bdh.project.errors import RunError
 from bdh.tracking import Tracker
 from bdh.training.checkpoints import load_run
+from bdh.training.validation import ValidationSet
+from stages import compare, frontier, hebbian
 from stages.train import app
+from tests.support.stage_project import MODEL, make_project, start
 from tests.support.toys import write_corpus
 
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = {"n_layer": 1, "n_embd": 8, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.2}
-TRAIN = {
-    "steps": 12, "batch_size": 4, "window": 16, "warmup_steps": 2, "validate_every": 4, "validation_windows": 4,
-    "checkpoint_every": 3,
-}  # fmt: skip
 MOMENTS = [["step", 2], ["checkpoint", 2], ["step", 3], ["validation", 2], ["checkpoint", 1], ["run folder", 1]]
 FORKS = """
 import json, os, signal, sys
@@ -73,41 +67,6 @@ print(json.dumps(ends))
 @pytest.fixture(autouse=True)
 def _untracked(monkeypatch):
     monkeypatch.setenv("BDH_TRACKING", "off")
-
-
-def make_project(folder, params=None, **train):
-    """A folder with params.yaml and a tokenized corpus, as the pipeline leaves them for the stage."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values |= {"device": "cpu", "precision": "float32"} | (params or {})
-    values["scales"]["laptop"]["model"] |= MODEL
-    values["scales"]["laptop"]["train"] |= TRAIN | train
-    values["corpus"]["sample_plays"]["scales"]["laptop"] = {"model": {}, "train": {}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    write_corpus(folder / "data/tokens/sample_plays", "sample_plays")
-    return folder
-
-
-def start(folder, *arguments, tracking="off", **options):
-    """The stage in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/m.db"}
-    environment |= {"BDH_TRACKING": tracking}
-    return subprocess.Popen(
-        [sys.executable, *(arguments or ("-m", "stages.train", "bdh", "sample_plays", "0"))],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
-
-
-def tracked_runs(database):
-    """Status of every run of the store, once none of them is RUNNING any more (or nothing changes that)."""
-    deadline = time.monotonic() + 60
-    while True:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            found = [status for (status,) in connection.execute("SELECT status FROM runs")]
-        if "RUNNING" not in found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
 
 
 def results(folder, key="bdh-sample_plays-0"):
@@ -166,37 +125,6 @@ def test_stage_killed_again_and_again_gives_the_same_bytes(runs):
     assert errors.count("going on from the checkpoint of step") >= 3
     assert results(killed) == results(straight)
     assert not list(killed.glob("data/checkpoints/*/*"))
-
-
-@pytest.mark.slow
-def test_stage_stops_with_dvc_and_the_next_repro_goes_on(tmp_path):
-    folder = make_project(tmp_path, steps=100_000, validate_every=20, checkpoint_every=50_000)
-    command = f"{sys.executable} -m stages.train bdh sample_plays 0"
-    stage = {"cmd": command, "deps": ["data/tokens/sample_plays"], "outs": ["data/runs/bdh-sample_plays-0"]}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
-    last = None
-    for how in ("kill dvc", "terminate dvc", "ctrl-c"):
-        process = start(folder, "-m", "dvc", "repro", tracking="on", start_new_session=True)
-        shown = []
-        for line in process.stderr:
-            shown.append(line)
-            if "tokens/s" in line and sum("tokens/s" in text for text in shown) == (1 if last is None else 2):
-                break
-        if how == "ctrl-c":
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGKILL if how == "kill dvc" else signal.SIGTERM)
-        shown.append(process.stderr.read())
-        process.wait()
-        steps = [int(path.name) for path in (folder / "data/checkpoints/bdh-sample_plays-0").glob("*/[0-9]*")]
-        assert steps, (how, shown)
-        if last is not None:
-            assert any(f"going on from the checkpoint of step {last} of 100000" in text for text in shown), (how, shown)
-            assert max(steps) > last, (how, shown)
-        last = max(steps)
-        assert tracked_runs(folder / "m.db") == ["KILLED"], how
-        assert not (folder / "data/checkpoints/bdh-sample_plays-0.owner.json").exists()
 
 
 BAD = [
@@ -291,3 +219,47 @@ def test_stage_with_other_settings_starts_afresh(tmp_path, monkeypatch):
     three = describe(load(), "bdh", "sample_plays", 0).checkpoints().path
     assert len({one.name, two.name, three.name}) == 3
     assert one.parent == two.parent == three.parent == Path("data/checkpoints/bdh-sample_plays-0")
+
+
+def test_stage_that_diverges_ends_well_and_the_others_tell_it(tmp_path, monkeypatch):
+    """It ended with exit code 2, and nothing after it could run: not for any other variant either."""
+    key, run = "bdh-sample_plays-0", ("bdh", "sample_plays", 0)
+    axes = {"corpora": ["sample_plays"], "variants": ["bdh"], "seeds": [0]}
+    monkeypatch.chdir(make_project(tmp_path, axes, learning_rate=1e30))
+    (tmp_path / f"data/runs/{key}").mkdir(parents=True)
+    (tmp_path / f"data/runs/{key}/model.safetensors").write_text("of an earlier training")
+    result = CliRunner().invoke(app, [str(word) for word in run])
+    assert result.exit_code == 0, result.output
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert re.match(rf"warning: {key}: diverged at step \d+: .* it has no result$", warnings[0])
+    assert [path.name for path in (tmp_path / f"data/runs/{key}").iterdir()] == ["config.json"]
+    assert not list(tmp_path.glob("data/checkpoints/*/*"))
+    with pytest.raises(RunError, match="has no model: training diverged at step"):
+        load_run(tmp_path / f"data/runs/{key}")
+    report = json.loads((tmp_path / f"reports/train/{key}.json").read_text())
+    assert report["parameters"] > 0
+    assert report["diverged"].keys() == {"step", "reason"}
+    assert not any(name.startswith(("validation", "density")) for name in report)
+
+    hebbian.main(*run)
+    frontier.main(*run)
+    compare.main()
+    for stage in ("hebbian", "frontier"):
+        reason = json.loads((tmp_path / f"reports/{stage}/{key}.json").read_text())["reason"]
+        assert reason == f"not measured: training diverged at step {report['diverged']['step']}"
+        assert (tmp_path / f"reports/run/{stage}/{key}.json").exists()
+    assert list((tmp_path / f"data/hebbian/{key}").iterdir())
+    assert json.loads((tmp_path / "reports/summary.json").read_text())["runs"]["diverged"] == 1
+    assert f">diverged at step {report['diverged']['step']}</td>" in (tmp_path / "reports/index.html").read_text()
+
+
+def test_stage_that_diverges_before_its_first_validation_still_has_a_history(tmp_path, monkeypatch):
+    axes = {"corpora": ["sample_plays"], "variants": ["bdh"], "seeds": [0]}
+    monkeypatch.chdir(make_project(tmp_path, axes))
+    score = ValidationSet.score
+    monkeypatch.setattr(ValidationSet, "score", lambda *given: replace(score(*given), nats_per_token=math.nan))
+    assert CliRunner().invoke(app, ["bdh", "sample_plays", "0"]).exit_code == 0
+    history = tmp_path / "reports/history/bdh-sample_plays-0.csv"
+    assert history.read_text() == "step,validation_nats\n"
+    assert json.loads((tmp_path / "reports/train/bdh-sample_plays-0.json").read_text())["diverged"]["step"] == 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bdh.report import formats
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import RunResults
 from bdh.report.data.spread import NOT_DISTINCT, Difference
 
 SUPPORTED = "supported"
@@ -41,27 +41,17 @@ def below(gap: Difference, limit: float = 0.0) -> str:
     return SUPPORTED if gap.high <= limit else NOT_SUPPORTED if gap.low > limit else NOT_DISTINCT
 
 
-def bdh_variants(inputs: Inputs) -> list[str]:
-    """The variants that the claims about BDH are about: bdh and its relatives."""
-    return [name for name in inputs.variants if name == "bdh" or name.startswith("bdh_")]
-
-
-def bdh_runs(inputs: Inputs) -> list[Run]:
-    """Runs of bdh and its relatives."""
-    return [run for run in inputs.runs if run.variant in bdh_variants(inputs)]
-
-
-def pairs(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def pairs(runs: Sequence[RunResults]) -> list[tuple[str, str]]:
     """(variant, corpus) of the runs, each once, in their order."""
     return list(dict.fromkeys((run.variant, run.corpus) for run in runs))
 
 
-def group_of(runs: Sequence[Run], variant: str, corpus: str) -> list[Run]:
+def group_of(runs: Sequence[RunResults], variant: str, corpus: str) -> list[RunResults]:
     """The runs of one variant on one corpus."""
     return [run for run in runs if (run.variant, run.corpus) == (variant, corpus)]
 
 
-def where(runs: Sequence[Run]) -> str:
+def where(runs: Sequence[RunResults]) -> str:
     """`variant on corpus` of runs that share both."""
     return f"{runs[0].variant} on {runs[0].corpus}"
 

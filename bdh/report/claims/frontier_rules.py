@@ -1,6 +1,7 @@
-"""Rules for the claims about the reference protocols' own knobs: damping and length of training.
+"""Rules for the claims about the reference protocols: their knobs, and the ranges that they state.
 
-Rules for the claims about the frontier metrics, density and perplexity: ranges trained and untrained.
+Knobs are damping, length of training and penalty; ranges, trained and untrained, are those of the frontier metrics, of
+density and of perplexity.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from bdh.report.claims.finding import (
     SUPPORTED,
     TOO_SMALL,
     Finding,
-    bdh_runs,
     below,
     group_of,
     joined,
@@ -21,7 +21,7 @@ from bdh.report.claims.finding import (
     within,
 )
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import ABOVE, DISTINCT, NOT_DISTINCT, of_seeds, over_seeds, seed_difference
 from bdh.report.tables.frontier import run_verdict
 
@@ -38,7 +38,7 @@ def damping_sets_persistence(inputs: Inputs) -> Finding:
         f"Reference protocol at damping 0.95 and 0.99 within {NEAR} of 0.52 and 0.68 in every BDH run, else not"
         f" supported; an untrained twin within {SAME} of both: not distinguishable."
     )
-    runs = [run for run in bdh_runs(inputs) if None not in _persistence(run, "")]
+    runs = [run for run in inputs.measured("bdh") if None not in _persistence(run, "")]
     lines, verdicts = [], []
     for variant, corpus in pairs(runs):
         group = group_of(runs, variant, corpus)
@@ -48,7 +48,7 @@ def damping_sets_persistence(inputs: Inputs) -> Finding:
     return joined(verdicts, lines, rule)
 
 
-def _damping_verdict(run: Run) -> str:
+def _damping_verdict(run: RunResults) -> str:
     own, twin = _persistence(run, ""), _persistence(run, "_untrained")
     if not all(
         value is not None and abs(value - stated) <= NEAR for value, stated in zip(own, STATED.values(), strict=True)
@@ -58,11 +58,11 @@ def _damping_verdict(run: Run) -> str:
     return NOT_DISTINCT if same else SUPPORTED
 
 
-def _persistence(run: Run, side: str) -> list[float | None]:
+def _persistence(run: RunResults, side: str) -> list[float | None]:
     return [run.frontier.number(f"sps/reference_protocol_by_damping{side}/{damping}") for damping in STATED]
 
 
-def _means(runs: list[Run], side: str) -> list[float | None]:
+def _means(runs: list[RunResults], side: str) -> list[float | None]:
     found = (
         measures.over(runs, measures.number_of("frontier", f"sps/reference_protocol_by_damping{side}/{damping}"))
         for damping in STATED
@@ -76,8 +76,8 @@ def training_length(inputs: Inputs) -> Finding:
         "Reference protocol of every BDH run trained for 2,000, 5,000 and 8,000 steps (within 10 %) below 0.4, within"
         " 0.4 to 0.6 and within 0.6 to 0.8; needs runs of all three lengths."
     )
-    found: dict[int, list[tuple[Run, float]]] = {steps: [] for steps in LENGTHS}
-    for run in bdh_runs(inputs):
+    found: dict[int, list[tuple[RunResults, float]]] = {steps: [] for steps in LENGTHS}
+    for run in inputs.measured("bdh"):
         steps, value = run.train.number("steps_done"), run.frontier.number("tmi/reference_protocol")
         for length in LENGTHS:
             if steps is not None and value is not None and abs(steps / length - 1) <= NEARLY:
@@ -113,7 +113,7 @@ def _ranges(inputs: Inputs, metric: str, trained: tuple[float, float], untrained
         f"Reference protocol within {_span(trained)} trained and {_span(untrained)} untrained in every BDH run:"
         " supported. Ours above its null in no run: not distinguishable. Otherwise: not supported."
     )
-    runs = [run for run in bdh_runs(inputs) if run.frontier.number(f"{metric}/reference_protocol") is not None]
+    runs = [run for run in inputs.measured("bdh") if run.frontier.number(f"{metric}/reference_protocol") is not None]
     if not runs:
         return Finding(NOT_MEASURED, rule=rule)
     groups = [group for variant, corpus in pairs(runs) if (group := group_of(runs, variant, corpus))]
@@ -137,12 +137,12 @@ def _ranges(inputs: Inputs, metric: str, trained: tuple[float, float], untrained
     return Finding(SUPPORTED if right else NOT_SUPPORTED, "\n".join(measured), "\n".join(null), rule)
 
 
-def _mean(runs: list[Run], key: str) -> str:
+def _mean(runs: list[RunResults], key: str) -> str:
     spread = measures.over(runs, measures.number_of("frontier", key))
     return formats.fixed(None if spread is None else spread.mean)
 
 
-def _inside(run: Run, key: str, span: tuple[float, float]) -> bool:
+def _inside(run: RunResults, key: str, span: tuple[float, float]) -> bool:
     value = run.frontier.number(key)
     return value is not None and within(value, span)
 
@@ -150,7 +150,9 @@ def _inside(run: Run, key: str, span: tuple[float, float]) -> bool:
 def transcript_perplexity(inputs: Inputs) -> Finding:
     """Claim 4: only at the references' own scale, on the real transcripts."""
     rule = "Test perplexity of every BDH run on transcripts within 50 to 150; only at scale gpu."
-    runs = [run for run in bdh_runs(inputs) if run.corpus == "transcripts" and measures.perplexity(run) is not None]
+    runs = [
+        run for run in inputs.measured("bdh") if run.corpus == "transcripts" and measures.perplexity(run) is not None
+    ]
     if not runs:
         return Finding(NOT_MEASURED, rule=rule)
     lines = [
@@ -165,7 +167,7 @@ def transcript_perplexity(inputs: Inputs) -> Finding:
 def density(inputs: Inputs) -> Finding:
     """Claim 5: density of x_sparse (and of x*y beside it) trained, and on the untrained twin."""
     rule = "Density of x within 5 to 15 % in every trained BDH run and 45 to 55 % in its untrained twin."
-    runs = [run for run in bdh_runs(inputs) if measures.density(run, "x_sparse") is not None]
+    runs = [run for run in inputs.measured("bdh") if measures.density(run, "x_sparse") is not None]
     lines = []
     for variant, corpus in pairs(runs):
         group = group_of(runs, variant, corpus)
@@ -189,12 +191,8 @@ def density(inputs: Inputs) -> Finding:
     return Finding(SUPPORTED if right else NOT_SUPPORTED, "\n".join(lines), rule=rule)
 
 
-def _twin_density(run: Run) -> float | None:
-    for key in ("untrained/density/x_sparse", "untrained/density/x_sparse/mean"):
-        value = run.frontier.number(key)
-        if value is not None:
-            return value
-    return None
+def _twin_density(run: RunResults) -> float | None:
+    return run.frontier.number("untrained/density/x_sparse/mean")
 
 
 def penalty_raises_tmi(inputs: Inputs) -> Finding:
@@ -211,7 +209,7 @@ def penalty_raises_tmi(inputs: Inputs) -> Finding:
     return joined(verdicts, parts, rule, "one seed has no interval" if TOO_SMALL in verdicts else formats.ABSENT)
 
 
-def _excess(run: Run) -> float | None:
+def _excess(run: RunResults) -> float | None:
     value, null = run.frontier.number("tmi/value"), run.frontier.number("tmi/null_mean")
     return None if value is None or null is None else value - null
 

@@ -1,6 +1,4 @@
-"""The claims ledger as data: one row per claim with its verdict, its rule and the results that it rests on.
-
-The claims ledger: what the references state, what was measured here, and a verdict by rule from the numbers.
+"""The claims ledger: what the references state, what was measured here, and a verdict by rule from the numbers.
 
 A rule is a function of the results that returns the measurement in words and a verdict. A claim without a rule or
 without the numbers that it needs is `not measured yet`. A new rule is one function and one line of `CLAIMS`.
@@ -34,7 +32,7 @@ Rule = Callable[[Inputs], Finding]
 class Claim:
     """A numbered statement, where it is made, and the rule that judges it, or what a measurement would need.
 
-    evidence: stages whose results the rule reads; about: how the names of the variants that it reads start.
+    evidence: stages whose results the rule reads; about: families of the variants that it reads.
     """
 
     number: int
@@ -147,8 +145,7 @@ def evidence(claim: Claim, inputs: Inputs) -> list[str]:
     if claim.evidence == ("scaling",):
         records = [inputs.scaling]
     else:
-        about = [run for run in inputs.runs if run.variant.startswith(claim.about)]
-        records = [getattr(run, stage) for run in about for stage in claim.evidence]
+        records = [getattr(run, stage) for run in inputs.measured(*claim.about) for stage in claim.evidence]
     return [record.path.as_posix() for record in records if record]
 
 

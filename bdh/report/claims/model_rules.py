@@ -1,12 +1,13 @@
 """Rules for the claims about what models do: adapt, keep a small state, match a rival, need each mechanism.
 
-The claim about several GPUs, judged from the committed results of `benchmarks.scaling`.
+And for the claim about several GPUs, which is judged from the committed results of `benchmarks.scaling`.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from bdh.report import formats
 from bdh.report.claims.finding import (
@@ -15,17 +16,14 @@ from bdh.report.claims.finding import (
     SUPPORTED,
     TOO_SMALL,
     Finding,
-    bdh_runs,
-    bdh_variants,
     below,
     group_of,
     joined,
     pairs,
 )
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import BETTER, NO_DIFFERENCE, NOT_DISTINCT, WORSE
-from bdh.report.tables.activity import state_bytes
 from bdh.report.tables.arms import arm_bounds, variant_verdict
 
 MARGIN_BITS = 0.01
@@ -38,7 +36,7 @@ def adapts(inputs: Inputs) -> Finding:
     rule = "Arm carry minus static below 0 with its whole 95 % interval, for every BDH variant on every corpus."
     parts, intervals, verdicts = [], [], []
     for corpus in inputs.corpora:
-        for variant in bdh_variants(inputs):
+        for variant in inputs.family("bdh"):
             runs = inputs.of(corpus, variant)
             verdict = variant_verdict(runs, "carry")
             value = measures.over(runs, measures.number_of("hebbian", "arms/carry/difference_to_static"))
@@ -53,8 +51,7 @@ def adapts(inputs: Inputs) -> Finding:
 def gelu(inputs: Inputs) -> Finding:
     """Claim 9: density of the hidden units of the GELU baselines is exactly 1."""
     rule = "Density of mlp_sparse is exactly 1 in every transformer and slim run."
-    runs = [run for run in inputs.runs if run.variant.startswith(("transformer", "slim"))]
-    runs = [run for run in runs if measures.density(run, "mlp_sparse") is not None]
+    runs = [run for run in inputs.measured("transformer", "slim") if measures.density(run, "mlp_sparse") is not None]
     lines = []
     for variant, corpus in pairs(runs):
         values = [measures.density(run, "mlp_sparse") or 0.0 for run in group_of(runs, variant, corpus)]
@@ -67,13 +64,13 @@ def gelu(inputs: Inputs) -> Finding:
 def constant_state(inputs: Inputs) -> Finding:
     """Claim 10: which variants carry a state of constant size, and its bytes."""
     rule = "Every BDH run reads documents with a state of constant size (arm carry runs); the transformer cannot."
-    bdh = [run for run in bdh_runs(inputs) if run.hebbian]
-    gpt = [run for run in inputs.runs if run.variant.startswith("transformer") and run.hebbian]
+    bdh = inputs.measured("bdh")
+    gpt = inputs.measured("transformer")
     if not bdh or not gpt:
         return Finding(NOT_MEASURED, rule=rule)
     carries = [run.hebbian.number("arms/carry/difference_to_static") is not None for run in (*bdh, *gpt)]
     right = all(carries[: len(bdh)]) and not any(carries[len(bdh) :])
-    sizes = {run.variant: formats.size_in_bytes(state_bytes(run)) for run in (*bdh, *gpt)}
+    sizes = {run.variant: formats.size_in_bytes(measures.state_bytes(run)) for run in (*bdh, *gpt)}
     measured = "\n".join(
         f"{name}: {'constant' if carried else 'grows with the text'}, {sizes[name]} at the start"
         for name, carried in {run.variant: ok for run, ok in zip((*bdh, *gpt), carries, strict=True)}.items()
@@ -84,14 +81,23 @@ def constant_state(inputs: Inputs) -> Finding:
 def hybrid(inputs: Inputs) -> Finding:
     """Claim 12: slim_hybrid below slim_backprop and slim_hebbian in test bits per byte."""
     rule = "slim_hybrid minus slim_backprop and minus slim_hebbian: both 95 % intervals below 0 on every corpus."
+    return _below_each(
+        inputs, [("slim_hybrid", name, f"against {name}") for name in ("slim_backprop", "slim_hebbian")], rule
+    )
+
+
+def _below_each(inputs: Inputs, sides: Sequence[tuple[str, str, str]], rule: str) -> Finding:
+    """The first of two variants below the second on every corpus, for every pair of them that was measured.
+
+    sides: both names, and how the second is told.
+    """
     parts, verdicts = [], []
     for corpus in inputs.corpora:
-        for rival in ("slim_backprop", "slim_hebbian"):
-            if {"slim_hybrid", rival} <= set(inputs.variants):
-                gap = measures.compare_variants(inputs, corpus, "slim_hybrid", rival)
-                if gap is not None:
-                    parts.append(f"{corpus}, against {rival} {formats.difference(gap)}")
-                    verdicts.append(below(gap))
+        for name, rival, told in sides:
+            gap = measures.compare_variants(inputs, corpus, name, rival)
+            if gap is not None:
+                parts.append(f"{corpus}, {told} {formats.difference(gap)}")
+                verdicts.append(below(gap))
     return joined(verdicts, parts, rule)
 
 
@@ -116,27 +122,23 @@ def _equal_transformer(inputs: Inputs, corpus: str) -> str | None:
     if "bdh" not in inputs.variants:
         return None
     own = measures.over(inputs.of(corpus, "bdh"), measures.parameters)
-    sizes = {v: measures.over(inputs.of(corpus, v), measures.parameters) for v in inputs.variants}
+    sizes = {v: measures.over(inputs.of(corpus, v), measures.parameters) for v in inputs.family("transformer")}
     near = {
         name: abs(math.log(size.mean / own.mean))
         for name, size in sizes.items()
-        if name.startswith("transformer") and size is not None and own is not None
+        if size is not None and own is not None
     }
     best = min(near, key=lambda name: near[name], default=None)
     return best if best is not None and near[best] <= math.log1p(NEARLY) else None
 
 
 def neuro_mechanisms(inputs: Inputs) -> Finding:
-    """Claim 15: every `neuro_no_*` variant, which lacks one mechanism, is worse than `neuro`."""
-    rule = "neuro minus every neuro_no_*: 95 % interval wholly below 0 on every corpus."
-    parts, verdicts = [], []
-    for corpus in inputs.corpora:
-        for name in (v for v in inputs.variants if v.startswith("neuro_no_") and "neuro" in inputs.variants):
-            gap = measures.compare_variants(inputs, corpus, "neuro", name)
-            if gap is not None:
-                parts.append(f"{corpus}, {name} {formats.difference(gap)}")
-                verdicts.append(below(gap))
-    return joined(verdicts, parts, rule)
+    """Claim 15: every variant that lacks one mechanism of a neuro variant is worse than that one."""
+    rule = "neuro minus every variant of it without one mechanism: 95 % interval wholly below 0 on every corpus."
+    lacking = [
+        name for name in inputs.family("neuro") if name in inputs.ablations and inputs.ablations[name].kind == "without"
+    ]
+    return _below_each(inputs, [(inputs.ablations[name].base, name, name) for name in lacking], rule)
 
 
 def half_life(inputs: Inputs) -> Finding:
@@ -146,8 +148,8 @@ def half_life(inputs: Inputs) -> Finding:
         "at every damping of the sweep that the window can resolve."
     )
     lines, verdicts = [], []
-    for variant, corpus in pairs(bdh_runs(inputs)):
-        found = [row for run in group_of(bdh_runs(inputs), variant, corpus) for row in _half_lives(run)]
+    for variant, corpus in pairs(inputs.measured("bdh")):
+        found = [row for run in group_of(inputs.measured("bdh"), variant, corpus) for row in _half_lives(run)]
         if found:
             shown = ", ".join(f"{measured:.1f} ({alone:.1f})" for measured, alone in found)
             lines.append(f"{variant} on {corpus}: {shown} tokens (damping alone)")
@@ -156,11 +158,10 @@ def half_life(inputs: Inputs) -> Finding:
     return joined(verdicts, lines, rule)
 
 
-def _half_lives(run: Run) -> list[tuple[float, float]]:
+def _half_lives(run: RunResults) -> list[tuple[float, float]]:
     """Half-lives of the carried state in tokens, measured and by damping alone; one per damping that has both."""
-    sweep = run.hebbian.values.get("damping_sweep/rows")
-    rows = sweep if isinstance(sweep, list) else []
-    both = [(row.get("half_life_measured_tokens"), row.get("half_life_tokens")) for row in rows]
+    names = ("half_life_measured_tokens", "half_life_tokens")
+    both = [tuple(row[name] for name in names) for row in run.hebbian.rows("damping_sweep/rows", *names)]
     return [(measured, alone) for measured, alone in both if measured and alone]
 
 
@@ -172,7 +173,7 @@ RULE = f"Weak scaling of bdh on {CLAIMED} GPUs keeps at least {100 * NEAR:.0f} %
 def near_linear(inputs: Inputs) -> Finding:
     """Efficiency of weak scaling at 8 GPUs; the curve as far as it was measured is told in any case."""
     curves: dict[str, dict[int, float]] = {}
-    for row in inputs.scaling.values.get("rows", []):
+    for row in inputs.scaling.rows("rows", "work", "ratio"):
         named = re.fullmatch(r"ddp_(\d+)(?:_(.+))?", row["work"])
         if named:
             curves.setdefault(named[2] or "bdh", {})[int(named[1])] = float(row["ratio"])

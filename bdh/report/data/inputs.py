@@ -1,18 +1,16 @@
 """Everything the report reads, listed from the parameters and never by looking at what lies in a folder.
 
-Results as flat tables of named values: nested or not, absent or there, a wrong type is a damaged file.
-
-Texts that a run wrote, as pairs of prompt and continuation.
+A result file is read in the one shape in which its stage writes it. A file of another shape is damaged and a file that
+is not there is missing: both are errors that name it. Only a training that diverged has fewer files.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -20,6 +18,29 @@ from bdh.params import Params
 from bdh.project import files
 from bdh.project.errors import RunError
 from bdh.project.files import read_json
+
+SCALING = Path("benchmarks/results/h200_scaling.json")
+"""Results of `benchmarks.scaling` that belong to the project."""
+
+RESULTS = {
+    "train": "reports/train/{key}.json",
+    "timing": "reports/timing/{key}.json",
+    "history": "reports/history/{key}.csv",
+    "samples": "data/runs/{key}/samples.json",
+    "hebbian": "reports/hebbian/{key}.json",
+    "units": "data/hebbian/{key}/units.parquet",
+    "frontier": "reports/frontier/{key}.json",
+    "curves": "reports/curves/{key}.csv",
+}
+"""The files of one run, in the order of the pipeline."""
+
+OF_A_MODEL = ("samples", "units")
+"""Those that a training that diverged does not have: there is no model to write or to read texts."""
+
+OWNED = ("train", "hebbian", "frontier")
+"""Those that name the run that they are about."""
+
+NAMED = 3
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -34,8 +55,13 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def damaged(path: Path, what: object) -> RunError:
+    """The error for a file that is not in the shape in which its stage writes it."""
+    return RunError(f"{path} is damaged ({what}); delete it and run `dvc repro`")
+
+
 @dataclass(frozen=True)
-class Record:
+class Values:
     """One JSON file of results, flattened; without values when the file is absent."""
 
     path: Path
@@ -54,13 +80,25 @@ class Record:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RunError(f"{self.path} is damaged ({key} is {value!r}, not a number); delete it and run `dvc repro`")
+            raise damaged(self.path, f"{key} is {value!r}, not a number")
         return float(value)
 
     def text(self, key: str) -> str | None:
         """The value under `key` as text, None when it is absent or null."""
         value = self.values.get(key)
         return None if value is None else str(value)
+
+    def rows(self, key: str, *needed: str) -> list[dict[str, Any]]:
+        """The rows under `key`, each flattened, none when it is absent or null.
+
+        Raises RunError when it is no list of mappings that have all the `needed` names.
+        """
+        found = self.values.get(key)
+        if found is None:
+            return []
+        if not isinstance(found, list) or not all(isinstance(row, dict) and row.keys() >= {*needed} for row in found):
+            raise damaged(self.path, f"{key} is no list of rows" + (f" with {', '.join(needed)}" if needed else ""))
+        return [flatten(row) for row in found]
 
     def children(self, prefix: str) -> list[str]:
         """Names that stand directly below `prefix`, in the order of the file, each once."""
@@ -69,83 +107,78 @@ class Record:
         return list(dict.fromkeys(below))
 
 
-def read_record(path: Path) -> Record:
-    """Read one JSON file of results; an absent file gives a Record without values.
+def read_values(path: Path) -> Values:
+    """Read one JSON file of results; an absent file gives Values without any.
 
     Raises RunError when the file is damaged or holds no mapping.
     """
     if not path.exists():
-        return Record(path)
+        return Values(path)
     value = read_json(path)
     if not isinstance(value, dict) or not value:
-        raise RunError(f"{path} is damaged (it holds no mapping of names to values); delete it and run `dvc repro`")
-    return Record(path, flatten(value))
+        raise damaged(path, "it holds no mapping of names to values")
+    return Values(path, flatten(value))
 
 
 def read_samples(path: Path) -> tuple[tuple[str, str], ...]:
-    """Pairs (prompt, text) of one samples.json, none when it is absent; RunError when it is damaged.
-
-    Read are a list of texts, a list of {prompt, text}, and either of them inside a mapping (by prompt or by name).
-    """
-    if not path.exists():
-        return ()
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
-    return tuple(_pairs(value))
-
-
-def _pairs(value: Any, prompt: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, str):
-        return [(prompt, value)]
-    if isinstance(value, list):
-        return [pair for item in value for pair in _pairs(item, prompt)]
-    if not isinstance(value, Mapping):
-        return []
-    if isinstance(value.get("text"), str):
-        return [(str(value.get("prompt", prompt)), value["text"])]
-    return [pair for name, item in value.items() for pair in _pairs(item, str(name))]
-
-
-SCALING = Path("benchmarks/results/h200_scaling.json")
-"""Results of `benchmarks.scaling` that belong to the project."""
-
-STAGE_FILES = {
-    "train": "reports/train/{key}.json",
-    "timing": "reports/timing/{key}.json",
-    "hebbian": "reports/hebbian/{key}.json",
-    "frontier": "reports/frontier/{key}.json",
-}
+    """Pairs (prompt, text) of one samples.json, a list of `{"prompt", "text"}`; RunError when it is damaged."""
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(name), str) for name in ("prompt", "text")) for row in rows
+    ):
+        raise damaged(path, "it is no list of texts with their prompts")
+    return tuple((row["prompt"], row["text"]) for row in rows)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResults:
     """Results of one training (variant, corpus, seed) and of its evaluations.
 
-    history, curves: None when their files are absent. units: one row per arm and unit of held-out text (document or
-    block), or None. weight_changes: histograms per map of plastic synapses, empty without. missing: one reason per
-    absent result, in the order of the pipeline.
+    units: one row per arm and unit of held-out text (document or block), None where training diverged.
+    weight_changes: histograms per map of plastic synapses, empty without.
     """
 
     variant: str
     corpus: str
     seed: int
-    train: Record
-    timing: Record
-    hebbian: Record
-    frontier: Record
-    history: pd.DataFrame | None = None
-    curves: pd.DataFrame | None = None
+    train: Values
+    timing: Values
+    hebbian: Values
+    frontier: Values
+    history: pd.DataFrame
+    curves: pd.DataFrame
     units: pd.DataFrame | None = None
     samples: tuple[tuple[str, str], ...] = ()
-    weight_changes: Record = field(default_factory=lambda: Record(Path("weight_changes.json")))
-    missing: tuple[str, ...] = ()
+    weight_changes: Values = field(default_factory=lambda: Values(Path("weight_changes.json")))
 
     @property
     def key(self) -> str:
         """Name of the run: `variant-corpus-seed`."""
         return files.run_key(self.variant, self.corpus, self.seed)
+
+    @property
+    def divergence(self) -> str:
+        """`diverged at step 40: why` when training diverged, so that there are no numbers; else empty."""
+        return _divergence(self.train)
+
+
+def divergences(runs: Sequence[RunResults]) -> str:
+    """What is said of those runs whose training diverged, empty when none did."""
+    return "; ".join(run.divergence for run in runs if run.divergence)
+
+
+def _divergence(train: Values) -> str:
+    step = train.number("diverged/step")
+    return "" if step is None else f"diverged at step {step:.0f}: {train.text('diverged/reason')}"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What a variant is for: to lack one mechanism of another variant (`without`), or to have no other (`only`)."""
+
+    base: str
+    kind: Literal["without", "only"]
+    mechanism: str
 
 
 @dataclass(frozen=True)
@@ -153,109 +186,134 @@ class CorpusFacts:
     """What is known of one corpus: statistics of its tokens, with the provenance of its files among them."""
 
     name: str
-    stats: Record
-    missing: tuple[str, ...] = ()
+    stats: Values
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """All results that one comparison is made of, in the order of params.yaml."""
+    """All results that one comparison is made of, in the order of params.yaml.
+
+    families: what the claims count every variant to. ablations: of those variants that are one.
+    """
 
     scale: str
     variants: tuple[str, ...]
     corpora: tuple[str, ...]
     seeds: tuple[int, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[RunResults, ...]
     facts: dict[str, CorpusFacts] = field(default_factory=dict)
-    scaling: Record = field(default_factory=lambda: Record(SCALING))
+    scaling: Values = field(default_factory=lambda: Values(SCALING))
+    families: dict[str, str] = field(default_factory=dict)
+    ablations: dict[str, Ablation] = field(default_factory=dict)
 
-    def of(self, corpus: str, variant: str | None = None) -> list[Run]:
+    def of(self, corpus: str, variant: str | None = None) -> list[RunResults]:
         """Runs on one corpus, of one variant or of all."""
         return [run for run in self.runs if run.corpus == corpus and variant in (None, run.variant)]
 
+    def family(self, *names: str) -> list[str]:
+        """The variants that belong to one of the families."""
+        return [variant for variant in self.variants if self.families[variant] in names]
+
+    def measured(self, *families: str) -> list[RunResults]:
+        """Runs of the variants of some families, without those whose training diverged."""
+        variants = self.family(*families)
+        return [run for run in self.runs if run.variant in variants and not run.divergence]
+
 
 def load_inputs(params: Params) -> Inputs:
-    """Read the results of every run that params.yaml names; absent ones are noted, damaged ones raise RunError."""
+    """Read what the comparison that `params` names is made of; RunError when a file is missing or damaged."""
+    missing = missing_files(params)
+    if missing:
+        named = ", ".join(path.as_posix() for path in missing[:NAMED])
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise RunError(f"results are missing: {named}{more}; run `dvc repro`, which makes them")
     return Inputs(
         scale=params.scale,
         variants=tuple(params.variants),
         corpora=tuple(params.corpora),
         seeds=tuple(params.seeds),
         runs=tuple(load_run(*key) for key in params.runs()),
-        facts={name: load_facts(name) for name in params.corpora},
-        scaling=read_record(SCALING),
+        facts={name: CorpusFacts(name, read_values(_stats(name))) for name in params.corpora},
+        scaling=read_values(SCALING),
+        families={variant: params.family_of(variant) for variant in params.variants},
+        ablations={v: ablation for v in params.variants if (ablation := _ablation(params, v)) is not None},
     )
 
 
-def load_run(variant: str, corpus: str, seed: int) -> Run:
-    """Read every result of one run."""
+def _ablation(params: Params, variant: str) -> Ablation | None:
+    found = params.ablation_of(variant)
+    return None if found is None else Ablation([*params.sections_of(variant), ""][1], *found)
+
+
+def missing_files(params: Params) -> list[Path]:
+    """Files of the comparison that are not there, those of the corpora first."""
+    needed = [_stats(corpus) for corpus in params.corpora]
+    for variant, corpus, seed in params.runs():
+        paths = _paths(files.run_key(variant, corpus, seed))
+        ended_early = bool(_divergence(read_values(paths["train"])))
+        needed += [path for name, path in paths.items() if not (ended_early and name in OF_A_MODEL)]
+    return [path for path in needed if not path.exists()]
+
+
+def load_run(variant: str, corpus: str, seed: int) -> RunResults:
+    """Read every result of one run; its files are there (`missing_files`)."""
     key = files.run_key(variant, corpus, seed)
-    records = {stage: read_record(Path(pattern.format(key=key))) for stage, pattern in STAGE_FILES.items()}
-    for stage in ("train", "hebbian", "frontier"):
-        _check_owner(records[stage], key)
-    missing = [
-        f"{record.path} is missing (stage {'train' if stage == 'timing' else stage})"
-        for stage, record in records.items()
-        if not record
-    ]
-    history = _read_table(files.REPORTS / "history" / f"{key}.csv", ("step",))
-    curves = _read_table(files.REPORTS / "curves" / f"{key}.csv", ("metric", "x", "y", "series"))
-    if history is None:
-        missing.append(f"reports/history/{key}.csv is missing (stage train)")
-    if curves is None:
-        missing.append(f"reports/curves/{key}.csv is missing (stage frontier)")
-    return Run(
+    paths = _paths(key)
+    reports = {stage: read_values(paths[stage]) for stage in ("train", "timing", "hebbian", "frontier")}
+    for stage in OWNED:
+        _check_owner(reports[stage], key)
+    ended_early = bool(_divergence(reports["train"]))
+    return RunResults(
         variant=variant,
         corpus=corpus,
         seed=seed,
-        **records,
-        history=history,
-        curves=curves,
-        units=_read_units(files.HEBBIAN / key / "units.parquet"),
-        samples=read_samples(files.RUNS / key / "samples.json"),
-        weight_changes=read_record(files.RUNS / key / "weight_changes.json"),
-        missing=tuple(missing),
+        **reports,
+        history=_read_table(paths["history"], ("step",)),
+        curves=_read_table(paths["curves"], ("metric", "x", "y", "series")),
+        units=None if ended_early else _read_units(paths["units"]),
+        samples=() if ended_early else read_samples(paths["samples"]),
+        weight_changes=read_values(files.RUNS / key / "weight_changes.json"),
     )
 
 
-def load_facts(corpus: str) -> CorpusFacts:
-    """Read the statistics of one corpus."""
-    stats = read_record(files.TOKENS / corpus / "stats.json")
-    return CorpusFacts(corpus, stats, () if stats else (f"{stats.path} is missing (stage tokenize)",))
+def _paths(key: str) -> dict[str, Path]:
+    return {name: Path(pattern.format(key=key)) for name, pattern in RESULTS.items()}
 
 
-def _check_owner(record: Record, key: str) -> None:
-    named = [record.text(part) for part in ("variant", "corpus", "seed")]
-    if None not in named and "-".join(str(part) for part in named) != key:
-        raise RunError(f"{record.path} describes the run {'-'.join(map(str, named))}; delete it and run `dvc repro`")
+def _stats(corpus: str) -> Path:
+    return files.TOKENS / corpus / "stats.json"
 
 
-def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame | None:
-    """A CSV file with the columns `needed`, None when it is absent or has no rows; RunError when damaged."""
-    if not path.exists():
-        return None
+def _check_owner(values: Values, key: str) -> None:
+    named = "-".join(str(values.text(part)) for part in ("variant", "corpus", "seed"))
+    if named != key:
+        raise RunError(f"{values.path} describes the run {named}, not {key}; delete it and run `dvc repro`")
+
+
+def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV file with the columns `needed`; RunError when damaged."""
     try:
         table = pd.read_csv(path)
     except (ValueError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
-    absent = [name for name in needed if name not in table.columns]
-    if absent:
-        raise RunError(f"{path} is damaged (no column {absent[0]}); delete it and run `dvc repro`")
+        raise damaged(path, error) from None
+    _check_columns(path, table, needed)
     words = [name for name in table.columns if table[name].dtype == object or str(table[name].dtype) == "str"]
     odd = [name for name in words if name not in ("metric", "series") and table[name].notna().any()]
     if odd:
-        raise RunError(f"{path} is damaged (column {odd[0]} holds text); delete it and run `dvc repro`")
-    return table if len(table) else None
+        raise damaged(path, f"column {odd[0]} holds text")
+    return table
 
 
-def _read_units(path: Path) -> pd.DataFrame | None:
-    if not path.exists():
-        return None
+def _read_units(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
-    absent = sorted({"arm", "kind", "id", "nats", "bytes"} - set(table.columns))
-    if absent:
-        raise RunError(f"{path} is damaged (no column {absent[0]}); delete it and run `dvc repro`")
+        raise damaged(path, error) from None
+    _check_columns(path, table, ("arm", "kind", "id", "nats", "bytes"))
     return table
+
+
+def _check_columns(path: Path, table: pd.DataFrame, needed: tuple[str, ...]) -> None:
+    absent = [name for name in needed if name not in table.columns]
+    if absent:
+        raise damaged(path, f"no column {absent[0]}")

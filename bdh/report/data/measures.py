@@ -7,36 +7,36 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from bdh.report.data.inputs import CorpusFacts, Inputs, Run
+from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults
 from bdh.report.data.pairs import Side, over_pairs
 from bdh.report.data.spread import Difference, Spread, over_seeds, seed_difference
 
 LN2 = math.log(2.0)
 BACKWARD_SHARE = 2.0
-Measure = Callable[[Run], float | None]
+Measure = Callable[[RunResults], float | None]
 
 
-def validation_bits(run: Run) -> float | None:
+def validation_bits(run: RunResults) -> float | None:
     """Bits per byte on the fixed validation set, at the best checkpoint."""
     return run.train.number("validation/bits_per_byte")
 
 
-def test_bits(run: Run) -> float | None:
+def test_bits(run: RunResults) -> float | None:
     """Bits per byte on the held-out test text, static arm."""
     return run.hebbian.number("arms/static/bits_per_byte")
 
 
-def perplexity(run: Run) -> float | None:
+def perplexity(run: RunResults) -> float | None:
     """Perplexity per token on the held-out test text, static arm."""
     return run.hebbian.number("arms/static/perplexity")
 
 
-def parameters(run: Run) -> float | None:
+def parameters(run: RunResults) -> float | None:
     """All parameters, tied ones once."""
     return run.train.number("parameters")
 
 
-def training_flops(run: Run) -> float | None:
+def training_flops(run: RunResults) -> float | None:
     """Floating-point operations of the whole training.
 
     Forward operations per token times tokens seen, times three (a backward pass counts as two forward passes).
@@ -45,13 +45,13 @@ def training_flops(run: Run) -> float | None:
     return None if forward is None or tokens is None else (1.0 + BACKWARD_SHARE) * forward * tokens
 
 
-def bits_per_nat(run: Run) -> float | None:
+def bits_per_nat(run: RunResults) -> float | None:
     """Factor from nats per token to bits per byte on the run's validation set."""
     bits, nats = validation_bits(run), run.train.number("validation/nats_per_token")
     return None if bits is None or not nats else bits / nats
 
 
-def bytes_per_token(runs: Sequence[Run]) -> float | None:
+def bytes_per_token(runs: Sequence[RunResults]) -> float | None:
     """UTF-8 bytes per scored token of the held-out text, from the first run that has read it."""
     for run in runs:
         tokens, size = run.hebbian.number("tokens"), run.hebbian.number("bytes")
@@ -60,13 +60,13 @@ def bytes_per_token(runs: Sequence[Run]) -> float | None:
     return None
 
 
-def uniform_bits(facts: CorpusFacts, runs: Sequence[Run]) -> float | None:
+def uniform_bits(facts: CorpusFacts, runs: Sequence[RunResults]) -> float | None:
     """Bits per byte of a guess that gives every token of the vocabulary the same chance."""
     vocabulary, size = facts.stats.number("tokenizer/vocab_size"), bytes_per_token(runs)
     return math.log2(vocabulary) / size if vocabulary and size else None
 
 
-def unigram_bits(facts: CorpusFacts, runs: Sequence[Run]) -> float | None:
+def unigram_bits(facts: CorpusFacts, runs: Sequence[RunResults]) -> float | None:
     """Bits per byte under the add-one unigram of the training split: of the tokens that models were judged on.
 
     Before any of `runs` has read them, of the whole test split.
@@ -80,7 +80,7 @@ def floor_bits(facts: CorpusFacts) -> float | None:
     return facts.stats.number("entropy_floor/test")
 
 
-def over(runs: Sequence[Run], measure: Measure) -> Spread | None:
+def over(runs: Sequence[RunResults], measure: Measure) -> Spread | None:
     """Spread of one quantity over the seeds of one variant."""
     return over_seeds(measure(run) for run in runs)
 
@@ -90,7 +90,7 @@ def number_of(stage: str, key: str) -> Measure:
     return lambda run: getattr(run, stage).number(key)
 
 
-def arm_units(run: Run, arm: str = "static") -> pd.DataFrame | None:
+def arm_units(run: RunResults, arm: str = "static") -> pd.DataFrame | None:
     """Rows of one arm in the order in which they were read, columns kind, id, nats, bytes; None when there are none."""
     if run.units is None:
         return None
@@ -116,13 +116,13 @@ def compare_variants(inputs: Inputs, corpus: str, a: str, b: str) -> Difference 
     return seed_difference(spread_a, spread_b)
 
 
-def _side(run: Run, arm: str = "static") -> Side | None:
+def _side(run: RunResults, arm: str = "static") -> Side | None:
     """One run's bits per byte in one arm, with its units of text; None without the number."""
     bits = run.hebbian.number(f"arms/{arm}/bits_per_byte")
     return None if bits is None else Side(bits, arm_units(run, arm))
 
 
-def compare_arms(runs: Sequence[Run], arm: str) -> Difference | None:
+def compare_arms(runs: Sequence[RunResults], arm: str) -> Difference | None:
     """Bits per byte of one arm minus the static arm over the seeds of one variant, in pairs as above."""
     pairs = [(_side(run, arm), _side(run)) for run in runs]
     whole = [(mine, static) for mine, static in pairs if mine is not None and static is not None]
@@ -135,20 +135,16 @@ def ranking(inputs: Inputs, corpus: str) -> list[tuple[str, Spread]]:
     return sorted(((v, s) for v, s in found if s is not None), key=lambda pair: pair[1].mean)
 
 
-def taps(runs: Sequence[Run]) -> list[str]:
+def taps(runs: Sequence[RunResults]) -> list[str]:
     """Names of the activations whose density was recorded, in the order in which the runs name them."""
-    names = (name for run in runs for name in (*run.train.children("density"), *run.frontier.children("density")))
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name for run in runs for name in run.frontier.children("density")))
 
 
-def density(run: Run, tap: str) -> float | None:
-    """Share of non-zeros of one activation on held-out text, mean over layers.
+def density(run: RunResults, tap: str) -> float | None:
+    """Share of non-zeros of one activation on held-out text, mean over layers."""
+    return run.frontier.number(f"density/{tap}/mean")
 
-    From stage frontier when it is there, otherwise from stage train; either a number, or a mapping with `mean`.
-    """
-    for record in (run.frontier, run.hebbian, run.train):
-        for key in (f"density/{tap}", f"density/{tap}/mean"):
-            value = record.number(key)
-            if value is not None:
-                return value
-    return None
+
+def state_bytes(run: RunResults) -> float | None:
+    """Bytes that one stream carries before it has read anything."""
+    return run.train.number("state_bytes")

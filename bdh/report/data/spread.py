@@ -1,6 +1,6 @@
-"""Numbers over seeds, and differences with their intervals.
+"""Numbers over seeds, differences with their intervals, and the rules that turn them into words.
 
-Rules that turn numbers into words; the words say nothing that the rule does not.
+The words say nothing that the rule does not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from bdh.intervals import ratio_interval
 
@@ -61,16 +62,12 @@ class Difference:
 
 def t_quantile(freedom: float) -> float:
     """The 97.5 % quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
+    return float(stats.t.ppf(0.975, freedom))
 
 
 def t_chance(t: float, freedom: float) -> float:
     """Two-sided p of a t value."""
-    from scipy.special import stdtr
-
-    return float(2.0 * stdtr(freedom, -abs(t)))
+    return float(2.0 * stats.t.cdf(-abs(t), freedom))
 
 
 def over_seeds(values: Iterable[float | None]) -> Spread | None:

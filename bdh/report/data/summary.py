@@ -1,7 +1,4 @@
-"""The numbers that people track from commit to commit: nested for `dvc metrics`, deterministic ones alone.
-
-Everything of every run in one flat table.
-"""
+"""The numbers that people track from commit to commit: nested for `dvc metrics`, and every run in one flat table."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from bdh.frontier.registry import rows
 from bdh.project.files import replacing
 from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.measures import Measure
 from bdh.report.data.spread import Spread
 from bdh.report.tables.quality import Standing, standings
@@ -24,7 +21,7 @@ OF_STRATA = {"bits_per_byte", "bits_low", "bits_high", "difference_to_static", "
 
 
 def result_rows(inputs: Inputs) -> list[dict[str, Any]]:
-    """One row per run: key, variant, corpus, seed, what is missing, `over_seeds/...`, then `stage/...` for its values.
+    """One row per run: key, variant, corpus, seed, why numbers are missing, `over_seeds/...`, then `stage/...`.
 
     `over_seeds` is the same in every row of a variant on a corpus: n, mean, 95 % interval (empty for one seed) and the
     paired difference to bdh. Of strata their bits per byte, differences, intervals and documents are here; the rest of
@@ -43,13 +40,13 @@ def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _row(run: Run, standing: Standing | None) -> dict[str, Any]:
+def _row(run: RunResults, standing: Standing | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "key": run.key,
         "variant": run.variant,
         "corpus": run.corpus,
         "seed": run.seed,
-        "missing": "; ".join(run.missing),
+        "missing": run.divergence,
     }
     row |= _over_seeds(standing) if standing is not None else {}
     for stage in STAGES:
@@ -108,18 +105,17 @@ def summarise(inputs: Inputs) -> dict[str, Any]:
     return {
         "scale": inputs.scale,
         "over_seeds": f"{len(inputs.seeds)} seeds" if len(inputs.seeds) > 1 else "not measured: one seed",
-        "runs": {"expected": len(inputs.runs), "complete": sum(not run.missing for run in inputs.runs)},
+        "runs": _runs(inputs),
         "corpora": {corpus: _corpus(inputs, corpus) for corpus in inputs.corpora},
         "claims": {f"claim_{claim.number:02d}": finding.verdict for claim, finding in judge(inputs)},
     }
 
 
-def numbers_in(summary: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a summary by path, for a tracker."""
-    from bdh.report.data.inputs import flatten
-
-    flat = flatten(summary)
-    return {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
+def _runs(inputs: Inputs) -> dict[str, int]:
+    """How many runs there are to be and have results; and how many diverged, where one did."""
+    diverged = sum(bool(run.divergence) for run in inputs.runs)
+    counts = {"expected": len(inputs.runs), "complete": len(inputs.runs) - diverged}
+    return counts | ({"diverged": diverged} if diverged else {})
 
 
 def _corpus(inputs: Inputs, corpus: str) -> dict[str, Any]:
@@ -141,7 +137,7 @@ def _corpus(inputs: Inputs, corpus: str) -> dict[str, Any]:
 
 def _variant(inputs: Inputs, corpus: str, variant: str, standing: Standing | None) -> dict[str, Any]:
     runs = inputs.of(corpus, variant)
-    found: dict[str, Any] = {"seeds": sum(bool(run.train) for run in runs)}
+    found: dict[str, Any] = {"seeds": sum(not run.divergence for run in runs)}
     spreads = {name: measures.over(runs, measure) for name, measure in QUANTITIES.items()}
     bits, unigram = spreads["test_bits_per_byte"], measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
     if bits is not None and unigram is not None:

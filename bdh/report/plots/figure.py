@@ -1,10 +1,9 @@
 """A plot as inline SVG: the same bytes for the same numbers, in the page's colours, labels beside the lines.
 
-One colour and one line style per variant, the same in every table and every plot.
-
-Eight colours for light pages and eight for dark ones: any two of a set stay at least 24 CIELAB units apart under full
-protanopia, deuteranopia and tritanopia (matrices of Machado et al., 2009) and 3:1 in contrast from the page. The ninth
-variant starts again with another line style and marker.
+A variant has one colour and one line style, the same in every table and every plot. Eight colours for light pages and
+eight for dark ones: any two of a set stay at least 24 CIELAB units apart under full protanopia, deuteranopia and
+tritanopia (matrices of Machado et al., 2009) and 3:1 in contrast from the page. The ninth variant starts again with
+another line style and marker.
 """
 
 from __future__ import annotations
@@ -59,18 +58,10 @@ def themed(svg: str) -> str:
     return svg.replace(INK, "var(--ink)").replace(FAINT, "var(--rule)")
 
 
-def variables(colours: Sequence[str]) -> str:
-    """CSS variables `--v0` ... of one set of colours."""
-    return " ".join(f"--v{slot}: {colour};" for slot, colour in enumerate(colours))
-
-
-def swatch_rules(count: int) -> str:
-    """CSS of the small line beside a variant's name, for `count` variants."""
+def swatches(count: int) -> list[tuple[str, int]]:
+    """Style of the small line beside a variant's name and its colour slot, for `count` variants."""
     styles = ("3px solid", "3px dashed", "3px dotted", "5px double", "1px dashed", "1px solid")
-    return "\n".join(
-        f".s{slot} {{ border-top: {styles[slot // len(LIGHT) % len(styles)]} var(--v{slot % len(LIGHT)}); }}"
-        for slot in range(count)
-    )
+    return [(styles[slot // len(LIGHT) % len(styles)], slot % len(LIGHT)) for slot in range(count)]
 
 
 WIDTH, HEIGHT = 6.4, 3.9
@@ -132,15 +123,13 @@ class Panel:
     note: str = ""
 
 
-def render_panel(panel: Panel) -> str:
-    """HTML figure with the plot as inline SVG; empty when no curve has a point."""
+def draw_panel(panel: Panel) -> str:
+    """The plot as inline SVG; empty when no curve has a point."""
     if not any(len(curve.x) for curve in panel.curves):
         return ""
     settings: dict[Any, Any] = dict(mpl.rcParamsDefault) | SETTINGS | {"backend": "svg"}
     with mpl.rc_context(settings):
-        svg = _draw(panel)
-    note = f"<figcaption>{escape(panel.note)}</figcaption>" if panel.note else ""
-    return f'<figure id="{panel.name}"><h4>{escape(panel.title)}</h4><div class="plot">{svg}</div>{note}</figure>'
+        return _draw(panel)
 
 
 def _draw(panel: Panel) -> str:

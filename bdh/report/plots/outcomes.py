@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bdh.frontier.registry import METRICS
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.plots.figure import Curve, Panel, slot_of
 from bdh.report.tables.arms import sweep_panel
 
@@ -44,26 +44,17 @@ def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
     ]
 
 
-def _others(runs: Sequence[Run]) -> list[Family]:
+def _others(runs: Sequence[RunResults]) -> list[Family]:
     """A family for every metric that FAMILIES does not know; positions have plots of their own."""
-    names = {str(name) for run in runs if run.curves is not None for name in run.curves["metric"].unique()}
+    names = {str(name) for run in runs for name in run.curves["metric"].unique()}
     known = {family.metric for family in FAMILIES} | {BY_POSITION}
     return [Family(name, "", name, "x", "y") for name in sorted(names - known)]
 
 
-def positions(run: Run, arm: str) -> list[tuple[float, float]]:
+def positions(run: RunResults, arm: str) -> list[tuple[float, float]]:
     """(position in the document in tokens, bits per byte) of one arm; empty when it was not measured."""
-    rows = run.hebbian.values.get(f"arms/{arm}/by_position")
-    if not isinstance(rows, list):
-        return []
-    pairs = []
-    for place, row in enumerate(rows):
-        if isinstance(row, dict):
-            x = next((row[name] for name in ("from", "position") if name in row), place)
-            pairs.append((x, row.get("bits_per_byte")))
-        else:
-            pairs.append((place, row))
-    return [(float(x), float(y)) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
+    rows = run.hebbian.rows(f"arms/{arm}/by_position", "from", "bits_per_byte")
+    return [(float(row["from"]), float(row["bits_per_byte"])) for row in rows if row["bits_per_byte"] is not None]
 
 
 def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
@@ -102,7 +93,7 @@ def _positions(inputs: Inputs, corpus: str, arm: str) -> Panel:
 
 
 def _carry_gain(inputs: Inputs, corpus: str) -> Panel:
-    def gain(run: Run) -> list[tuple[float, float]]:
+    def gain(run: RunResults) -> list[tuple[float, float]]:
         static = dict(positions(run, "static"))
         return [(x, y - static[x]) for x, y in positions(run, "carry") if x in static]
 
@@ -118,10 +109,12 @@ def _carry_gain(inputs: Inputs, corpus: str) -> Panel:
     )
 
 
-def _mean_lines(inputs: Inputs, corpus: str, pairs_of: object) -> list[Curve]:
+def _mean_lines(
+    inputs: Inputs, corpus: str, points_of: Callable[[RunResults], list[tuple[float, float]]]
+) -> list[Curve]:
     lines = []
     for variant in inputs.variants:
-        found = [pairs for run in inputs.of(corpus, variant) if (pairs := pairs_of(run))]  # type: ignore[operator]
+        found = [pairs for run in inputs.of(corpus, variant) if (pairs := points_of(run))]
         if not found:
             continue
         shared = [x for x, _ in found[0] if all(x in dict(pairs) for pairs in found)]
@@ -134,8 +127,8 @@ def _curves(inputs: Inputs, corpus: str, family: Family) -> Panel:
     """The first seed of every variant: its first series in full, its nulls and twins faint and without labels."""
     lines, others = [], []
     for variant in inputs.variants:
-        run = next((run for run in inputs.of(corpus, variant) if run.curves is not None), None)
-        if run is None or run.curves is None:
+        run = next((run for run in inputs.of(corpus, variant) if len(run.curves)), None)
+        if run is None:
             continue
         chosen = run.curves[run.curves["metric"] == family.metric].dropna(subset=["x", "y"])
         chosen = chosen[chosen["series"].astype(str).str.startswith(family.series)]

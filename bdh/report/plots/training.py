@@ -1,6 +1,6 @@
-"""How far learning moved the synapses of the variants that may learn locally.
+"""What happened in training: bits per byte, density, size and rank of the state, gain, over steps and operations.
 
-What happened in training: bits per byte, density, size and rank of the state, gain, over steps and operations.
+And how far learning moved the synapses of the variants that may learn locally.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from bdh.project.errors import RunError
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults, damaged
 from bdh.report.plots.figure import Curve, Panel, slot_of
 
 
@@ -38,7 +37,7 @@ def synapse_panels(inputs: Inputs, corpus: str) -> list[Panel]:
     ]
 
 
-def change_shares(run: Run) -> tuple[list[float], list[float]] | None:
+def change_shares(run: RunResults) -> tuple[list[float], list[float]] | None:
     """Centre of every bin in root mean squares of the change, and the share of synapses in it; empty bins are left out.
 
     None without a record, and where nothing moved. Raises RunError when the bins of the maps differ.
@@ -49,7 +48,7 @@ def change_shares(run: Run) -> tuple[list[float], list[float]] | None:
         return None
     edges = record.values[f"{maps[0]}/edges"]
     if any(record.values[f"{name}/edges"] != edges for name in maps):
-        raise RunError(f"{record.path} is damaged (its maps have different bins); delete it and run `dvc repro`")
+        raise damaged(record.path, "its maps have different bins")
     counts = [sum(column) for column in zip(*(record.values[f"{name}/counts"] for name in maps), strict=True)]
     total = sum(counts)
     weights = [sum(record.values[f"{name}/counts"]) for name in maps]
@@ -113,9 +112,9 @@ def _levels(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> tuple[list[t
     return drawn, f"Outside the plot: {', '.join(off)}." if off else ""
 
 
-def diagnostics(runs: Sequence[Run]) -> list[str]:
+def diagnostics(runs: Sequence[RunResults]) -> list[str]:
     """Quantities beside the losses that some history recorded: columns without their layer number, sorted."""
-    columns = (str(name) for run in runs if run.history is not None for name in run.history.columns)
+    columns = (str(name) for run in runs for name in run.history.columns)
     return sorted({LAYERS.sub("", name) for name in columns if name not in SETTINGS and not name.startswith(LOSSES)})
 
 
@@ -143,25 +142,18 @@ def _wording(name: str) -> tuple[str, str]:
     return f"Mean of {name}", "mean"
 
 
-def _mean_over_layers(run: Run, name: str) -> pd.Series | None:
-    history = run.history
-    if history is None:
+def _mean_over_layers(run: RunResults, name: str) -> pd.Series | None:
+    columns = [column for column in run.history.columns if LAYERS.sub("", str(column)) == name]
+    return _by_step(run.history, run.history[columns].mean(axis=1)) if columns else None
+
+
+def _validation_bits(run: RunResults) -> pd.Series | None:
+    """Bits per byte of the judged weights (raw or averaged), scaled from nats per token."""
+    factor = measures.bits_per_nat(run)
+    if factor is None:
         return None
-    columns = [column for column in history.columns if LAYERS.sub("", str(column)) == name]
-    return _by_step(history, history[columns].mean(axis=1)) if columns else None
-
-
-def _validation_bits(run: Run) -> pd.Series | None:
-    """Bits per byte of the judged weights (raw or averaged): recorded ones, otherwise scaled from nats per token."""
     ending = "_average" if run.train.text("judged") == "average" else ""
-    history, factor = run.history, measures.bits_per_nat(run)
-    if history is None:
-        return None
-    history = history[history["step"] > 0]
-    if f"validation_bits_per_byte{ending}" in history:
-        return _by_step(history, history[f"validation_bits_per_byte{ending}"])
-    if factor is None or f"validation_nats{ending}" not in history:
-        return None
+    history = run.history[run.history["step"] > 0]
     return _by_step(history, history[f"validation_nats{ending}"] * factor)
 
 
@@ -169,11 +161,15 @@ def _by_step(history: pd.DataFrame, values: pd.Series) -> pd.Series:
     return pd.Series(values.to_numpy(dtype=float), index=history["step"].to_numpy()).dropna()
 
 
-def _lines(inputs: Inputs, corpus: str, curve_of: Callable[[Run], pd.Series | None]) -> list[Curve]:
-    """One line per variant: the mean over seeds at the steps that all seeds share, with the range as its band."""
+def _lines(inputs: Inputs, corpus: str, curve_of: Callable[[RunResults], pd.Series | None]) -> list[Curve]:
+    """One line per variant: the mean over seeds at the steps that all seeds share, with the range as its band.
+
+    A seed that diverged is left out: its history ends early.
+    """
     lines = []
     for variant in inputs.variants:
-        found = [curve for run in inputs.of(corpus, variant) if (curve := curve_of(run)) is not None and len(curve)]
+        whole = [run for run in inputs.of(corpus, variant) if not run.divergence]
+        found = [curve for run in whole if (curve := curve_of(run)) is not None and len(curve)]
         if not found:
             continue
         joined = pd.concat(found, axis=1, join="inner").sort_index()

@@ -1,1 +1,1 @@
-"""Tables of the page: plain data first, markup last."""
+"""Tables of the page, one module per subject: plain data that page.html marks up."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults, divergences
 from bdh.report.data.spread import Spread, over_seeds
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
 
-STATE_KEYS = (("train", "state_bytes"), ("hebbian", "state/bytes"), ("frontier", "state_bytes"))
 COSTS = (
     Column("dead neurons", "share", "Neurons that never fire on the held-out text."),
     Column("zero weights", "share", "Weights that are exactly zero."),
@@ -21,8 +22,7 @@ COSTS = (
 
 def activity_table(inputs: Inputs, corpus: str) -> Table:
     """One row per variant on one corpus: density per activation, dead neurons, speed, memory."""
-    names = measures.taps(inputs.of(corpus))
-    names = [name for name in names if name.endswith("_sparse")]
+    names = [name for name in measures.taps(inputs.of(corpus)) if name.endswith("_sparse")]
     columns = [Column(f"density of {name.removesuffix('_sparse')}", "share", f"Non-zeros of {name}.") for name in names]
     rows = [_row(inputs, corpus, variant, names) for variant in inputs.variants]
     return Table(
@@ -34,30 +34,21 @@ def activity_table(inputs: Inputs, corpus: str) -> Table:
     )
 
 
-def state_bytes(run: Run) -> float | None:
-    """Bytes of one stream's state, from whichever stage has written them."""
-    for stage, key in STATE_KEYS:
-        value = getattr(run, stage).number(key)
-        if value is not None:
-            return value
-    return None
-
-
 def _row(inputs: Inputs, corpus: str, variant: str, names: list[str]) -> Row:
     runs = inputs.of(corpus, variant)
-    reason = "; ".join(line for run in runs for line in run.missing) or "the variant has no such activation"
+    reason = divergences(runs) or "the variant has no such activation"
     cells = [_share(over_seeds(measures.density(run, name) for run in runs), reason) for name in names]
     cells += [
         _share(measures.over(runs, measures.number_of("frontier", "dead_neurons_share")), reason),
         _share(measures.over(runs, measures.number_of("frontier", "weight_sparsity/exact_zeros")), reason),
         _cost(measures.over(runs, measures.number_of("timing", "tokens_per_s")), formats.whole, reason),
         _cost(measures.over(runs, _memory), formats.size_in_bytes, reason),
-        _cost(measures.over(runs, state_bytes), formats.size_in_bytes, reason),
+        _cost(measures.over(runs, measures.state_bytes), formats.size_in_bytes, reason),
     ]
     return Row(variant, cells, slot_of(inputs.variants, variant))
 
 
-def _memory(run: Run) -> float | None:
+def _memory(run: RunResults) -> float | None:
     value = run.timing.number("peak_memory_mib")
     return None if value is None else value * 2**20
 
@@ -69,8 +60,8 @@ def _share(value: Spread | None, reason: str) -> Cell:
     return Cell(formats.percent(value.mean), value.mean, detail=detail)
 
 
-def _cost(value: Spread | None, shown: object, reason: str) -> Cell:
+def _cost(value: Spread | None, shown: Callable[[float], str], reason: str) -> Cell:
     if value is None:
         return missing_cell(reason)
     detail = f"mean, n {value.n}" if value.sd else ""
-    return Cell(shown(value.mean), value.mean, detail=detail)  # type: ignore[operator]
+    return Cell(shown(value.mean), value.mean, detail=detail)

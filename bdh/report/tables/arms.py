@@ -1,6 +1,6 @@
 """Does the living synaptic state help? Every arm beside the static one, on the same tokens.
 
-Arm carry at every damping of the sweep: what remembering longer changes, and how long the state remembers.
+And arm carry at every damping of the sweep: what remembering longer changes, and how long the state remembers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run, flatten
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import Spread, Verdict, of_interval, of_seeds, over_seeds
 from bdh.report.plots.figure import Curve, Panel, slot_of
 from bdh.report.tables.quality import spread_cell
@@ -20,23 +20,23 @@ ONE_SEED = "One seed (n 1): nothing over seeds is measured."
 CHANGED = "FAULT: it changed the output"
 
 
-def arms_of(runs: list[Run]) -> list[str]:
+def arms_of(runs: list[RunResults]) -> list[str]:
     """Arms beside static that some run names, in the order of the files."""
     names = (name for run in runs for name in run.hebbian.children("arms"))
     return [name for name in dict.fromkeys(names) if name != "static"]
 
 
-def arm_difference(run: Run, arm: str) -> float | None:
+def arm_difference(run: RunResults, arm: str) -> float | None:
     """Bits per byte of one arm minus those of the static arm, None when the run does not have it."""
     return run.hebbian.number(f"arms/{arm}/difference_to_static")
 
 
-def arm_bounds(run: Run, arm: str) -> tuple[float | None, float | None]:
+def arm_bounds(run: RunResults, arm: str) -> tuple[float | None, float | None]:
     """The 95 % interval of `arm_difference`."""
     return run.hebbian.number(f"arms/{arm}/ci_low"), run.hebbian.number(f"arms/{arm}/ci_high")
 
 
-def arm_verdict(run: Run, arm: str) -> Verdict | None:
+def arm_verdict(run: RunResults, arm: str) -> Verdict | None:
     """Verdict on one arm of one run: by the interval; `observe` must change nothing at all."""
     value = arm_difference(run, arm)
     if value is None:
@@ -46,7 +46,7 @@ def arm_verdict(run: Run, arm: str) -> Verdict | None:
     return of_interval(*arm_bounds(run, arm))
 
 
-def variant_verdict(runs: list[Run], arm: str) -> Verdict | None:
+def variant_verdict(runs: list[RunResults], arm: str) -> Verdict | None:
     """One verdict on an arm over all seeds of a variant, None when no seed measured it.
 
     Over several seeds by the paired interval over seeds and text, else what the single seeds say.
@@ -88,7 +88,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, arms: list[str]) -> Row:
     return Row(variant, cells, slot_of(inputs.variants, variant))
 
 
-def _arm_cell(runs: list[Run], arm: str) -> Cell:
+def _arm_cell(runs: list[RunResults], arm: str) -> Cell:
     verdict = variant_verdict(runs, arm)
     value = measures.over(runs, lambda run: arm_difference(run, arm))
     if verdict is None or value is None:
@@ -101,14 +101,12 @@ def _arm_cell(runs: list[Run], arm: str) -> Cell:
     return Cell(formats.signed(value.mean, 4), value.mean, _reason(runs, arm), verdict.tone, detail=detail)
 
 
-def _interval(runs: list[Run], arm: str) -> str:
+def _interval(runs: list[RunResults], arm: str) -> str:
     """The interval over seeds and text; without one, from the lowest to the highest end of the single seeds."""
     gap = measures.compare_arms(runs, arm) if len(runs) > 1 else None
     if gap is not None and gap.covers_seeds:
         return formats.interval(gap.low, gap.high)
-    bounds = [arm_bounds(run, arm) for run in runs]
-    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
-    return formats.interval(min(lows), max(highs)) if lows and highs else ""
+    return formats.widest(arm_bounds(run, arm) for run in runs)
 
 
 def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
@@ -142,31 +140,27 @@ def _heading(reason: str) -> str:
     return "" if reason.startswith("not measurable") else "Not run: "
 
 
-def _question(runs: list[Run], arm: str) -> str:
+def _question(runs: list[RunResults], arm: str) -> str:
     return _first(runs, f"questions/{arm}") or ""
 
 
-def _first(runs: list[Run], key: str) -> str | None:
+def _first(runs: list[RunResults], key: str) -> str | None:
     return next((text for run in runs if (text := run.hebbian.text(key))), None)
 
 
-def _reason(runs: list[Run], arm: str) -> str:
-    absent = next((f"{run.hebbian.path} is missing (stage hebbian)" for run in runs if not run.hebbian), None)
-    return _first(runs, f"arms/{arm}/reason") or absent or ""
+def _reason(runs: list[RunResults], arm: str) -> str:
+    return _first(runs, f"arms/{arm}/reason") or _first(runs, "reason") or ""
 
 
-ROWS = "damping_sweep/rows"
+SWEEP = "damping_sweep/rows"
 
 
-def sweep_rows(run: Run) -> dict[float, dict[str, float | None]]:
-    """Numbers of one run by damping; empty when it carries no state or was not evaluated."""
-    rows = run.hebbian.values.get(ROWS)
-    if not isinstance(rows, list):
-        return {}
-    return {float(row["damping"]): flatten(row) for row in rows if isinstance(row, dict)}
+def sweep_rows(run: RunResults) -> dict[float, dict[str, float | None]]:
+    """Numbers of one run by damping; empty when it carries no state."""
+    return {float(row["damping"]): row for row in run.hebbian.rows(SWEEP, "damping")}
 
 
-def sweep_number(runs: list[Run], damping: float, name: str) -> Spread | None:
+def sweep_number(runs: list[RunResults], damping: float, name: str) -> Spread | None:
     """One number at one damping over seeds."""
     found = (sweep_rows(run).get(damping, {}).get(name) for run in runs)
     return over_seeds(value for value in found if isinstance(value, int | float))
@@ -235,7 +229,7 @@ def sweep_panel(inputs: Inputs, corpus: str) -> Panel:
     )
 
 
-def _cell(runs: list[Run], damping: float) -> Cell:
+def _cell(runs: list[RunResults], damping: float) -> Cell:
     rows = [row for run in runs if (row := sweep_rows(run).get(damping))]
     value = sweep_number(runs, damping, "difference_to_static")
     memory = f"half-life measured {_tokens(_mean(sweep_number(runs, damping, 'half_life_measured_tokens')))}"
@@ -243,10 +237,8 @@ def _cell(runs: list[Run], damping: float) -> Cell:
         reason = next((str(row["reason"]) for row in rows if row.get("reason")), "not run")
         return missing_cell(reason)
     bounds = [(row["ci_low"], row["ci_high"]) for row in rows]
-    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
-    span = formats.interval(min(lows), max(highs), 4) if lows and highs else ""
     verdict = of_seeds([of_interval(low, high) for low, high in bounds])
-    parts = (formats.deviation(value, 4), span, verdict.word, memory)
+    parts = (formats.deviation(value, 4), formats.widest(bounds, 4), verdict.word, memory)
     return Cell(formats.signed(value.mean, 4), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
 
 

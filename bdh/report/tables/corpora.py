@@ -17,6 +17,7 @@ COLUMNS = (
     Column("removed", "documents", "Empty ones, ones whose text was already there, ones of other sectors."),
     Column("unigram", "bits per byte", "Test split under add-one counts of the training split."),
 )
+NOT_RECORDED = missing_cell("not recorded")
 SURVIVORS = (
     "{name}: companies come from a list of index members; firms that left the index or failed are under-represented "
     "(survivorship bias), and training and test years differ on purpose."
@@ -35,65 +36,54 @@ def corpora_table(inputs: Inputs) -> Table:
 
 def origin(facts: CorpusFacts) -> str:
     """Address, path or generator of every source file, each once."""
-    return "\n".join(dict.fromkeys(str(item["origin"]) for item in source_files(facts) if item.get("origin")))
+    return "\n".join(dict.fromkeys(str(item["origin"]) for item in source_files(facts)))
 
 
 def source_files(facts: CorpusFacts) -> list[dict[str, object]]:
-    """Entries of the source's files in the statistics, an empty list when they name none."""
-    files = facts.stats.values.get("provenance")
-    return [item for item in files if isinstance(item, dict)] if isinstance(files, list) else []
+    """Entries of the source's files in the statistics."""
+    return facts.stats.rows("provenance", "origin", "sha256", "licence")
 
 
 def _row(facts: CorpusFacts) -> Row:
-    reason = "; ".join(facts.missing)
-    stats = facts.stats
-    counts = [_split(facts, split, reason) for split in SPLITS]
     unigram = measures.unigram_bits(facts, ())
-    vocabulary = stats.number("tokenizer/vocab_size")
-    tokenizer = f"{stats.text('tokenizer/name') or formats.ABSENT}, {formats.whole(vocabulary)}"
+    vocabulary = facts.stats.number("tokenizer/vocab_size")
+    tokenizer = f"{facts.stats.text('tokenizer/name') or formats.ABSENT}, {formats.whole(vocabulary)}"
+    digests = [str(item["sha256"]) for item in source_files(facts)]
     cells = [
-        Cell(origin(facts), origin(facts)) if origin(facts) else missing_cell(reason or "not recorded"),
-        _digest(facts),
-        _licence(facts),
-        Cell(tokenizer, tokenizer, reason),
-        *counts,
-        _removed(facts, reason),
-        missing_cell(reason) if unigram is None else Cell(formats.fixed(unigram), unigram),
+        _text(origin(facts)),
+        Cell("\n".join(digest[:12] for digest in digests), digests[0], "\n".join(digests)) if digests else NOT_RECORDED,
+        _text("\n".join(dict.fromkeys(str(item["licence"]) for item in source_files(facts)))),
+        Cell(tokenizer, tokenizer),
+        *(_split(facts, split) for split in SPLITS),
+        _removed(facts),
+        missing_cell() if unigram is None else Cell(formats.fixed(unigram), unigram),
     ]
-    return Row(facts.name, cells, note=reason)
+    return Row(facts.name, cells)
 
 
-def _removed(facts: CorpusFacts, reason: str) -> Cell:
+def _text(text: str) -> Cell:
+    return Cell(text, text) if text else NOT_RECORDED
+
+
+def _removed(facts: CorpusFacts) -> Cell:
     names = facts.stats.children("removed")
     counts = {name: facts.stats.number(f"removed/{name}") for name in names}
     known = {name: count for name, count in counts.items() if count is not None}
     if not known:
-        return missing_cell(reason or "not recorded")
+        return NOT_RECORDED
     detail = "\n".join(f"{formats.whole(count)} {name.replace('_', ' ')}" for name, count in known.items())
     return Cell(formats.whole(sum(known.values())), sum(known.values()), detail=detail)
 
 
-def _split(facts: CorpusFacts, split: str, reason: str) -> Cell:
+def _split(facts: CorpusFacts, split: str) -> Cell:
     names = ("tokens", "utf8_bytes", "documents")
     tokens, size, documents = (facts.stats.number(f"splits/{split}/{name}") for name in names)
     if tokens is None:
-        return missing_cell(reason or "not recorded")
+        return NOT_RECORDED
     days = [text for key in ("first_date", "last_date") if (text := facts.stats.text(f"splits/{split}/{key}"))]
     lines = [f"{formats.whole(size)} bytes", f"{formats.whole(documents)} documents", " to ".join(days)]
     detail = "\n".join(line for line in lines if line)
     return Cell(formats.whole(tokens), tokens, detail=detail)
-
-
-def _digest(facts: CorpusFacts) -> Cell:
-    found = [str(item["sha256"]) for item in source_files(facts) if item.get("sha256")]
-    if not found:
-        return missing_cell("not recorded")
-    return Cell("\n".join(digest[:12] for digest in found), found[0], "\n".join(found))
-
-
-def _licence(facts: CorpusFacts) -> Cell:
-    text = "\n".join(dict.fromkeys(str(item["licence"]) for item in source_files(facts) if item.get("licence")))
-    return Cell(text, text) if text else missing_cell("not recorded")
 
 
 def _has_companies(inputs: Inputs, corpus: str) -> bool:

@@ -13,23 +13,24 @@ from collections.abc import Callable
 from bdh.frontier.registry import MetricRow, rows
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import Difference, Verdict, of_null, of_seeds
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
 
-BASELINES = ("transformer", "transformer_flops")
+BASELINES = "transformer"
 
 
 def baseline_notes(inputs: Inputs, corpus: str, metric: str) -> list[str]:
     """One note per dense baseline that has the metric on this corpus: every other variant's share minus its."""
     notes = []
-    for rival in (name for name in BASELINES if name in inputs.variants):
+    baselines = inputs.family(BASELINES)
+    for rival in baselines:
         gaps = [
             f"{variant} {formats.difference(gap)}"
             for variant in inputs.variants
-            if variant not in BASELINES
+            if variant not in baselines
             and (gap := difference(inputs.of(corpus, variant), inputs.of(corpus, rival), metric)) is not None
         ]
         if gaps:
@@ -37,7 +38,7 @@ def baseline_notes(inputs: Inputs, corpus: str, metric: str) -> list[str]:
     return notes
 
 
-def difference(runs: list[Run], rivals: list[Run], metric: str) -> Difference | None:
+def difference(runs: list[RunResults], rivals: list[RunResults], metric: str) -> Difference | None:
     """Share of neurons of `runs` minus that of `rivals`, means over seeds, None where either was not measured.
 
     Interval: Newcombe's hybrid of the two intervals (1998, method 10), the widest over seeds.
@@ -50,7 +51,7 @@ def difference(runs: list[Run], rivals: list[Run], metric: str) -> Difference | 
     return Difference(a - b, low, a - b + math.hypot(a_high - a, b - b_low), "neurons")
 
 
-def _share(runs: list[Run], metric: str) -> tuple[float, float, float] | None:
+def _share(runs: list[RunResults], metric: str) -> tuple[float, float, float] | None:
     """Mean share over seeds, lowest lower and highest upper end of its interval."""
     found = [tuple(run.frontier.number(f"{metric}/{name}") for name in ("value", "ci_low", "ci_high")) for run in runs]
     whole = [(v, low, high) for v, low, high in found if v is not None and low is not None and high is not None]
@@ -107,13 +108,13 @@ def _table(inputs: Inputs, corpus: str, metric: MetricRow) -> Table:
     )
 
 
-def metric_verdict(runs: list[Run], metric: str) -> Verdict | None:
+def metric_verdict(runs: list[RunResults], metric: str) -> Verdict | None:
     """Verdict on one metric over the seeds of one variant, None when no seed has it."""
     found = [run_verdict(run, metric) for run in runs if run.frontier.number(f"{metric}/value") is not None]
     return of_seeds(found) if found else None
 
 
-def run_verdict(run: Run, metric: str) -> Verdict:
+def run_verdict(run: RunResults, metric: str) -> Verdict:
     """Verdict on one metric of one run."""
     return of_null(run.frontier.text(f"{metric}/verdict"), run.frontier.number(f"{metric}/p"))
 
@@ -140,20 +141,20 @@ def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdic
     return Row(variant, cells, slot_of(inputs.variants, variant))
 
 
-def _end(runs: list[Run], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
+def _end(runs: list[RunResults], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
     """The smallest or the largest of one number over the seeds."""
     found = [value for run in runs if (value := run.frontier.number(f"{metric}/{name}")) is not None]
     return choose(found) if found else None
 
 
-def _with_sd(runs: list[Run], mean_key: str, sd_key: str) -> Cell:
+def _with_sd(runs: list[RunResults], mean_key: str, sd_key: str) -> Cell:
     mean, sd = (measures.over(runs, measures.number_of("frontier", key)) for key in (mean_key, sd_key))
     if mean is None:
         return missing_cell("not measured")
     return Cell(formats.fixed(mean.mean) + ("" if sd is None else f" ± {formats.fixed(sd.mean)}"), mean.mean)
 
 
-def _nulls(runs: list[Run], metric: str) -> Cell:
+def _nulls(runs: list[RunResults], metric: str) -> Cell:
     """The first null in full size, every null by name below it."""
     first = _with_sd(runs, f"{metric}/null_mean", f"{metric}/null_sd")
     names = dict.fromkeys(name for run in runs for name in run.frontier.children(f"{metric}/nulls"))
@@ -167,10 +168,6 @@ def _nulls(runs: list[Run], metric: str) -> Cell:
     return Cell(first.text, first.value, first.note, detail="\n".join(lines))
 
 
-def _reason(runs: list[Run], metric: str) -> str:
-    for run in runs:
-        if (reason := run.frontier.text(f"{metric}/reason")) is not None:
-            return reason
-        if not run.frontier:
-            return f"{run.frontier.path} is missing (stage frontier)"
-    return "the result names no reason"
+def _reason(runs: list[RunResults], metric: str) -> str:
+    found = (run.frontier.text(f"{metric}/reason") or run.frontier.text("reason") for run in runs)
+    return next((text for text in found if text), "the result names no reason")

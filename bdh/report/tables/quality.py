@@ -1,6 +1,6 @@
-"""How well every variant predicts held-out text, beside what knows nothing, little, or everything.
+"""How well every variant predicts held-out text: beside what knows nothing, little or everything, and beside bdh.
 
-Every variant beside bdh on the same corpus and seeds: paired tests, mean and interval over seeds, always with n.
+The tests beside bdh are paired, on the same corpus and seeds; mean and interval over seeds always come with n.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults, divergences
 from bdh.report.data.pairs import holm
 from bdh.report.data.spread import Difference, Spread, Verdict, of_interval
 from bdh.report.plots.figure import slot_of
@@ -45,13 +45,13 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
         f"{corpus}: prediction of held-out text",
         COLUMNS,
         rows + _reference_rows(inputs, corpus),
-        notes=_notes(inputs, gaps, lowest, tested) + _shorter(inputs, corpus),
+        notes=[*_notes(inputs, gaps, lowest, tested), *_shorter(inputs, corpus), *_diverged(inputs, corpus)],
     )
 
 
 def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict[str, Difference | None]) -> Row:
     runs = inputs.of(corpus, variant)
-    reason = "; ".join(line for run in runs for line in run.missing)
+    reason = divergences(runs)
     bits = measures.over(runs, measures.test_bits)
     unigram, floor = (
         measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus)),
@@ -66,7 +66,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
         _count(runs, "steps_done", reason),
         _count(runs, "tokens_seen", reason),
         spread_cell(measures.over(runs, measures.validation_bits), reason=reason),
-        spread_cell(bits, reason=reason, best=variant == best),
+        spread_cell(bits, reason=reason, best=variant == best) if bits or not reason else _diverged_cell(reason),
         spread_cell(measures.over(runs, measures.perplexity), 2, reason),
         _gain_cell(gain, reason),
         Cell(formats.percent(gain.mean / unigram), gain.mean / unigram)
@@ -85,7 +85,12 @@ def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: b
     return Cell(formats.fixed(value.mean, digits), value.mean, best=best, detail=formats.deviation(value, digits))
 
 
-def _count(runs: list[Run], key: str, reason: str) -> Cell:
+def _diverged_cell(reason: str) -> Cell:
+    """In place of a test result that no seed has: `diverged at step 40`, why on hovering."""
+    return Cell(reason.partition(":")[0], None, reason)
+
+
+def _count(runs: list[RunResults], key: str, reason: str) -> Cell:
     value = measures.over(runs, measures.number_of("train", key))
     return missing_cell(reason) if value is None else Cell(formats.whole(value.mean), value.mean, detail=_over(value))
 
@@ -95,7 +100,7 @@ def _over(value: Spread) -> str:
     return f"mean, n {value.n}" if value.sd else ""
 
 
-def _work(runs: list[Run], reason: str) -> Cell:
+def _work(runs: list[RunResults], reason: str) -> Cell:
     value = measures.over(runs, measures.number_of("train", "flops_per_token_forward"))
     return missing_cell(reason) if value is None else Cell(formats.scaled(value.mean, ""), value.mean)
 
@@ -154,6 +159,12 @@ def _shorter(inputs: Inputs, corpus: str) -> list[str]:
         return []
     counts = f"{formats.whole(max(read))} of {formats.whole(whole)} documents"
     return [f"Models read {counts} of the test split; the floor is taken over all of it."]
+
+
+def _diverged(inputs: Inputs, corpus: str) -> list[str]:
+    """A note on the trainings that diverged: they have no numbers, and means over seeds are without them."""
+    lines = [f"{run.variant}, seed {run.seed}: {run.divergence}" for run in inputs.of(corpus) if run.divergence]
+    return [f"No numbers, and in no mean: {'; '.join(lines)}."] if lines else []
 
 
 def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | None, tested: bool) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bdh.report import formats
-from bdh.report.data.inputs import Inputs, Run
+from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import of_interval, of_seeds, over_seeds
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.arms import arms_of
@@ -23,12 +23,12 @@ def strata_tables(inputs: Inputs, corpus: str) -> list[Table]:
     ]
 
 
-def strata(runs: Sequence[Run], arm: str, kind: str) -> list[str]:
+def strata(runs: Sequence[RunResults], arm: str, kind: str) -> list[str]:
     """Labels of the strata of one arm in any run, sorted."""
     return sorted({label for run in runs for label in run.hebbian.children(f"arms/{arm}/{kind}")})
 
 
-def stratum_bits(run: Run, arm: str, kind: str, label: str) -> float | None:
+def stratum_bits(run: RunResults, arm: str, kind: str, label: str) -> float | None:
     """Bits per byte of one stratum."""
     return run.hebbian.number(f"arms/{arm}/{kind}/{label}/bits_per_byte")
 
@@ -75,7 +75,7 @@ def _notes_on(left_out: list[str], rows: list[Row]) -> list[str]:
     return [f"Left out, since no stratum has enough units: {which}."]
 
 
-def _bits_cell(runs: Sequence[Run], kind: str, label: str) -> Cell:
+def _bits_cell(runs: Sequence[RunResults], kind: str, label: str) -> Cell:
     value = over_seeds(stratum_bits(run, "static", kind, label) for run in runs)
     if value is None:
         return missing_cell("no documents")
@@ -84,7 +84,7 @@ def _bits_cell(runs: Sequence[Run], kind: str, label: str) -> Cell:
     return Cell(formats.fixed(value.mean), value.mean, detail=detail)
 
 
-def _difference_cell(runs: Sequence[Run], path: str) -> Cell:
+def _difference_cell(runs: Sequence[RunResults], path: str) -> Cell:
     value = over_seeds(run.hebbian.number(f"{path}/difference_to_static") for run in runs)
     if value is None:
         reason = next((text for run in runs if (text := run.hebbian.text(f"{path}/reason"))), "no documents")
@@ -96,14 +96,13 @@ def _difference_cell(runs: Sequence[Run], path: str) -> Cell:
     return Cell(formats.signed(value.mean), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
 
 
-def _span(runs: Sequence[Run], path: str, low: str, high: str, sign: bool = True) -> str:
+def _span(runs: Sequence[RunResults], path: str, low: str, high: str, sign: bool = True) -> str:
     """From the lowest to the highest end over the seeds, empty without any."""
-    lows, highs = ([run.hebbian.number(f"{path}/{name}") for run in runs] for name in (low, high))
-    found = [[bound for bound in bounds if bound is not None] for bounds in (lows, highs)]
-    return formats.interval(min(found[0]), max(found[1]), sign=sign) if all(found) else ""
+    bounds = ((run.hebbian.number(f"{path}/{low}"), run.hebbian.number(f"{path}/{high}")) for run in runs)
+    return formats.widest(bounds, sign=sign)
 
 
-def _count(runs: Sequence[Run], kind: str, label: str, name: str) -> Cell:
+def _count(runs: Sequence[RunResults], kind: str, label: str, name: str) -> Cell:
     for run in runs:
         count = run.hebbian.number(f"arms/static/{kind}/{label}/{name}")
         if count is not None:

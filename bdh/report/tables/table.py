@@ -1,10 +1,9 @@
-"""Tables of the page: plain data first, markup last."""
+"""What a table of the page is made of: plain data, which page.html marks up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 from bdh.report.data.spread import Verdict
 from bdh.report.formats import ABSENT
@@ -34,6 +33,17 @@ class Cell:
     detail: str = ""
     links: Sequence[tuple[str, str]] = ()
 
+    @property
+    def is_number(self) -> bool:
+        """Whether the cell belongs into a column of numbers: it holds one, or nothing."""
+        return self.value is None or isinstance(self.value, int | float)
+
+    @property
+    def classes(self) -> str:
+        """Names of the style rules that hold for the cell."""
+        marks = (("num", self.is_number), (self.tone, self.tone != "none"), ("best", self.best))
+        return " ".join(name for name, on in marks if on)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -58,6 +68,10 @@ class Table:
     first: Column = field(default_factory=lambda: Column("variant"))
     notes: Sequence[str] = ()
 
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column, counted without the first, holds numbers alone."""
+        return all(row.cells[column].is_number for row in self.rows)
+
 
 def verdict_cell(verdict: Verdict, note: str = "") -> Cell:
     """A cell that shows a verdict in its tone."""
@@ -65,52 +79,5 @@ def verdict_cell(verdict: Verdict, note: str = "") -> Cell:
 
 
 def missing_cell(reason: str = "") -> Cell:
-    """An empty cell that says why on hovering; one whose file is missing says so at once."""
-    return Cell("missing" if "is missing" in reason else ABSENT, None, reason)
-
-
-def render_table(table: Table) -> str:
-    """HTML of a table: caption, column and row headings with scope, a wrapper that scrolls on a narrow window."""
-    numeric = [False, *(all(_is_number(row.cells[i]) for row in table.rows) for i in range(len(table.columns)))]
-    heads = "".join(map(_head, (table.first, *table.columns), numeric))
-    rows = "\n".join(_row(row) for row in table.rows)
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
-    label = escape(table.caption, quote=True)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">\n'
-        f'<table id="{escape(table.name)}" class="sortable"><caption>{escape(table.caption)}</caption>\n'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n{notes}"
-    )
-
-
-def _is_number(cell: Cell) -> bool:
-    return cell.value is None or isinstance(cell.value, int | float)
-
-
-def _head(column: Column, numeric: bool) -> str:
-    unit = f'<span class="unit">{escape(column.unit)}</span>' if column.unit else ""
-    kind = ' class="num"' if numeric else ""
-    return f'<th scope="col"{kind}{_title(column.note)}><span class="name">{escape(column.title)}</span>{unit}</th>'
-
-
-def _row(row: Row) -> str:
-    swatch = f'<span class="swatch s{row.slot}" aria-hidden="true"></span>' if row.slot is not None else ""
-    kind = ' class="reference"' if row.reference else ""
-    heading = f'<th scope="row"{_title(row.note)}>{swatch}{escape(row.title)}</th>'
-    return f"<tr{kind}>{heading}{''.join(_cell(cell) for cell in row.cells)}</tr>"
-
-
-def _cell(cell: Cell) -> str:
-    classes = [
-        name for name, on in (("num", _is_number(cell)), (cell.tone, cell.tone != "none"), ("best", cell.best)) if on
-    ]
-    kind = f' class="{" ".join(classes)}"' if classes else ""
-    value = "" if cell.value is None else f' data-value="{escape(str(cell.value), quote=True)}"'
-    mark = '<span class="mark" title="lowest, tested">★</span> ' if cell.best else ""
-    detail = f'<span class="detail">{escape(cell.detail)}</span>' if cell.detail else ""
-    links = " ".join(f'<a href="{escape(address, quote=True)}">{escape(words)}</a>' for words, address in cell.links)
-    return f"<td{kind}{value}{_title(cell.note)}>{mark}{escape(cell.text)}{detail}{links}</td>"
-
-
-def _title(note: str) -> str:
-    return f' title="{escape(note, quote=True)}"' if note else ""
+    """An empty cell that says why on hovering."""
+    return Cell(ABSENT, None, reason)

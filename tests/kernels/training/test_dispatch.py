@@ -10,7 +10,7 @@ from bdh.kernels.training.step import FusedTraining
 from bdh.nn.probe import listening
 from bdh.project.errors import ParamsError
 from bdh.training.update import TrainingPass
-from tests.kernels.training.test_layers import batch_of, close, model_of, trained
+from tests.support.fused_cases import batch_of, close, model_of, trained
 
 
 def test_backward_twice_is_refused_clearly():

@@ -7,7 +7,7 @@ import bdh.models.bdh as bdh_module
 import bdh.models.eq8 as eq8_module
 from bdh.kernels.training.reference import Mask, multipliers
 from bdh.kernels.training.shape import Tuning, heads_of, shape_of
-from tests.kernels.training.test_layers import TUNINGS, batch_of, close, model_of, trained
+from tests.support.fused_cases import TUNINGS, batch_of, close, model_of, trained
 
 
 @pytest.mark.parametrize("variant", ["bdh", "eq8"])

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from stages.train import app
-from tests.training.test_stage import MODEL, make_project, start
+from tests.support.stage_project import make_project, start
 
 KEY = "bdh-sample_plays-0"
 LONG = {"steps": 100_000, "validate_every": 20, "checkpoint_every": 20, "patience": 10**6, "devices": 2}
@@ -89,9 +89,8 @@ def kept(folder):
 
 
 def test_parallel_stage_gives_what_one_process_gives_from_one_writer(tmp_path, monkeypatch):
-    model = {**MODEL, "dropout": 0.0}
-    monkeypatch.setattr("tests.training.test_stage.MODEL", model)
-    alone, two = make_project(tmp_path / "alone"), make_project(tmp_path / "two", devices=2)
+    still = {"dropout": 0.0}
+    alone, two = make_project(tmp_path / "alone", model=still), make_project(tmp_path / "two", model=still, devices=2)
     process = start(two, tracking="on")
     monkeypatch.chdir(alone)
     assert CliRunner().invoke(app, ["bdh", "sample_plays", "0"]).exit_code == 0
