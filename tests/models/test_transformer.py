@@ -173,3 +173,136 @@ def test_initial_weights_follow_the_table():
     assert model.blocks[0].qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.blocks[0].contract.weight.std().item() == pytest.approx(0.02 / (2 * depth) ** 0.5, rel=0.05)
     assert model.trainable_parameters("readout")[0][1] is model.embed.weight
+
+
+OPTIONS = {
+    "rotary": {"positions": "rotary"},
+    "qk_norm": {"qk_norm": True},
+    "swiglu": {"mlp": "swiglu"},
+    "untied": {"tied": False},
+    "modern": {"positions": "rotary", "qk_norm": True},
+    "all": {"positions": "rotary", "qk_norm": True, "mlp": "swiglu", "tied": False},
+}
+optional = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+
+
+@optional
+@pytest.mark.parametrize("match", ["parameters", "flops"])
+def test_every_option_is_counted_exactly_and_the_budget_still_met(options, match):
+    for L, D, H, multiplier, V, T in BDH_SHAPES.values():
+        shape = {"n_layer": L, "n_embd": D, "n_head": H, "mlp_internal_dim_multiplier": multiplier}
+        with torch.device("meta"):
+            model = build("transformer", vocab_size=V, block_size=T, window=T, match=match, **shape, **options)
+        resolved, parts = model.resolved, model.config.parts
+        width, depth, heads, hidden = (resolved[name] for name in ("width", "depth", "heads", "hidden"))
+        positions = 0 if parts.even else T
+        counted = transformer_parameters(width, depth, hidden, positions, V, heads, parts)
+        assert counted == resolved["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+        assert resolved["flops"] == transformer_operations(width, depth, hidden, V, T, parts)
+        N = bdh_neurons(D, H, multiplier)
+        if match == "parameters":
+            assert counted == pytest.approx(bdh_parameters(D, H, N, V), rel=0.01)
+        else:
+            assert resolved["flops"] == pytest.approx(bdh_operations(L, D, H, N, V, T), rel=0.01)
+        assert not parts.even or width // heads % 2 == 0
+
+
+@optional
+def test_operations_of_every_option_equal_a_count_of_the_products(options):
+    model, T = model_of(**options), 16
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens_of(0, 1, T))
+    layers, width = model.resolved["depth"], model.resolved["width"]
+    attention = layers * 4 * width * T
+    projections = model.flops_per_token(T) - layers * 2 * width * (T + 1)
+    assert counter.get_total_flops() / T in (projections, projections + attention)
+
+
+@optional
+def test_every_option_reads_in_chunks_what_it_reads_at_once(options):
+    """Logits, cache and gradients through the cache."""
+    model, tokens, targets = model_of(**options).double(), tokens_of(0, 3, 19), tokens_of(1, 3, 19)
+    whole = model(tokens, targets, model.initial_state(3))
+    torch.testing.assert_close(model(tokens).logits, whole.logits, rtol=1e-9, atol=1e-12)
+    expected = torch.autograd.grad(whole.loss, list(model.parameters()))
+    state, total, logits = model.initial_state(3), 0.0, []
+    for piece, wanted in zip(tokens.split((4, 1, 11, 3), 1), targets.split((4, 1, 11, 3), 1), strict=True):
+        output = model(piece, wanted, state)
+        state, total = output.state, total + output.loss * piece.shape[1] / 19
+        logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, 1), whole.logits, rtol=1e-9, atol=1e-12)
+    for name, tensor in whole.state.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+    found = torch.autograd.grad(total, list(model.parameters()))
+    for (name, _), one, other in zip(model.named_parameters(), found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        assert other.abs().max() > 0, name
+
+
+@optional
+def test_a_later_token_changes_no_earlier_logit_of_any_option(options):
+    model, tokens = model_of(**options), tokens_of(0, 2, 21)
+    changed = tokens.clone()
+    changed[:, 13:] = (changed[:, 13:] + 7) % 256
+    with torch.no_grad():
+        one, other = model(tokens).logits, model(changed).logits
+    assert torch.equal(one[:, :13], other[:, :13])
+    assert not torch.equal(one[:, 13:], other[:, 13:])
+
+
+@torch.no_grad()
+def test_rotary_positions_count_distances_and_nothing_else():
+    """Streams that begin at other places read the same; learned positions tell them apart."""
+    tokens = tokens_of(0, 1, 20).expand(3, -1)
+    for positions, same in (("rotary", True), ("learned", False)):
+        model = model_of(positions=positions, qk_norm=True).double()
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+        state = model.initial_state(3) | {"position": torch.tensor([0, 5, 40])}
+        logits = model(tokens, state=state).logits
+        assert torch.allclose(logits[0], logits[1], rtol=1e-9, atol=1e-12) == same
+        assert torch.allclose(logits[0], logits[2], rtol=1e-9, atol=1e-12) == same
+        swapped = tokens.clone()
+        swapped[:, [3, 9]] = tokens[:, [9, 3]]
+        assert not torch.allclose(model(swapped).logits[0, 15], model(tokens).logits[0, 15], rtol=1e-6)
+
+
+@torch.no_grad()
+def test_qk_norm_bounds_the_scores_and_its_gains_sharpen_them():
+    tokens = tokens_of(0, 2, 12)
+    model, plain = model_of(qk_norm=True).double(), model_of().double()
+    before = model(tokens).logits, plain(tokens).logits
+    for block in (*model.blocks, *plain.blocks):
+        block.qkv.weight[: 2 * model.shape.width] *= 50.0
+    torch.testing.assert_close(model(tokens).logits, before[0], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(plain(tokens).logits, before[1], rtol=1e-3, atol=1e-4)
+    for block in model.blocks:
+        block.query_gain *= 10.0
+    assert not torch.allclose(model(tokens).logits, before[0], rtol=1e-3, atol=1e-4)
+
+
+def test_readout_of_an_untied_model_is_a_matrix_of_its_own():
+    model = model_of(tied=False)
+    assert [name for name, _ in model.trainable_parameters("readout")] == ["lm_head.weight"]
+    assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"positions": "sinusoidal"}, "allowed: positions learned, rotary"),
+        ({"mlp": "relu"}, "mlp gelu, swiglu"),
+        ({"positions": "rotary", "match": "none", "width": 27, "heads": 3}, "choose an even head width"),
+    ],
+)
+def test_unknown_options_list_the_known_ones(settings, message):
+    with pytest.raises(ParamsError, match=message):
+        model_of(**settings)
+
+
+@torch.no_grad()
+def test_rotary_cache_ends_at_block_size_too():
+    model = model_of(positions="rotary")
+    state = model(tokens_of(0, 2, 64), state=model.initial_state(2)).state
+    with pytest.raises(RunError, match="a text of 65 tokens is longer than its 64 rotary positions"):
+        model(tokens_of(0, 2, 1), state=state)

@@ -216,7 +216,7 @@ def _add_thing(play: Play, before: str) -> None:
     adjective = f"{_adjective(play)} " if choices.chance(0.4) else ""
     _add_noun(play, choices.chance(0.5), before + adjective)
     if choices.chance(0.3):
-        play.text.add(f" {choices.ranked(words.PLACES, 0.5)}")
+        play.text.add(f" {choices.ranked(words.PREPOSITIONS, 0.5)}")
         _add_noun(play, choices.chance(0.5), " the ")
 
 
