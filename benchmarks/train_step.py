@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from bdh.models.base import build
+from bdh.params import load
 from benchmarks.machine import describe, recorded, seconds_each, summary
 
 LAPTOP = '{"n_layer": 3, "n_embd": 64, "n_head": 4, "mlp_internal_dim_multiplier": 16}'
@@ -24,6 +25,13 @@ def official(path: str, settings: dict, vocab_size: int):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.BDH(module.BDHConfig(vocab_size=vocab_size, **settings))
+
+
+def variant_of(variant: str, settings: dict, vocab_size: int):
+    """A variant of params.yaml with `settings` in the place of its scale's."""
+    params = load()
+    own = settings | params.preset_of(variant)
+    return build(params.architecture_of(variant), vocab_size=vocab_size, seed=0, **own)
 
 
 def loss_of(output):
@@ -69,7 +77,7 @@ def main() -> None:
     if options.reference:
         models["official"] = lambda: official(options.reference, shape, options.vocab)
     for variant in options.variants.split(","):
-        models[variant] = lambda variant=variant: build(variant, vocab_size=options.vocab, seed=0, **shape)
+        models[variant] = lambda variant=variant: variant_of(variant, shape, options.vocab)
     rows = {}
     for name, make in models.items():
         model = make().to(options.device).train()
