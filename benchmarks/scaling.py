@@ -32,8 +32,7 @@ import torch.distributed
 
 from bdh.corpora.tokens import TokenCorpus
 from bdh.models.base import build
-from bdh.models.catalog import settings_of
-from bdh.params import Params, Train, load
+from bdh.params import WINDOW_SETTINGS, Params, Train, load
 from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import DeviceError, HatcheryError, reported
 from bdh.project.processes import stoppable
@@ -159,11 +158,11 @@ def make_training(
     corpus: TokenCorpus,
     device: torch.device,
 ) -> Training:
-    known = settings_of(variant)
-    shape = at_gpu_scale().model_of(variant, CORPUS) | json.loads(options.model)
-    shape = {name: value for name, value in shape.items() if name in known}
-    shape |= {name: train.window for name in ("block_size", "window") if name in known}
-    model = build(variant, vocab_size=VOCABULARY, seed=0, **shape)
+    params = at_gpu_scale()
+    shape = params.model_of(variant, CORPUS)
+    given = json.loads(options.model) | dict.fromkeys(WINDOW_SETTINGS, train.window)
+    shape |= {name: value for name, value in given.items() if name in shape}
+    model = build(params.architecture_of(variant), vocab_size=VOCABULARY, seed=0, **shape)
     precision = choose_precision(options.precision, device)
     settings = train.model_copy(update={"batch_size": train.batch_size * group.size})
     training = Training(model, corpus, settings, seed=0, device=device, precision=precision, group=group)

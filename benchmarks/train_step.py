@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from bdh.models.base import LanguageModel, build
+from bdh.params import load
 from bdh.training.update import TrainingPass
 from benchmarks.machine import describe, recorded, seconds_each, summary
 
@@ -25,6 +26,13 @@ def official(path: str, settings: dict, vocab_size: int):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.BDH(module.BDHConfig(vocab_size=vocab_size, **settings))
+
+
+def variant_of(variant: str, settings: dict, vocab_size: int):
+    """A variant of params.yaml with `settings` in the place of its scale's."""
+    params = load()
+    own = settings | params.preset_of(variant)
+    return build(params.architecture_of(variant), vocab_size=vocab_size, seed=0, **own)
 
 
 def loss_of(output):
@@ -70,7 +78,7 @@ def main() -> None:
     if options.reference:
         models["official"] = lambda: official(options.reference, shape, options.vocab)
     for variant in options.variants.split(","):
-        models[variant] = lambda variant=variant: build(variant, vocab_size=options.vocab, seed=0, **shape)
+        models[variant] = lambda variant=variant: variant_of(variant, shape, options.vocab)
     rows = {}
     for name, make in models.items():
         model = make().to(options.device).train()

@@ -19,6 +19,7 @@ import torch
 
 from bdh.models import recurrent
 from bdh.models.base import LanguageModel, build
+from bdh.params import load
 from bdh.project.files import write_json
 from bdh.reservoir.truncation import one_by_one, side_by_side
 from benchmarks.machine import describe, recorded, seconds_each
@@ -34,7 +35,9 @@ class Step:
 
     def __init__(self, variant: str, form: str, compiled: bool, device: str) -> None:
         self.form = FORMS[form]
-        self.model: LanguageModel = build(variant, vocab_size=VOCABULARY, seed=0).to(device).train()
+        params = load()
+        architecture, own = params.architecture_of(variant), params.preset_of(variant)
+        self.model: LanguageModel = build(architecture, vocab_size=VOCABULARY, seed=0, **own).to(device).train()
         self.called: Any = torch.compile(self.model) if compiled else self.model
 
     def __call__(self, batch: torch.Tensor) -> None:

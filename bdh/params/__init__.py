@@ -19,10 +19,11 @@ from bdh.params.corpora import (
 )
 from bdh.params.load import FILE, load
 from bdh.params.training import Frontier, Hebbian, Train
-from bdh.params.whole import Params, corpus_of, named_settings
+from bdh.params.whole import WINDOW_SETTINGS, Params, corpus_of, named_settings
 
 __all__ = [
     "FILE",
+    "WINDOW_SETTINGS",
     "BpeTokenizer",
     "ByteTokenizer",
     "CharacterTokenizer",
