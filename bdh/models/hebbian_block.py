@@ -93,7 +93,7 @@ class SynapticAttention(nn.Module):
         return torch.cat(out, dim=2), sigma_BHKK
 
 
-class Block(nn.Module):
+class SynapticBlock(nn.Module):
     """Attention, then a rectified feed-forward layer, each added to the stream."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -131,7 +131,7 @@ class Model(LanguageModel):
             )
         self.config, self.vocab_size, self.layers = config, vocab_size, config.n_layer
         self.tok_emb = nn.Embedding(vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config.n_embd, config.n_head) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(SynapticBlock(config.n_embd, config.n_head) for _ in range(config.n_layer))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)

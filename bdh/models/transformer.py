@@ -88,7 +88,7 @@ class Model(LanguageModel):
         self.shape, self.layers = shape, shape.depth
         self.embed = nn.Embedding(vocab_size, shape.width)
         self.positions = nn.Embedding(config.block_size, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, config.dropout) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(shape, config.dropout) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -163,7 +163,7 @@ class Model(LanguageModel):
         return super().trainable_parameters(regime)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """One pre-norm layer: x += project(attention(norm(x))); x += contract(gelu(expand(norm(x))))."""
 
     def __init__(self, shape: TransformerShape, dropout: float) -> None:
