@@ -181,6 +181,20 @@ def test_update_hybrid_is_backprop_then_the_local_rule():
         assert torch.equal(parameter, dict(by_hand.named_parameters())[name]), name
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_update_shows_after_step_all_tokens_of_the_step(accumulate):
+    """Not those of the last micro-batch, and without the forward pass keeping anything."""
+    seen = []
+
+    class Watching(Toy):
+        def after_step(self, step):
+            seen.append(self.latest_tokens_BT)
+
+    tokens = torch.arange(64).reshape(4, 16)
+    Update(Watching(), settings(accumulate=accumulate), CPU, torch.float32).apply(1, tokens, tokens)
+    assert torch.equal(seen[0], tokens)
+
+
 def test_update_refuses_a_regime_without_parameters():
     class Frozen(Toy):
         def trainable_parameters(self, regime):
