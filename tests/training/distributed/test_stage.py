@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from tests.support.stage_project import make_project, start
 
 KEY = "bdh-sample_plays-0"
 LONG = {"steps": 100_000, "validate_every": 20, "checkpoint_every": 20, "patience": 10**6, "devices": 2}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.train")
 FAILING = """
 import os, sys
 from bdh.project.errors import reported
@@ -148,14 +150,24 @@ def test_parallel_stage_ends_cleanly_and_goes_on(tmp_path):
 
 
 def test_parallel_error_of_all_ranks_is_one_line_under_a_users_torchrun(tmp_path):
-    folder = make_project(tmp_path, learning_rate=1e30, warmup_steps=0)
-    run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.train")
-    process = start(folder, *run, "bdh", "sample_plays", "0")
-    _, errors = process.communicate(timeout=200)
+    folder = make_project(tmp_path)
+    (folder / "data/checkpoints").mkdir(parents=True)
+    with FileLock(folder / f"data/checkpoints/{KEY}.lock"):
+        process = start(folder, *TORCHRUN, "bdh", "sample_plays", "0")
+        _, errors = process.communicate(timeout=200)
     assert process.returncode != 0
     assert errors.count("error: ") == 1, errors
-    assert f"error: {KEY}: the loss is nan at step 2" in errors
-    assert "lower train.learning_rate" in errors
+    assert f"error: {KEY} is being trained by another process" in errors
+
+
+def test_parallel_training_that_diverges_ends_well_on_all_ranks(tmp_path):
+    folder = make_project(tmp_path, learning_rate=1e30, warmup_steps=0)
+    process = start(folder, *TORCHRUN, "bdh", "sample_plays", "0")
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert errors.count("warning: bdh") == 1
+    assert f"warning: {KEY}: diverged at step 2: the loss is nan" in errors
+    assert json.loads((folder / f"reports/train/{KEY}.json").read_text())["diverged"]["step"] == 2
 
 
 def test_parallel_error_of_one_rank_names_it(tmp_path):
