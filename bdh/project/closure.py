@@ -39,7 +39,7 @@ TEMPLATES = {".html", ".css", ".js"}
 PLAIN_STAGES = ("fetch", "tokenize", "compare")
 VARIANT_STAGES = ("train", "hebbian", "frontier")
 
-TOLD: frozenset[str] = frozenset()
+TOLD = frozenset({"DivergedError"})
 """Exceptions whose text is written into a result."""
 
 LOGS = {"log", "_log", "logger", "_logger", "logging"}
@@ -146,7 +146,7 @@ def meaning(text: str, name: str = "<text>", whole: bool = False) -> str:
     every version of Python that reads the text.
     """
     tree = _parse(text, name)
-    return json.dumps(_tell(tree, frozenset() if whole else _messages(tree)), separators=(",", ":"))
+    return json.dumps(_tell(tree, frozenset() if whole else messages(tree)), separators=(",", ":"))
 
 
 def _tell(node: Any, hushed: Set[ast.AST]) -> Any:
@@ -186,7 +186,7 @@ def _says_nothing(item: Any) -> bool:
     return isinstance(item, ast.Pass)
 
 
-def _messages(tree: ast.Module) -> Set[ast.AST]:
+def messages(tree: ast.Module) -> Set[ast.AST]:
     """Every node inside the arguments of a message, and inside a local variable that only messages read."""
     speakers = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _only_speaks(node.body)}
     found: set[ast.AST] = set()

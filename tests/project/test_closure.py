@@ -306,6 +306,7 @@ def test_fingerprint_follows_what_may_change_a_result(old, new):
         ('def f(x):\n    reason = "{}"\n    say(reason)\n    return reason', "a text that is said and returned"),
         ('def _say(lines, text):\n    lines.append(text)\n\n_say(call, "{}")', "the text of a sample corpus"),
         ('raise SystemExit("{}")', "no error"),
+        ('raise DivergedError(3, "{}")', "an error whose text is a result"),
         ('def f(error="{}"):\n    raise ValueError(error)', "a default"),
         ('f(help="{}")', "a keyword of any function"),
         ('log = table["{}"]', "a key"),

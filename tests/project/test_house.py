@@ -8,7 +8,7 @@ from statistics import median
 
 import pytest
 
-from bdh.project.closure import is_quiet
+from bdh.project.closure import TOLD, is_quiet, messages
 from tests.support.project import ROOT, Project
 
 LONGEST, MODULES, MEDIAN = 420, range(155, 171), 115
@@ -240,22 +240,17 @@ def test_house_the_text_of_an_error_goes_into_messages_only():
     for module, path in modules().items():
         if is_quiet(module) or part_of(module) in ("report", "golden", "cli", "commands"):
             continue
-        for handler in ast.walk(tree_of(path)):
-            if isinstance(handler, ast.ExceptHandler) and handler.name and not _only_raised(handler):
-                found.add((path.relative_to(ROOT).as_posix(), handler.name))
+        tree = tree_of(path)
+        said = set(messages(tree))
+        said.update(*(ast.walk(node) for node in ast.walk(tree) if isinstance(node, ast.Raise)))
+        for handler in ast.walk(tree):
+            if isinstance(handler, ast.ExceptHandler) and handler.name and ast.unparse(handler.type) not in TOLD:
+                inside = list(ast.walk(handler))
+                asked = {id(node.value) for node in inside if isinstance(node, ast.Attribute)}
+                used = [node for node in inside if isinstance(node, ast.Name) and node.id == handler.name]
+                if any(node not in said and id(node) not in asked for node in used):
+                    found.add((path.relative_to(ROOT).as_posix(), handler.name))
     assert found <= TEXT_IS_SAID
-
-
-def _only_raised(handler):
-    """Whether the caught error is used in raise statements and calls that write a line."""
-    said = set()
-    for node in ast.walk(handler):
-        is_line = isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".warning", ".info", "stderr.write"))
-        if isinstance(node, ast.Raise) or is_line:
-            said.update(ast.walk(node))
-    used = [node for node in ast.walk(handler) if isinstance(node, ast.Name) and node.id == handler.name]
-    plain = {id(node.value) for node in ast.walk(handler) if isinstance(node, ast.Attribute)}
-    return all(node in said or id(node) in plain for node in used)
 
 
 def test_house_fresh_clone_has_every_folder_and_keeps_it(tmp_path):
