@@ -7,7 +7,15 @@ from bdh.models.catalog import known_architectures
 from bdh.params import load
 
 SHIPPED = load(Path(__file__).resolve().parents[2] / "params.yaml")
-KINDS = (*known_architectures(), "recurrent_trained", "neuro_trained", "neuro_multiscale", "neuro_none", "slim_frozen")
+KINDS = (
+    *known_architectures(),
+    "transformer_modern",
+    "recurrent_trained",
+    "neuro_trained",
+    "neuro_multiscale",
+    "neuro_none",
+    "slim_frozen",
+)
 """Every architecture as published, and the presets whose behaviour differs in kind."""
 
 
