@@ -2,7 +2,7 @@
 
 import ast
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from statistics import median
 
@@ -124,6 +124,28 @@ def test_house_no_two_public_classes_have_one_name():
     assert twice == {}
     for name in SHARED_NAMES:
         assert all(where.startswith("bdh/models/") for where in homes[name])
+
+
+def names_bound(body):
+    """Names that the statements of a module bind, each time they do."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
+
+
+def test_house_no_module_gives_one_name_two_meanings():
+    """Two merged modules had a list of one name: the sample plays drew places where prepositions belong."""
+    twice = {}
+    for name, path in sources():
+        found = Counter(names_bound(tree_of(path).body))
+        if more := [bound for bound, count in found.items() if count > 1]:
+            twice[name] = more
+    assert twice == {}
 
 
 def test_house_no_file_is_named_after_the_folder_beside_it():
