@@ -12,6 +12,8 @@ from bdh.tracking.store import open_store
 from bdh.tracking.sync import audit, stage_params, sync
 from tests.support.tracked_project import UNWANTED, finished_project
 
+pytestmark = pytest.mark.slow
+
 KEY = "bdh-sample_plays-0"
 STAGES = (("train", KEY), ("hebbian", KEY), ("frontier", KEY), ("compare", "all"))
 
