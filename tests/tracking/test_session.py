@@ -16,6 +16,8 @@ from bdh.tracking.runs import sweep
 from bdh.tracking.store import StoreError, open_store, shown
 from tests.support.tracked_project import ROOT, TrackedProject
 
+pytestmark = pytest.mark.slow
+
 KEY = "bdh-sample_plays-0"
 TRAIN = ("stages.train", "bdh", "sample_plays", "0")
 

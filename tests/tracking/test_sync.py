@@ -17,6 +17,8 @@ from bdh.training.run import describe
 from tests.support.toys import write_corpus
 from tests.support.tracked_project import UNWANTED, finished_project
 
+pytestmark = pytest.mark.slow
+
 KEY = "bdh-sample_plays-0"
 STAGES = (("train", KEY), ("hebbian", KEY), ("frontier", KEY), ("compare", "all"))
 

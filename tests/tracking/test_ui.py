@@ -12,6 +12,8 @@ import pytest
 from bdh.commands.ui import free_port
 from tests.support.tracked_project import ROOT, finished_project
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     "--no-sandbox",

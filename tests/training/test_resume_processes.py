@@ -12,6 +12,7 @@ import pytest
 
 from bdh.project.processes import Stop, Stopped, lives, starters, stoppable
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import os, sys, time

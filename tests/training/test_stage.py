@@ -21,6 +21,7 @@ from stages.train import app
 from tests.support.stage_project import MODEL, make_project, start
 from tests.support.toys import write_corpus
 
+pytestmark = pytest.mark.slow
 MOMENTS = [["step", 2], ["checkpoint", 2], ["step", 3], ["validation", 2], ["checkpoint", 1], ["run folder", 1]]
 FORKS = """
 import json, os, signal, sys
