@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bdh.generation import generate
-from bdh.models.base import LanguageModel, build, variant_module
-from bdh.models.catalog import known_variants
+from bdh.models.base import LanguageModel
 from bdh.project.errors import RunError
+from tests.support import variants
 
 V = 37
 PROMPT = [3, 1, 4, 1, 5]
@@ -16,7 +16,7 @@ PROMPT = [3, 1, 4, 1, 5]
 
 def model_of(variant: str, **settings) -> LanguageModel:
     """A tiny model whose weights are large enough that its choices vary."""
-    model = build(variant, vocab_size=V, seed=0, **(variant_module(variant).TINY | settings)).double()
+    model = variants.tiny(variant, vocab_size=V, **settings).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8 if parameter.dim() > 1 else 1)
@@ -31,7 +31,7 @@ def reread(model: LanguageModel, prompt: list[int], count: int) -> list[int]:
     return text[len(prompt) :]
 
 
-@pytest.mark.parametrize("variant", known_variants())
+@pytest.mark.parametrize("variant", variants.KINDS)
 def test_greedy_generation_with_state_equals_generation_without(variant):
     model = model_of(variant)
     found = list(generate(model, PROMPT, 20, temperature=0.0))

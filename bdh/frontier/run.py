@@ -119,7 +119,7 @@ def twin_seeds(seed: int, count: int) -> list[int]:
 
 def untrained_twin(config: dict[str, Any], seed: int) -> LanguageModel:
     """The model of a run with fresh weights."""
-    return build(config["variant"], vocab_size=config["vocab_size"], seed=seed, **config["model"]).eval()
+    return build(config["architecture"], vocab_size=config["vocab_size"], seed=seed, **config["model"]).eval()
 
 
 def activity_report(found: Survey) -> dict[str, Any]:

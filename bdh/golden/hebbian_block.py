@@ -8,7 +8,7 @@ import torch
 
 from bdh.golden.vectors import Vectors, read, relative_error
 from bdh.models.base import build
-from bdh.models.hebbian_block import Model
+from bdh.models.hebbian_block import HebbianBlock
 
 PREFIX: tuple[str, ...] = ("hebbian_block",)
 SETTINGS = ("n_layer", "n_embd", "n_head")
@@ -34,10 +34,10 @@ def check(path: Path) -> dict[str, float]:
     return errors | {"mlp_density": relative_error(density, vectors.arrays["mlp_density"])}
 
 
-def golden_model(vectors: Vectors) -> Model:
+def golden_model(vectors: Vectors) -> HebbianBlock:
     """`hebbian_block` in float64 with the weights of the file."""
     settings = {name: vectors.config[name] for name in SETTINGS}
     model = build("hebbian_block", vocab_size=vectors.config["vocab_size"], **settings)
-    assert isinstance(model, Model)
+    assert isinstance(model, HebbianBlock)
     model.double().load_state_dict({name: torch.from_numpy(array) for name, array in vectors.parameters.items()})
     return model.eval()

@@ -1,11 +1,13 @@
-"""The interface that every variant implements, and how a variant is built from plain numbers.
+"""The interface that every architecture implements, and how one is built from plain numbers.
 
-A variant is a module `bdh/models/<variant>.py` that defines three names:
+An architecture is a module `bdh/models/<architecture>.py` that defines three names:
 
 - `Config`: a frozen dataclass of plain numbers, strings and booleans, all with defaults;
 - `Model`: a subclass of `LanguageModel` whose constructor takes `(config, vocab_size)`;
 - `TINY`: settings of the Config that make a model of a few thousand parameters, without dropout and with room for 32
-  tokens; the contract suite (`tests/models/test_contract.py`) builds every variant from them.
+  tokens; the contract suite (`tests/models/test_contract.py`) builds every architecture from them.
+
+A variant of the comparison is an architecture with settings (`bdh.params.Params`); nothing here knows of variants.
 
 Shape letters in names, fixed for the whole project: B batch (independent streams), T tokens, D embedding,
 H heads, N neurons per head, L layers, V vocabulary, S snapshots.
@@ -21,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdh.models.catalog import known_variants
+from bdh.models.catalog import known_architectures
 from bdh.project.errors import ParamsError
 
 State = dict[str, Tensor]
@@ -58,13 +60,14 @@ class GraphFactors:
 class LanguageModel(nn.Module):
     """A causal language model.
 
-    Class attributes: `carries_state` - a state of constant size can be carried over any number of tokens;
-    `trains` - the default regime has trainable parameters; `learning_rules` - what `train.learning_rule` may be.
+    Attributes: `carries_state` - a state of constant size can be carried over any number of tokens; `trains` - the
+    regime `full` has trainable parameters; `learning_rules` - what `train.learning_rule` may be. The last two may
+    depend on the Config.
     """
 
     carries_state: ClassVar[bool] = True
-    trains: ClassVar[bool] = True
-    learning_rules: ClassVar[tuple[str, ...]] = ("backprop",)
+    trains: bool = True
+    learning_rules: tuple[str, ...] = ("backprop",)
     measure_l1: bool = False
     l1_weight: float = 0.0
     vocab_size: int
@@ -132,23 +135,25 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor | None) -> Tensor | Non
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets_BT.flatten())
 
 
-def variant_module(variant: str) -> Any:
-    """Import `bdh/models/<variant>.py`; an unknown name raises ParamsError that lists the known ones."""
-    if variant not in known_variants():
-        raise ParamsError(f"unknown variant {variant!r}; known variants: {', '.join(known_variants())}")
-    return importlib.import_module(f"bdh.models.{variant}")
+def architecture_module(architecture: str) -> Any:
+    """Import `bdh/models/<architecture>.py`; an unknown name raises ParamsError that lists the known ones."""
+    known = known_architectures()
+    if architecture not in known:
+        raise ParamsError(f"unknown architecture {architecture!r}; known architectures: {', '.join(known)}")
+    return importlib.import_module(f"bdh.models.{architecture}")
 
 
-def build(variant: str, *, vocab_size: int, seed: int | None = None, **config: Any) -> LanguageModel:
-    """Build a variant from plain numbers, on the CPU in float32; `seed` fixes the initial weights.
+def build(architecture: str, *, vocab_size: int, seed: int | None = None, **config: Any) -> LanguageModel:
+    """Build an architecture from plain numbers, on the CPU in float32; `seed` fixes the initial weights.
 
-    Raises ParamsError for an unknown variant or a key that its Config does not have.
+    Raises ParamsError for an unknown architecture or a key that its Config does not have. Of a variant that is a preset
+    `bdh.params.Params` knows both: `architecture_of` and the settings of its model.
     """
-    module = variant_module(variant)
+    module = architecture_module(architecture)
     known = [field.name for field in dataclasses.fields(module.Config)]
     for name in config:
         if name not in known:
-            raise ParamsError(f"{variant} has no setting {name!r}; it has {', '.join(known)}")
+            raise ParamsError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
     if seed is None:
         return module.Model(module.Config(**config), vocab_size)
     with torch.random.fork_rng(devices=[]):

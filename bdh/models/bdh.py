@@ -46,7 +46,7 @@ OFFICIAL_BUFFER = "attn.freqs"
 
 
 @dataclass(frozen=True)
-class Config:
+class BDHConfig:
     """Shape of the model, in the names and with the defaults of the official one.
 
     n_layer: L. n_embd: D. n_head: H. mlp_internal_dim_multiplier: N = this * D // H neurons per head.
@@ -60,7 +60,7 @@ class Config:
     dropout: float = 0.1
 
 
-class Model(LanguageModel):
+class BDH(LanguageModel):
     """The official model; see the head of this file.
 
     `kernel` chooses how it trains: `auto`, `plain` or `fused` (`bdh.kernels.training.dispatch`); `tuning`
@@ -75,7 +75,7 @@ class Model(LanguageModel):
     first_stream: int = 0
     frequency: Tensor
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: BDHConfig, vocab_size: int) -> None:
         """Draw all weights from normal(0, .02); raises ParamsError for a shape that cannot be built."""
         super().__init__()
         D, H = config.n_embd, config.n_head
@@ -197,3 +197,7 @@ def _weights(*shape: int) -> nn.Parameter:
 
 def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
+
+
+Config = BDHConfig
+Model = BDH

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from bdh.kernels.training.dispatch import fused_output
 from bdh.models.base import Output, State, cross_entropy
-from bdh.models.bdh import Config as Config
-from bdh.models.bdh import Model as LayeredModel
+from bdh.models.bdh import BDH, BDHConfig
 from bdh.nn.attention import attend_chunked, attend_parallel
 from bdh.nn.dropout import dropout
 from bdh.nn.probe import tap
@@ -35,7 +34,7 @@ from bdh.nn.rope import rotate, rotation
 TINY: dict[str, Any] = {"n_layer": 3, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.0}
 
 
-class Model(LayeredModel):
+class Eq8(BDH):
     """Definition 4; parameters, state, penalties, neuron graph and operation count are those of `bdh`."""
 
     carried: ClassVar[bool] = True
@@ -122,3 +121,7 @@ class Model(LayeredModel):
 
 def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
+
+
+Config = BDHConfig
+Model = Eq8

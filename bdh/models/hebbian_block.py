@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 12, "n_head": 2}
 
 
 @dataclass(frozen=True)
-class Config:
+class HebbianBlockConfig:
     """Shape: L, D (of embeddings) and H; D is a multiple of 2 H."""
 
     n_layer: int = 4
@@ -93,7 +93,7 @@ class SynapticAttention(nn.Module):
         return torch.cat(out, dim=2), sigma_BHKK
 
 
-class Block(nn.Module):
+class SynapticBlock(nn.Module):
     """Attention, then a rectified feed-forward layer, each added to the stream."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -118,10 +118,10 @@ class Block(nn.Module):
         return x_BTD + self.mlp[2](hidden_BTN), sigma_BHKK
 
 
-class Model(LanguageModel):
+class HebbianBlock(LanguageModel):
     """The whole model; state `sigma` (B,L,H,K,K) and `position` (B,)."""
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: HebbianBlockConfig, vocab_size: int) -> None:
         """Draw all weights from normal(0, .02); raises ParamsError for heads of an odd or fractional size."""
         super().__init__()
         if config.n_embd % (2 * config.n_head):
@@ -131,7 +131,7 @@ class Model(LanguageModel):
             )
         self.config, self.vocab_size = config, vocab_size
         self.tok_emb = nn.Embedding(vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config.n_embd, config.n_head) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(SynapticBlock(config.n_embd, config.n_head) for _ in range(config.n_layer))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
@@ -201,3 +201,7 @@ class Model(LanguageModel):
 
 def _normalise(x_BTD: Tensor) -> Tensor:
     return F.layer_norm(x_BTD, x_BTD.shape[-1:])
+
+
+Config = HebbianBlockConfig
+Model = HebbianBlock

@@ -1,4 +1,4 @@
-"""`neuro`: the reservoir with mechanisms borrowed from neurons; only a linear readout is trained.
+"""`neuro`: the reservoir with mechanisms borrowed from neurons; as published only a linear readout is trained.
 
 - x leaks (`x_decay`) and is L1-normalised (`x_normalized`); after the read only its largest entries stay (`x_kwta`).
 - Dy is split into `branches` with a non-linearity each; Bernoulli spikes are added; k-WTA keeps the largest of the
@@ -7,7 +7,8 @@
 - The write is scaled by a gain, the entropy of softmax(v); synapses of silent neurons fade (`local_forget_eta`).
 - rho decays by a mixture of kernels. As published this is algebraically one decay, sum_k w_k u_k; `separate_kernels`
   keeps one rho per kernel and reads their weighted sum, which remembers longer.
-- Every mechanism is switched off by its setting alone; the `neuro_no_*` and `neuro_only_*` variants do that.
+- Every mechanism is switched off by its setting alone; the presets `neuro_no_*` and `neuro_only_*` do that. Without any
+  (`neuro_none`) it is `recurrent` with a trained readout. `truncation` trains the core, as in `recurrent`.
 - Spikes are drawn while training and are a fixed function of the position in evaluation (`bdh.reservoir.step`).
 
 Shape letters: B batch, T tokens, D embedding, N neurons, K synaptic kernels, V vocabulary.
@@ -17,17 +18,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bdh.models.recurrent import TINY
-from bdh.models.recurrent import Config as RecurrentConfig
-from bdh.models.stabilized import ReadoutModel
+from bdh.models.recurrent import TINY as TINY
+from bdh.models.recurrent import RecurrentConfig
+from bdh.models.stabilized import ReadoutReservoir
 from bdh.project.errors import ParamsError
 from bdh.reservoir.step import Rules
 
-__all__ = ["TINY", "Config", "Model"]
-
 
 @dataclass(frozen=True)
-class Config(RecurrentConfig):
+class NeuroConfig(RecurrentConfig):
     """Settings of `neuro`; names and values are those of the published code, counts given as shares of n.
 
     U_kernels, U_weights: decays of rho and their weights, numbers with commas between (empty: u_decay alone).
@@ -52,10 +51,10 @@ class Config(RecurrentConfig):
     spike_rate: float = 0.01
 
 
-class Model(ReadoutModel):
+class Neuro(ReadoutReservoir):
     """The neuro reservoir as a language model."""
 
-    config: Config
+    config: NeuroConfig
 
     def make_rules(self) -> Rules:
         """The dynamics that the settings stand for; raises ParamsError for settings that contradict each other."""
@@ -85,3 +84,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ParamsError(f"{name} is {text!r}; give numbers with commas between, such as 0.99,0.97") from None
+
+
+Config = NeuroConfig
+Model = Neuro

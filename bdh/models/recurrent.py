@@ -1,10 +1,14 @@
-"""`recurrent`: a self-organising reservoir that reads through Hebbian synapses; nothing is trained.
+"""`recurrent`: a self-organising reservoir that reads through Hebbian synapses; as published nothing is trained.
 
 - One layer, one head, N neurons (`n`), width D (`d`); E, Dx, Dy and token_emb are random and stay so.
 - x_t = x_{t-1} + relu(Dx e) grows without bound over time: there is no decay, by design (watch `x_norm`).
 - The synapses rho (D,N) are read before they are written: a = rho_{t-1} x_t, then rho_t = u (rho_{t-1} + e x_t^T).
 - v = ln(E (relu(Dy ln a) * relu x)); logits = v token_emb^T, so an untrained model is worse than guessing evenly.
 - x is a cumulative sum and the readout linear attention with decay, so a whole text is read in parallel.
+- `truncation` above 0 trains the core (E, Dx, Dy, token_emb) by truncated back-propagation through time: gradients flow
+  back over that many tokens inside a window, where the state is cut from its history. They pass through k-WTA and
+  thresholds where the mask is open and nowhere else; the masks, and the number of neurons that the gain lets through,
+  are not differentiated. So it is for every reservoir (`stabilized`, `neuro`).
 
 Shape letters: B batch, T tokens, D embedding, N neurons, K synaptic kernels, V vocabulary, H = L = 1.
 """
@@ -13,13 +17,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
 from bdh.nn import probe
+from bdh.project.errors import ParamsError
 from bdh.reservoir.scan import Trace, scan
 from bdh.reservoir.step import Rules, Stream, Weights, drawn_spikes, fixed_spikes, fresh_stream, stream_diagnostics
 from bdh.reservoir.truncation import truncated_scan
@@ -28,11 +33,12 @@ TINY = {"n": 24, "d": 8}
 
 
 @dataclass(frozen=True)
-class Config:
+class RecurrentConfig:
     """Settings of `recurrent`; names and values are those of the published code.
 
     n: neurons. d: width. u_decay: decay of rho per token. ln_before_Dy: Dy ln(a), else ln(Dy a). use_relu_lowrank:
     relu on the drive Dx e. unbiased_std: the LayerNorm divides by size - 1 (the published torch code; NumPy: size).
+    truncation: tokens that gradients flow back over; 0: the random core is never trained.
     """
 
     n: int = 128
@@ -41,24 +47,28 @@ class Config:
     ln_before_Dy: bool = True
     use_relu_lowrank: bool = True
     unbiased_std: bool = True
+    truncation: int = 0
 
 
-class Model(LanguageModel):
+class Recurrent(LanguageModel):
     """The reservoir as a language model: token_emb is both the embedding and the readout.
 
-    E (D,N) starts as normal / sqrt N, Dx and Dy (N,D) and token_emb (V,D) as normal / sqrt D.
+    E (D,N) starts as normal / sqrt N, Dx and Dy (N,D) and token_emb (V,D) as normal / sqrt D. `trains_core`: these are
+    trained (`truncation` is above 0).
     """
 
-    trains: ClassVar[bool] = False
-    trains_core: ClassVar[bool] = False
     config: Any
 
     def __init__(self, config: Any, vocab_size: int) -> None:
-        """Random matrices from torch's generator; the core of a variant that never trains it asks for no gradient.
+        """Random matrices from torch's generator; a core that is never trained asks for no gradient.
 
-        `config` is the variant's own Config, which has at least `n` and `d`.
+        `config` is the architecture's own Config, which has at least `n`, `d` and `truncation`. Raises ParamsError for
+        settings that contradict each other.
         """
         super().__init__()
+        if config.truncation < 0:
+            raise ParamsError(f"truncation is {config.truncation}; give a number of tokens, or 0 for a fixed core")
+        self.trains = self.trains_core = config.truncation > 0
         self.config, self.vocab_size = config, vocab_size
         N, D = config.n, config.d
         self.rules = self.make_rules()
@@ -77,10 +87,6 @@ class Model(LanguageModel):
             ln_before_Dy=c.ln_before_Dy,
             unbiased_std=c.unbiased_std,
         )
-
-    def truncation(self) -> int | None:
-        """Tokens that gradients flow back over; None: all of the window."""
-        return None
 
     def readout(self, v_BTD: Tensor) -> Tensor:
         """Logits (B,T,V) from v."""
@@ -114,10 +120,9 @@ class Model(LanguageModel):
     def _scan(
         self, weights: Weights, stream: Stream, e_BTD: Tensor, spikes_BTN: Tensor | None, activity: bool
     ) -> tuple[Trace, Stream]:
-        C = self.truncation()
-        if C is None:
+        if not self.trains_core:
             return scan(weights, self.rules, stream, e_BTD, spikes_BTN, activity)
-        return truncated_scan(weights, self.rules, stream, e_BTD, spikes_BTN, C, activity)
+        return truncated_scan(weights, self.rules, stream, e_BTD, spikes_BTN, self.config.truncation, activity)
 
     def weights(self) -> Weights:
         """E, Dx and Dy in the precision of the core."""
@@ -143,7 +148,7 @@ class Model(LanguageModel):
         return GraphFactors(decoder=self.E.T, encoder=self.Dx.T[None])
 
     def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:
-        """A fixed core is never trained, whatever the regime; its trained twin is a variant of its own."""
+        """A fixed core is never trained, whatever the regime."""
         named = super().trainable_parameters(regime)
         return named if self.trains_core else [(name, p) for name, p in named if name.startswith("lm_head")]
 
@@ -179,3 +184,7 @@ class Model(LanguageModel):
             "rho": stream.rho_BKDN[:, None],
             "position": position_B,
         }
+
+
+Config = RecurrentConfig
+Model = Recurrent

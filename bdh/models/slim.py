@@ -1,6 +1,7 @@
-"""`slim_backprop`: BDH-SLIM learning by back-propagation, and the model that its siblings share.
+"""`slim`: BDH-SLIM, a GPT whose synapses learn by gradients, by local rules, or by both in that order at every step.
 
-A GPT (LayerNorm, softmax attention, GELU, learned positions) whose linear maps can also learn locally:
+LayerNorm, softmax attention, GELU, learned positions; `train.learning_rule` (backprop | hebbian | hybrid) says how the
+linear maps learn:
 
 - `local_update` is one step without any gradient: hidden maps follow Oja's rule (or Hebb's plain one), the readout
   follows the delta rule, embeddings, positions and norms keep their (random, zero, one) initial values. In Oja's
@@ -8,6 +9,16 @@ A GPT (LayerNorm, softmax attention, GELU, learned positions) whose linear maps 
 - `after_step` is the slow plasticity of every mode: each `prune_every` steps, homeostatic scaling of incoming weights
   towards `target_activity`, then removal for good of synapses below `prune_threshold`.
 - The readout is neither pruned nor scaled.
+- `plastic: false` is the control of the local rules: hidden maps, embeddings and norms keep their random values under
+  a readout that learns, by the delta rule or by back-propagation; nothing is pruned or scaled. What hidden maps that
+  learn locally are worth is the distance to it.
+
+With local rules alone nothing is differentiated, and the embedding keeps its random value: a rule for it one layer
+down, through the readout, would not be local. Left alone, Oja's rule turns every neuron of a map into the same first
+principal component, at unit length; their sum drowns the embedding in the stream, and the readout is left with little
+more than the unigram distribution. Homeostasis holds that growth at `target_activity` if it is the faster of the two:
+per step Oja's rule grows a neuron by at most hebbian_lr * n_embd (the squared length of a normalised input),
+homeostasis shrinks it by at most a tenth.
 
 | published name (d_model 512, n_heads 8, d_ff 1024, n_layers 6, max_len 256) | here |
 |---|---|
@@ -46,13 +57,14 @@ TINY: dict[str, Any] = {"n_embd": 16, "n_head": 2, "n_layer": 2, "block_size": 6
 
 
 @dataclass(frozen=True)
-class Config:
+class SlimConfig:
     """Shape, and how synapses learn; defaults are the published ones where there is one.
 
     embedding_std: of the random token embedding; positions get a tenth. hebbian_lr: rate of the hidden maps' local
     rule. readout_lr: largest rate of the readout's delta rule. rule: oja | plain (plain grows without bound).
     prune_every: steps between prunings. prune_threshold: smallest |weight| that stays. homeostatic: scale every
-    `homeostasis_every` steps towards target_activity, the mean |output| of every hidden neuron.
+    `homeostasis_every` steps towards target_activity, the mean |output| of every hidden neuron. plastic: hidden
+    maps learn.
     """
 
     n_embd: int = 512
@@ -70,20 +82,20 @@ class Config:
     homeostatic: bool = True
     homeostasis_every: int = 1000
     target_activity: float = 0.5
+    plastic: bool = True
 
 
-class Model(LanguageModel):
-    """The model of all four; state `key`, `value` (B,L,H,P,K) and `position` (B,)."""
+class Slim(LanguageModel):
+    """The model of every learning rule; state `key`, `value` (B,L,H,P,K) and `position` (B,)."""
 
     carries_state: ClassVar[bool] = False
-    learning_rules: ClassVar[tuple[str, ...]] = ("backprop", "hebbian", "hybrid")
-    plastic: ClassVar[bool] = True
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: SlimConfig, vocab_size: int) -> None:
         """Draw all weights; raises ParamsError for an unknown rule or heads of a fractional size."""
         super().__init__()
         _check(config)
         self.config, self.vocab_size = config, vocab_size
+        self.learning_rules = ("backprop", "hebbian", "hybrid") if config.plastic else ("backprop", "hebbian")
         self.embed = nn.Embedding(vocab_size, config.n_embd)
         self.positions = nn.Embedding(config.block_size, config.n_embd)
         nn.init.normal_(self.embed.weight, std=config.embedding_std)
@@ -158,7 +170,7 @@ class Model(LanguageModel):
 
         self.latest_tokens_BT = tokens_BT
         with torch.autocast(tokens_BT.device.type, enabled=False):
-            h_BTD, _ = self._read(tokens_BT, watch=learn if self.plastic else ignore)
+            h_BTD, _ = self._read(tokens_BT, watch=learn if self.config.plastic else ignore)
             logits_BTV = self.lm_head(h_BTD)
             change_VD = delta_change(
                 logits_BTV.flatten(0, 1), targets_BT.flatten(), h_BTD.flatten(0, 1), self.config.readout_lr
@@ -171,7 +183,7 @@ class Model(LanguageModel):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """After training step `step` (from 1): keep pruned synapses at zero; scale and prune when it is time."""
-        if not self.plastic:
+        if not self.config.plastic:
             return
         for linear in self.synapses().values():
             linear.enforce()
@@ -224,13 +236,22 @@ class Model(LanguageModel):
         """Histogram of weight changes since initialisation per hidden map (edges, counts, rms, pruned)."""
         return change_histogram(self.synapses())
 
+    def trainable_parameters(self, regime: str) -> list[tuple[str, nn.Parameter]]:
+        """As for every model; of one that is not plastic the readout alone, in any regime but `none`."""
+        frozen = regime != "none" and not self.config.plastic
+        return super().trainable_parameters("readout" if frozen else regime)
+
     def synapses(self) -> dict[str, PrunableLinear]:
         """The maps that local rules, pruning and homeostasis act on, by name."""
         return {name: module for name, module in self.named_modules() if isinstance(module, PrunableLinear)}
 
 
-def _check(config: Config) -> None:
+def _check(config: SlimConfig) -> None:
     if config.n_embd % config.n_head:
         raise ParamsError(f"slim: n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
     if config.rule not in RULES:
         raise ParamsError(f"slim: unknown rule {config.rule!r}; known rules: {', '.join(RULES)}")
+
+
+Config = SlimConfig
+Model = Slim

@@ -4,7 +4,7 @@
   embedding tied to the readout.
 - `n_layer`, `n_embd`, `n_head` and `mlp_internal_dim_multiplier` describe the BDH that it stands beside, not itself;
   `match` says what is equal: total parameters, or operations per token at the training window. What came out of the
-  sizing is in `Model.resolved`; the rule is in `bdh.nn.counts`.
+  sizing is in `Transformer.resolved`; the rule is in `bdh.nn.counts`.
 - Its state is a KV cache: it grows with the text and ends at `block_size`.
 
 | parameter | shape | init |
@@ -52,7 +52,7 @@ TINY: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class TransformerConfig:
     """What the rival BDH looks like, what is to be equal, and how long a text may be.
 
     n_layer, n_embd, n_head, mlp_internal_dim_multiplier: the BDH that is matched. dropout: on embeddings, attention
@@ -74,12 +74,12 @@ class Config:
     heads: int = 8
 
 
-class Model(LanguageModel):
+class Transformer(LanguageModel):
     """A GPT; see the head of this file. `resolved` holds the numbers that the sizing chose."""
 
     carries_state: ClassVar[bool] = False
 
-    def __init__(self, config: Config, vocab_size: int) -> None:
+    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
         """Size and initialise the model; raises ParamsError for settings that contradict each other."""
         super().__init__()
         shape = resolve(config, vocab_size)
@@ -88,7 +88,7 @@ class Model(LanguageModel):
         self.shape = shape
         self.embed = nn.Embedding(vocab_size, shape.width)
         self.positions = nn.Embedding(config.block_size, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, config.dropout) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(shape, config.dropout) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -163,7 +163,7 @@ class Model(LanguageModel):
         return super().trainable_parameters(regime)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """One pre-norm layer: x += project(attention(norm(x))); x += contract(gelu(expand(norm(x))))."""
 
     def __init__(self, shape: Shape, dropout: float) -> None:
@@ -204,7 +204,7 @@ class Block(nn.Module):
         return F.scaled_dot_product_attention(q_BHTK, k_BHCK, v_BHCK, attn_mask=visible_TC, dropout_p=dropout)
 
 
-def resolve(config: Config, vocab_size: int) -> Shape:
+def resolve(config: TransformerConfig, vocab_size: int) -> Shape:
     """The shape that `config` asks for; raises ParamsError for settings that contradict each other."""
     D, H = config.n_embd, config.n_head
     N = bdh_neurons(D, H, config.mlp_internal_dim_multiplier)
@@ -215,7 +215,7 @@ def resolve(config: Config, vocab_size: int) -> Shape:
                 f"transformer: width {config.width} must be a multiple of heads {config.heads}, depth >= 1"
             )
         return Shape(config.width, config.depth, config.heads, 4 * config.width)
-    if own != (Config.width, Config.depth, Config.heads):
+    if own != (TransformerConfig.width, TransformerConfig.depth, TransformerConfig.heads):
         raise ParamsError(
             f"transformer: width, depth, heads {own} are chosen automatically at match {config.match!r}; "
             "set match to 'none' to give them, or remove them"
@@ -232,5 +232,9 @@ def resolve(config: Config, vocab_size: int) -> Shape:
     raise ParamsError(f"transformer: match {config.match!r}; allowed: parameters, flops, none")
 
 
-def _counted_window(config: Config) -> int:
+def _counted_window(config: TransformerConfig) -> int:
     return min(config.window, config.block_size)
+
+
+Config = TransformerConfig
+Model = Transformer

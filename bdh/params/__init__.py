@@ -18,7 +18,7 @@ from bdh.params.corpora import (
 )
 from bdh.params.load import FILE, load
 from bdh.params.training import Frontier, Hebbian, Train
-from bdh.params.whole import Params, corpus_of
+from bdh.params.whole import Params, corpus_of, named_settings
 
 __all__ = [
     "FILE",
@@ -42,4 +42,5 @@ __all__ = [
     "Train",
     "corpus_of",
     "load",
+    "named_settings",
 ]

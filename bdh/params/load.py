@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from bdh.models.catalog import known_variants, settings_of
+from bdh.models.catalog import known_architectures, settings_of
 from bdh.params.section import explain, suggest
 from bdh.params.whole import Params
 from bdh.project.errors import ParamsError
@@ -16,8 +17,8 @@ from bdh.project.errors import ParamsError
 FILE = Path("params.yaml")
 
 
-def load(path: Path = FILE) -> Params:
-    """Read and check params.yaml.
+def load(path: Path = FILE, values: Mapping[str, Any] | None = None) -> Params:
+    """Read and check params.yaml, with `values` (by dotted name) in the place of what it says there.
 
     Raises ParamsError with the dotted path, the value and what is allowed, for the first mistake.
     """
@@ -29,11 +30,18 @@ def load(path: Path = FILE) -> Params:
         raise ParamsError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no mapping of keys to values")
+    for dotted, value in (values or {}).items():
+        *sections, last = dotted.split(".")
+        section = raw
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
         raise ParamsError(f"{path}: {explain(error, Params)}") from None
     _check_names(params, path)
+    _check_presets(params, path)
     _check_model_keys(params, path)
     return params
 
@@ -49,14 +57,23 @@ def _check_names(params: Params, path: Path) -> None:
                 raise ParamsError(f"{path}: {axis}: unknown {kind} {name!r}; {suggest(name, sections)}")
         if len(set(names)) < len(names):
             raise ParamsError(f"{path}: {axis}: a name stands twice in {names}")
-    for name in params.variant:
-        if name not in known_variants():
-            hint = suggest(name, list(known_variants()))
-            raise ParamsError(f"{path}: variant.{name}: bdh/models/{name}.py does not exist; {hint}")
+
+
+def _check_presets(params: Params, path: Path) -> None:
+    for name, section in params.variant.items():
+        where = f"{path}: variant.{name}"
+        if section.of is not None and name in known_architectures():
+            raise ParamsError(f"{where}.of: {name} is an architecture itself; give the preset another name")
+        if section.without is not None and section.only is not None:
+            raise ParamsError(f"{where}: both `without` and `only` are given; an ablation is one of the two")
+        try:
+            params.sections_of(name)
+        except ParamsError as error:
+            raise ParamsError(f"{path}: {error}") from None
 
 
 def _check_model_keys(params: Params, path: Path) -> None:
-    every_known = {key for variant in params.variant for key in settings_of(variant)}
+    every_known = {key for variant in params.variant for key in settings_of(params.architecture_of(variant))}
     shared = {f"scales.{name}": getattr(params.scales, name).model for name in ("laptop", "gpu")}
     for corpus, section in params.corpus.items():
         for name in ("laptop", "gpu"):
@@ -69,7 +86,7 @@ def _check_model_keys(params: Params, path: Path) -> None:
         own = {"model": overrides.model}
         if overrides.scales is not None:
             own |= {f"scales.{name}.model": getattr(overrides.scales, name).model for name in ("laptop", "gpu")}
-        known = settings_of(variant)
+        known = settings_of(params.architecture_of(variant))
         for part, model in own.items():
             for key, value in model.items():
                 where = f"{path}: variant.{variant}.{part}.{key}"

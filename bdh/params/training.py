@@ -1,7 +1,4 @@
-"""Shape and optimisation: `scales`, and what corpora and variants override.
-
-Stage B and the frontier metrics.
-"""
+"""Settings of the stages that compute: shape and optimisation with what overrides them, stage B, frontier metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, create_model
 
-from bdh.params.section import Count, Fraction, NonNegative, Positive, Section, Switch
+from bdh.params.section import Count, Fraction, Name, NonNegative, Positive, Section, Switch
 
 
 class Train(Section):
@@ -58,8 +55,8 @@ class ScaleDefaults(Section):
 class Overrides(Section):
     """Keys of `model` and `train` that differ from the scale's."""
 
-    model: ModelKeys
-    train: TrainOverrides  # type: ignore[valid-type]
+    model: ModelKeys = Field(default_factory=dict)
+    train: TrainOverrides = Field(default_factory=TrainOverrides)  # type: ignore[valid-type]
 
 
 class Scales(Section):
@@ -77,8 +74,17 @@ class OverridesByScale(Section):
 
 
 class Variant(Overrides):
-    """Keys that differ from the scale's, at every scale and (`scales`, which wins) at one of them."""
+    """One section of `variant`: how it differs from the scale, or from the section that it is a preset `of`.
 
+    of: a section or an architecture whose settings are inherited (None: the section's name is its architecture).
+    family: what the claims count the variant to. without, only: the mechanism of an ablation; at most one is given.
+    model and train hold at every scale, `scales` (which wins over both) at one of them.
+    """
+
+    of: Name | None = None
+    family: Name | None = None
+    without: Name | None = None
+    only: Name | None = None
     scales: OverridesByScale | None = None
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from bdh.models.catalog import known_variants
 from bdh.project.files import CODE, write_json
 
 PACKAGES = ("bdh", "stages")
@@ -66,11 +67,17 @@ def manifest(modules: list[str], root: Path) -> dict[str, str]:
     return {file.as_posix(): hashlib.sha256((root / file).read_bytes()).hexdigest() for file in closure(modules, root)}
 
 
-def write_manifests(root: Path = Path()) -> None:
-    """Write `data/code/<stage>.json` and `data/code/<stage>/<variant>.json`."""
+def write_manifests(architectures: Mapping[str, str], inherited: Mapping[str, Any], root: Path = Path()) -> None:
+    """Write `data/code/<stage>.json` and, for every variant, `data/code/<stage>/<variant>.json`.
+
+    `architectures` says which file of bdh/models a variant is made of. `inherited` holds the sections of params.yaml
+    that it is a preset of; they stand under a key of their own in the manifest of the training, which they go into.
+    """
     for stage in PLAIN_STAGES:
-        write_json(root / CODE / f"{stage}.json", manifest([f"stages.{stage}"], root))
+        write_json(root / CODE / f"{stage}.json", {"files": manifest([f"stages.{stage}"], root)})
     for stage in VARIANT_STAGES:
-        for variant in known_variants():
-            modules = [f"stages.{stage}", f"bdh.models.{variant}"]
-            write_json(root / CODE / stage / f"{variant}.json", manifest(modules, root))
+        for variant, architecture in architectures.items():
+            found: dict[str, Any] = {"files": manifest([f"stages.{stage}", f"bdh.models.{architecture}"], root)}
+            if stage == "train":
+                found["inherited"] = inherited[variant]
+            write_json(root / CODE / stage / f"{variant}.json", found)

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from bdh.models.catalog import known_variants, settings_of
-from bdh.project.files import RUNS, TOKENS, read_json
+from bdh.params import load, named_settings
+from bdh.project.errors import ParamsError
+from bdh.project.files import REPORTS, RUNS, TOKENS, read_json
 from bdh.project.lockfile import Entry, stage_and_key
 from bdh.tracking import identity, mirror
 from bdh.tracking.champions import crown
@@ -123,33 +125,48 @@ def _scale(entry: Entry) -> str:
     return str(entry.params.get("scale") or next((name for name in named if name in ("laptop", "gpu")), ""))
 
 
-def _config(key: str) -> Mapping[str, Any]:
-    path = RUNS / key / "config.json"
+def _read(path: Path) -> Mapping[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def _config(key: str) -> Mapping[str, Any]:
+    return _read(RUNS / key / "config.json")
+
+
 def stage_params(entry: Entry) -> dict[str, Any]:
-    """Parameters of a stage as it records them itself, put together from dvc.lock."""
+    """Parameters of a stage as it records them itself, from dvc.lock and what the stage left behind.
+
+    A training's are those of its config.json; without one they are put together from params.yaml with the values of
+    dvc.lock laid over it. Of settings that are none any more (a variant or key is gone) it is the values of dvc.lock.
+    """
     stage, key = stage_and_key(entry.name)
     if stage != "train":
         prefix = f"{stage}."
         return {name.removeprefix(prefix): value for name, value in entry.params.items()}
     variant, corpus, seed = key.split("-")
-    layers = [value for name, value in entry.params.items() if name.startswith("scales.")]
-    layers += [value for name, value in entry.params.items() if name.startswith("corpus.")]
-    own = entry.params.get(f"variant.{variant}") or {}
-    known = settings_of(variant) if variant in known_variants() else {}
-    model: dict[str, Any] = {name: setting.default for name, setting in known.items()}
-    train: dict[str, Any] = {}
-    for layer in layers:
-        model |= {name: value for name, value in (layer.get("model") or {}).items() if name in known}
-        train |= layer.get("train") or {}
-    model |= own.get("model") or {}
-    train |= own.get("train") or {}
-    rest: dict[str, Any] = {name: entry.params[name] for name in ("device", "precision") if name in entry.params}
     config = _config(key)
-    settings = {"model": config.get("model", model), "train": config.get("train", train)}
-    return {**rest, **settings, "variant": variant, "corpus": corpus, "seed": int(seed)}
+    if not {"architecture", "train", "model"} <= config.keys():
+        scale = {"scale": _scale(entry)} if _scale(entry) else {}
+        try:
+            params = load(values=entry.params | scale)
+            config = {
+                "architecture": params.architecture_of(variant),
+                "train": params.train_of(variant, corpus).model_dump(),
+                "model": params.model_of(variant, corpus),
+            }
+        except ParamsError:
+            return dict(entry.params)
+    named = named_settings(variant, config["architecture"], corpus, int(seed), config["train"], config["model"])
+    return named | _machine(entry, key)
+
+
+def _machine(entry: Entry, key: str) -> dict[str, Any]:
+    """What a training ran on, as its timing says; what was asked for where there is none."""
+    timing = _read(REPORTS / "timing" / f"{key}.json")
+    asked = ("device", "precision")
+    found: dict[str, Any] = {name: entry.params[name] for name in asked if name in entry.params}
+    found |= {name: timing[name] for name in ("device", "precision", "devices") if name in timing}
+    return found | ({"device": "cuda"} if found.get("device") not in ("auto", "cpu") else {})
 
 
 SYNC = "`bdh sync` fills the store in"

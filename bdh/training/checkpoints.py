@@ -55,7 +55,7 @@ def are_finite(model: nn.Module) -> bool:
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-NEEDED = ("variant", "vocab_size", "corpus", "seed", "model")
+NEEDED = ("variant", "architecture", "vocab_size", "corpus", "seed", "model")
 
 
 def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[Language
     missing = [key for key in NEEDED if key not in config]
     if missing:
         raise RunError(f"{folder / CONFIG} has no {', '.join(missing)}; delete {folder} and run `dvc repro`")
-    model = build(config["variant"], vocab_size=config["vocab_size"], **config["model"])
+    model = build(config["architecture"], vocab_size=config["vocab_size"], **config["model"])
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)

@@ -11,8 +11,8 @@ import torch
 
 from bdh.corpora.tokens import TokenCorpus
 from bdh.models.base import build
-from bdh.models.catalog import FOLDER, settings_of
-from bdh.params import Params, Train
+from bdh.models.catalog import FOLDER
+from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import ParamsError
 from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
@@ -28,15 +28,15 @@ from bdh.training.report import write_samples
 from bdh.training.resume import CheckpointFolder, fingerprint, only_one
 from bdh.training.state import Row, Training
 
-WINDOW_SETTINGS = ("block_size", "window")
 SPREAD = ("devices", "train.devices", "train.accumulate")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one training is made of; `model` holds every setting of the variant's Config."""
+    """What one training is made of; `model` holds every setting of the architecture's Config."""
 
     variant: str
+    architecture: str
     corpus: TokenCorpus
     seed: int
     train: Train
@@ -52,17 +52,11 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """All settings by dotted name, for the tracker and the fingerprint."""
-        named = {f"train.{name}": value for name, value in self.train.model_dump().items()}
-        named |= {f"model.{name}": value for name, value in self.model.items()}
+        named = named_settings(
+            self.variant, self.architecture, self.corpus.name, self.seed, self.train.model_dump(), self.model
+        )
         precision = str(self.precision).removeprefix("torch.")
-        return named | {
-            "variant": self.variant,
-            "corpus": self.corpus.name,
-            "seed": self.seed,
-            "device": self.device.type,
-            "precision": precision,
-            "devices": self.group.size,
-        }
+        return named | {"device": self.device.type, "precision": precision, "devices": self.group.size}
 
     def checkpoints(self) -> CheckpointFolder:
         """Where this very training (settings, data, code, seed, kind of device) keeps its checkpoints.
@@ -70,10 +64,10 @@ class Run:
         They fit any number of devices and micro-batches.
         """
         manifest = CODE / "train" / f"{self.variant}.json"
-        sources = [path for path in (manifest, FOLDER / f"{self.variant}.py") if path.exists()]
+        source = manifest if manifest.exists() else FOLDER / f"{self.architecture}.py"
         parts = {name: value for name, value in self.settings().items() if name not in SPREAD} | {
             "corpus_digest": self.corpus.digest,
-            "code": [path.read_text(encoding="utf-8") for path in sources],
+            "code": source.read_text(encoding="utf-8"),
             "torch": torch.__version__,
         }
         return CheckpointFolder(self.key, fingerprint(parts))
@@ -109,19 +103,20 @@ def check_names(params: Params, variant: str, corpus: str) -> None:
 
 
 def describe(params: Params, variant: str, corpus: str, seed: int, group: Group = ALONE) -> Run:
-    """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe.
-
-    A setting named `block_size` or `window` that params.yaml leaves open becomes the training window.
-    """
+    """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe."""
     check_names(params, variant, corpus)
-    train = params.train_of(variant, corpus)
-    known = settings_of(variant)
-    given = params.model_of(variant, corpus)
-    model = {name: setting.default for name, setting in known.items()}
-    model |= {name: train.window for name in WINDOW_SETTINGS if name in known} | given
     device = choose_device(params.device, params.threads)
-    precision = choose_precision(params.precision, device)
-    return Run(variant, TokenCorpus.open(TOKENS / corpus), seed, train, model, device, precision, group)
+    return Run(
+        variant,
+        params.architecture_of(variant),
+        TokenCorpus.open(TOKENS / corpus),
+        seed,
+        params.train_of(variant, corpus),
+        params.model_of(variant, corpus),
+        device,
+        choose_precision(params.precision, device),
+        group,
+    )
 
 
 @contextmanager
@@ -146,7 +141,7 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
 def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
     """Train, or go on where a killed training stopped; the result has the best weights in its model."""
     tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
-    model = build(run.variant, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
+    model = build(run.architecture, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
     training = Training(
         model,
         run.corpus,
@@ -167,6 +162,7 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         return
     config = {
         "variant": run.variant,
+        "architecture": run.architecture,
         "vocab_size": run.corpus.vocab_size,
         "corpus": run.corpus.name,
         "seed": run.seed,

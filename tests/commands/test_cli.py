@@ -55,7 +55,7 @@ def with_run(repository):
     write_corpus(repository / TOKENS / "toy")
     shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4}
     model = build("bdh", vocab_size=256, seed=0, **shape)
-    config = {"variant": "bdh", "vocab_size": 256, "corpus": "toy", "seed": 0, "model": shape}
+    config = {"variant": "bdh", "architecture": "bdh", "vocab_size": 256, "corpus": "toy", "seed": 0, "model": shape}
     save_run(repository / RUNS / KEY, model, config)
     return repository
 

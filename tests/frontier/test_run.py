@@ -33,7 +33,8 @@ def project(tmp_path_factory):
         vocab = json.loads((TOKENS / "sample_calls" / "stats.json").read_text())["tokenizer"]["vocab_size"]
         for variant, shape in SHAPES.items():
             key = run_key(variant, "sample_calls", 0)
-            config = {"variant": variant, "vocab_size": vocab, "corpus": "sample_calls", "seed": 0, "model": shape}
+            config = {"variant": variant, "architecture": variant, "vocab_size": vocab}
+            config |= {"corpus": "sample_calls", "seed": 0, "model": shape}
             save_run(RUNS / key, build(variant, vocab_size=vocab, seed=0, **shape), config)
             hebbian.main(variant, "sample_calls", 0)
             frontier.main(variant, "sample_calls", 0)

@@ -7,19 +7,18 @@ import torch
 from bdh.hebbian.activity import Activity
 from bdh.hebbian.evaluation import Rules, evaluate
 from bdh.hebbian.reader import Reader, weights_sha256
-from bdh.models.base import build, variant_module
-from bdh.models.catalog import known_variants
 from tests.support.arm_readings import by_hand, nats_of
 from tests.support.held_out_text import VOCAB, held_out, small_bdh
+from tests.support.variants import KINDS, tiny
 
-CARRYING = [name for name in known_variants() if variant_module(name).Model.carries_state]
+CARRYING = [name for name in KINDS if tiny(name, vocab_size=VOCAB).carries_state]
 
 
 @pytest.mark.parametrize("variant", CARRYING)
 def test_hebbian_every_state_changes_logits_when_carried_and_nothing_else_moves(variant):
     """Also for several documents at once: equal to one document after the other."""
     text = held_out((40, 25, 31), window=8)
-    model = build(variant, vocab_size=VOCAB, seed=0, **variant_module(variant).TINY).double()
+    model = tiny(variant, vocab_size=VOCAB).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4.0)
@@ -38,7 +37,7 @@ def test_hebbian_every_state_changes_logits_when_carried_and_nothing_else_moves(
 
 
 def test_hebbian_carriers_are_the_families_with_a_synaptic_state():
-    assert {"bdh", "bdh_structured", "eq8", "hebbian_block", "recurrent", "stabilized", "neuro"} <= set(CARRYING)
+    assert {"bdh", "eq8", "hebbian_block", "recurrent", "stabilized", "neuro"} <= set(CARRYING)
     assert {"recurrent_trained", "neuro_trained"} <= set(CARRYING)
     assert not [name for name in CARRYING if name.startswith(("slim", "transformer"))]
 
@@ -62,7 +61,7 @@ def test_hebbian_memory_of_a_call_does_not_grow_with_the_text():
 
 @pytest.mark.parametrize("variant", CARRYING)
 def test_hebbian_every_state_can_be_observed(variant):
-    model = build(variant, vocab_size=VOCAB, seed=0, **variant_module(variant).TINY)
+    model = tiny(variant, vocab_size=VOCAB)
     rules = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=20)
     found = evaluate(model, held_out((40, 25, 31), window=8), rules)
     assert not [name for name, arm in found.report["arms"].items() if arm["bits_per_byte"] is None]

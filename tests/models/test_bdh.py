@@ -195,8 +195,8 @@ def test_dropout_keeps_the_share_and_the_mean_without_pattern(share):
     assert dropout(x, share, training=False) is x
 
 
-def test_l1_term_of_bdh_structured_has_a_gradient():
-    model = build("bdh_structured", vocab_size=V, seed=0, **SHAPE)
+def test_l1_term_has_a_gradient():
+    model = build("bdh", vocab_size=V, seed=0, **SHAPE)
     model.measure_l1 = True
     l1 = model(tokens_of(0, 2, 9)).l1
     (gradient,) = torch.autograd.grad(l1, model.encoder)

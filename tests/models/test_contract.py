@@ -1,27 +1,23 @@
-"""What holds for every variant, whatever it is; properties come from its class attributes, never from its name."""
+"""What holds for every kind of model, whatever it is; properties come from its attributes, never from its name."""
 
-import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
-from bdh.models.base import LanguageModel, build, damp_state, variant_module
-from bdh.models.catalog import known_variants, settings_of
+from bdh.models.base import LanguageModel, damp_state
 from bdh.nn.probe import listening
-from bdh.project.errors import HatcheryError, ParamsError
+from bdh.project.errors import HatcheryError
+from tests.support import variants
 
-pytestmark = pytest.mark.parametrize("variant", known_variants())
+pytestmark = pytest.mark.parametrize("variant", variants.KINDS)
 V, B, T = 37, 3, 23
 CHUNKS = (1, 3, 7, 1, 5, 6)
-PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
 
 def tiny(variant: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> LanguageModel:
-    return build(variant, vocab_size=V, seed=seed, **variant_module(variant).TINY).to(dtype).eval()
+    return variants.tiny(variant, vocab_size=V, seed=seed).to(dtype).eval()
 
 
 def text(seed: int = 0, batch: int = B, length: int = T, low: int = 0, high: int = V) -> torch.Tensor:
@@ -62,32 +58,6 @@ def test_build_is_a_function_of_the_seed(variant):
         assert torch.isfinite(tensor).all(), name
     with torch.no_grad():
         assert not torch.equal(first(text()).logits, other(text()).logits)
-
-
-def test_build_without_settings_uses_the_defaults_of_config(variant):
-    with torch.device("meta"):
-        model = build(variant, vocab_size=V)
-    assert model.vocab_size == V
-    assert model.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_settings_read_from_source_equal_config(variant):
-    fields = {field.name: field.default for field in dataclasses.fields(variant_module(variant).Config)}
-    settings = settings_of(variant)
-    assert {name: setting.default for name, setting in settings.items()} == fields
-    for name, setting in settings.items():
-        assert type(setting.default).__name__ in setting.annotation, name
-    assert variant_module(variant).TINY.keys() <= fields.keys()
-
-
-def test_unknown_setting_is_an_error_that_lists_the_known_ones(variant):
-    with pytest.raises(ParamsError, match=f"{variant} has no setting 'n_layers'; it has"):
-        build(variant, vocab_size=V, n_layers=3)
-
-
-def test_every_variant_has_a_section_in_params(variant):
-    section = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["variant"][variant]
-    assert section["model"].keys() <= settings_of(variant).keys()
 
 
 @torch.no_grad()

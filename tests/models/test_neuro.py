@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bdh.models.base import build, variant_module
-from bdh.models.catalog import known_variants
 from bdh.nn.probe import listening
 from bdh.reservoir.scan import scan
 from bdh.reservoir.step import Rules, Weights, drawn_spikes, fixed_spikes, fresh_stream, respond, step, write_gain
+from tests.support import variants
 
 V, N, D = 37, 32, 8
 MECHANISMS = {
@@ -27,7 +26,7 @@ MECHANISMS = {
 
 
 def model_of(variant, **settings):
-    return build(variant, vocab_size=V, seed=0, **({"n": N, "d": D} | settings)).double().eval()
+    return variants.model_of(variant, vocab_size=V, **({"n": N, "d": D} | settings)).double().eval()
 
 
 def text(seed=0, batch=2, length=40):
@@ -40,9 +39,9 @@ def changed_rules(variant, other):
 
 
 def test_neuro_ablations_are_complete():
-    expected = {f"neuro_{kind}_{name}" for kind in ("no", "only") for name in MECHANISMS}
-    found = {name for name in known_variants() if name.startswith(("neuro_no_", "neuro_only_"))}
-    assert found == expected
+    found = [variants.SHIPPED.ablation_of(name) for name in variants.SHIPPED.variant]
+    expected = {(kind, name) for kind in ("without", "only") for name in MECHANISMS}
+    assert sorted(ablation for ablation in found if ablation) == sorted(expected)
     every = set().union(*MECHANISMS.values())
     assert changed_rules("neuro", "neuro_none") == every
     forms = {"separate_kernels", "use_relu_lowrank", "ln_before_Dy", "unbiased_std", "threshold_ratio"}
@@ -53,17 +52,14 @@ def test_neuro_ablations_are_complete():
 @pytest.mark.parametrize("name", MECHANISMS)
 @torch.no_grad()
 def test_neuro_mechanism_off_and_alone_change_that_mechanism_and_the_logits(name):
+    params = variants.SHIPPED
+    assert params.ablation_of(f"neuro_no_{name}") == ("without", name)
+    assert params.ablation_of(f"neuro_only_{name}") == ("only", name)
     assert changed_rules("neuro", f"neuro_no_{name}") == MECHANISMS[name]
     assert changed_rules("neuro_none", f"neuro_only_{name}") == MECHANISMS[name]
     settings = {"homeostasis_tau": 0.001} if name == "homeostasis" else {}
     for without, given in ((f"neuro_no_{name}", "neuro"), ("neuro_none", f"neuro_only_{name}")):
         assert not torch.equal(model_of(given, **settings)(text()).logits, model_of(without)(text()).logits), given
-
-
-def test_neuro_modules_only_change_defaults():
-    for name in known_variants():
-        if name.startswith(("neuro_no", "neuro_only_", "neuro_multiscale")):
-            assert variant_module(name).Model is variant_module("neuro").Model
 
 
 def random_weights(seed=0):

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from bdh.models.base import build
-from bdh.models.slim import TINY, Model
+from bdh.models.slim import TINY, Slim
 
 V, B, T = 17, 8, 24
 CORPORA = ("random", "constant", "alternating", "bursts", "cycle")
 
 
-def tiny(variant: str, **settings) -> Model:
-    return build(variant, vocab_size=V, seed=0, **TINY | settings)
+def tiny(plastic: bool = True, **settings) -> Slim:
+    return build("slim", vocab_size=V, seed=0, plastic=plastic, **TINY | settings)
 
 
 def batch(corpus: str, seed: int, batch_size: int = B) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +45,7 @@ def unigram_nats() -> float:
 
 
 @torch.no_grad()
-def test_loss(model: Model) -> float:
+def test_loss(model: Slim) -> float:
     model.eval()
     loss = model(*batch("cycle", 10**6, 256)).loss.item()
     model.train()
@@ -55,7 +55,7 @@ def test_loss(model: Model) -> float:
 test_loss.__test__ = False
 
 
-def learn(model: Model, rule: str, steps: int, corpus: str = "cycle") -> float:
+def learn(model: Slim, rule: str, steps: int, corpus: str = "cycle") -> float:
     model.train()
     parameters = [parameter for _, parameter in model.trainable_parameters("full")]
     optimizer = torch.optim.AdamW(parameters, lr=0.01)
@@ -87,9 +87,9 @@ def forbid_autograd(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return []
 
 
-@pytest.mark.parametrize("variant", ["slim_hebbian", "slim_frozen"])
-def test_hebbian_mode_never_uses_autograd(variant, monkeypatch):
-    model = tiny(variant, prune_every=2, homeostasis_every=1).train()
+@pytest.mark.parametrize("plastic", [True, False])
+def test_hebbian_mode_never_uses_autograd(plastic, monkeypatch):
+    model = tiny(plastic, prune_every=2, homeostasis_every=1).train()
     saved = forbid_autograd(monkeypatch)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda tensor: tensor):
         for step in range(1, 6):
@@ -104,7 +104,7 @@ def test_hebbian_mode_never_uses_autograd(variant, monkeypatch):
 
 
 def test_autograd_detectors_do_detect(monkeypatch):
-    model = tiny("slim_backprop").train()
+    model = tiny().train()
     saved = forbid_autograd(monkeypatch)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda tensor: tensor):
         loss = model(*batch("cycle", 1)).loss
@@ -118,17 +118,17 @@ def test_autograd_detectors_do_detect(monkeypatch):
 
 @pytest.mark.parametrize("corpus", CORPORA)
 @pytest.mark.parametrize(
-    ("variant", "settings"),
+    ("plastic", "settings"),
     [
-        ("slim_hebbian", {}),
-        ("slim_hebbian", {"homeostasis_every": 1, "target_activity": 0.2, "prune_every": 50}),
-        ("slim_hybrid", {"homeostasis_every": 1, "target_activity": 5.0, "prune_every": 50}),
-        ("slim_frozen", {}),
+        (True, {}),
+        (True, {"homeostasis_every": 1, "target_activity": 0.2, "prune_every": 50}),
+        (True, {"homeostasis_every": 1, "target_activity": 5.0, "prune_every": 50}),
+        (False, {}),
     ],
     ids=["published", "fast_homeostasis", "high_target", "frozen"],
 )
-def test_local_learning_stays_bounded_on_any_text(variant, settings, corpus):
-    model = tiny(variant, **settings).train()
+def test_local_learning_stays_bounded_on_any_text(plastic, settings, corpus):
+    model = tiny(plastic, **settings).train()
     losses = local_losses(model, corpus, 120)
     assert all(math.isfinite(loss) for loss in losses)
     if corpus != "bursts":
@@ -142,14 +142,14 @@ def test_local_learning_stays_bounded_on_any_text(variant, settings, corpus):
 @pytest.mark.parametrize("corpus", ["constant", "alternating"])
 def test_local_learning_stays_bounded_at_the_published_width(corpus):
     """512 channels and rate 0.01: where Oja's rule without a limit on its step diverges."""
-    model = tiny("slim_hebbian", n_embd=512, n_head=8, n_layer=1).train()
+    model = tiny(n_embd=512, n_head=8, n_layer=1).train()
     losses = local_losses(model, corpus, 25)
     assert max(losses) < 1.2 * math.log(V)
     assert losses[-1] < losses[0]
     assert all(linear.weight.norm(dim=1).max() < math.sqrt(2 + 0.01 * 512) for linear in model.synapses().values())
 
 
-def local_losses(model: Model, corpus: str, steps: int) -> list[float]:
+def local_losses(model: Slim, corpus: str, steps: int) -> list[float]:
     losses = []
     for step in range(1, steps + 1):
         losses.append(model.local_update(*batch(corpus, step)).loss.item())
@@ -158,7 +158,7 @@ def local_losses(model: Model, corpus: str, steps: int) -> list[float]:
 
 
 def test_plain_rule_diverges_where_oja_does_not():
-    model = tiny("slim_hebbian", rule="plain", homeostatic=False).train()
+    model = tiny(rule="plain", homeostatic=False).train()
     growth = []
     for step in range(1, 600):
         model.local_update(*batch("cycle", step))
@@ -169,17 +169,17 @@ def test_plain_rule_diverges_where_oja_does_not():
 
 
 @pytest.mark.parametrize(
-    ("variant", "rule", "settings"),
+    ("plastic", "rule", "settings"),
     [
-        ("slim_backprop", "backprop", {}),
-        ("slim_hebbian", "hebbian", {"homeostasis_every": 1, "target_activity": 0.2}),
-        ("slim_hybrid", "hybrid", {"hebbian_lr": 0.0001}),
-        ("slim_frozen", "hebbian", {}),
-        ("slim_frozen", "backprop", {}),
+        (True, "backprop", {}),
+        (True, "hebbian", {"homeostasis_every": 1, "target_activity": 0.2}),
+        (True, "hybrid", {"hebbian_lr": 0.0001}),
+        (False, "hebbian", {}),
+        (False, "backprop", {}),
     ],
 )
-def test_every_mode_beats_uniform_and_unigram(variant, rule, settings):
-    model = tiny(variant, **settings)
+def test_every_mode_beats_uniform_and_unigram(plastic, rule, settings):
+    model = tiny(plastic, **settings)
     assert rule in model.learning_rules
     before, after = test_loss(model), learn(model, rule, 150)
     assert before > math.log(V) - 0.1
@@ -188,13 +188,13 @@ def test_every_mode_beats_uniform_and_unigram(variant, rule, settings):
 
 
 def test_local_rules_at_published_rates_beat_uniform():
-    assert learn(tiny("slim_hebbian"), "hebbian", 200) < math.log(V) - 0.1
+    assert learn(tiny(), "hebbian", 200) < math.log(V) - 0.1
 
 
 @pytest.mark.parametrize(("rate", "held"), [(0.1 / 64, True), (0.05, False)], ids=["slow", "fast"])
 def test_homeostasis_holds_oja_below_a_tenth_of_growth_per_step(rate, held):
     settings = {"n_embd": 64, "n_head": 4, "n_layer": 3, "homeostasis_every": 1, "target_activity": 0.2}
-    model = tiny("slim_hebbian", hebbian_lr=rate, prune_threshold=0.0, **settings).train()
+    model = tiny(hebbian_lr=rate, prune_threshold=0.0, **settings).train()
     losses = local_losses(model, "cycle", 150)
     activity = torch.cat(list(model.activity(batch("cycle", 0)[0]).values()))
     assert (activity.max() < 0.6) == held
@@ -203,7 +203,7 @@ def test_homeostasis_holds_oja_below_a_tenth_of_growth_per_step(rate, held):
 
 
 def test_embedding_positions_and_norms_do_not_learn_locally():
-    model = tiny("slim_hebbian").train()
+    model = tiny().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.local_update(*batch("cycle", 1))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -212,7 +212,7 @@ def test_embedding_positions_and_norms_do_not_learn_locally():
 
 @pytest.mark.parametrize("rule", ["hebbian", "backprop"])
 def test_frozen_control_learns_its_readout_only(rule):
-    model = tiny("slim_frozen", prune_every=1, homeostasis_every=1)
+    model = tiny(plastic=False, prune_every=1, homeostasis_every=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     learn(model, rule, 3)
     assert {n for n, tensor in model.state_dict().items() if not torch.equal(tensor, before[n])} == {"lm_head.weight"}
@@ -220,17 +220,15 @@ def test_frozen_control_learns_its_readout_only(rule):
     assert model.trainable_parameters("none") == []
 
 
-def test_all_modes_start_from_the_same_function():
-    reference = tiny("slim_backprop").state_dict()
-    for variant in ("slim_hebbian", "slim_hybrid", "slim_frozen"):
-        found = tiny(variant).state_dict()
-        assert found.keys() == reference.keys()
-        assert all(torch.equal(tensor, reference[name]) for name, tensor in found.items())
+def test_control_starts_from_the_same_function():
+    reference, found = tiny().state_dict(), tiny(plastic=False).state_dict()
+    assert found.keys() == reference.keys()
+    assert all(torch.equal(tensor, reference[name]) for name, tensor in found.items())
 
 
 @torch.no_grad()
 def test_local_update_changes_all_synapses_at_once_by_what_neurons_send():
-    model = tiny("slim_hebbian").double().eval()
+    model = tiny().double().eval()
     tokens, targets = batch("cycle", 1)
     block, W = model.blocks[1], {name: linear.weight.clone() for name, linear in model.synapses().items()}
     seen: dict[str, torch.Tensor] = {}
@@ -252,7 +250,7 @@ def test_local_update_changes_all_synapses_at_once_by_what_neurons_send():
 
 
 def test_local_update_is_float32_under_autocast():
-    exact, rough = tiny("slim_hebbian").train(), tiny("slim_hebbian").train()
+    exact, rough = tiny().train(), tiny().train()
     exact.local_update(*batch("cycle", 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert rough.local_update(*batch("cycle", 1)).logits.dtype == torch.float32
@@ -261,7 +259,7 @@ def test_local_update_is_float32_under_autocast():
 
 
 def test_compiled_training_learns_and_remembers_the_tokens_for_homeostasis():
-    model, plain = (tiny("slim_backprop", homeostasis_every=1).train() for _ in range(2))
+    model, plain = (tiny(homeostasis_every=1).train() for _ in range(2))
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager")
     for step in range(1, 3):

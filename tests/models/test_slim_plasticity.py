@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bdh.models.base import build
-from bdh.models.slim import TINY, Model
+from bdh.models.slim import TINY, Slim
 from bdh.nn.plastic import PrunableLinear
 from bdh.project.errors import ParamsError, RunError
 
@@ -20,19 +20,19 @@ OPTIMIZERS = {
 }
 
 
-def tiny(variant: str = "slim_backprop", **settings) -> Model:
-    return build(variant, vocab_size=V, seed=0, **TINY | settings)
+def tiny(**settings) -> Slim:
+    return build("slim", vocab_size=V, seed=0, **TINY | settings)
 
 
 def text(seed: int = 0) -> torch.Tensor:
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
 
 
-def masks(model: Model) -> dict[str, torch.Tensor]:
+def masks(model: Slim) -> dict[str, torch.Tensor]:
     return {name: linear.mask.clone() for name, linear in model.synapses().items()}
 
 
-def train(model: Model, rule: str, optimizer: torch.optim.Optimizer, steps: range) -> None:
+def train(model: Slim, rule: str, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         if rule != "hebbian":
             optimizer.zero_grad()
@@ -112,7 +112,7 @@ def test_masks_and_initial_weights_survive_saving(tmp_path):
     train(model, "hybrid", OPTIMIZERS["adamw"](model.parameters()), range(1, 4))
     assert any(name.endswith("mask") for name in model.state_dict())
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    other = build("slim_backprop", vocab_size=V, seed=5, **TINY)
+    other = build("slim", vocab_size=V, seed=5, **TINY)
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     for name, linear in other.synapses().items():
         assert torch.equal(linear.mask, model.synapses()[name].mask)
@@ -142,7 +142,7 @@ def test_homeostasis_does_not_blow_up_a_neuron_with_silent_inputs():
 
 @torch.no_grad()
 def test_homeostasis_brings_measured_activity_to_the_target():
-    model = tiny("slim_backprop", target_activity=0.3, homeostasis_every=1, prune_threshold=0.0).train()
+    model = tiny(target_activity=0.3, homeostasis_every=1, prune_threshold=0.0).train()
     tokens = text()
     start = model.activity(tokens)
     for step in range(1, 120):

@@ -6,6 +6,7 @@ import torch
 from bdh.generation import generate
 from bdh.models.base import build
 from bdh.nn.probe import listening
+from tests.support import variants
 from tests.support.chains import chain_of, unigram_nats
 
 V = 37
@@ -56,7 +57,7 @@ def test_stabilized_trains_its_readout_and_nothing_else(regime):
 def test_trained_reservoirs_beat_the_unigram_on_text_with_structure(variant, learning_rate, steps):
     torch.manual_seed(0)
     text = chain_of(20000, V, seed=0)
-    model = build(variant, vocab_size=V, seed=0, n=48, d=16).train()
+    model = variants.model_of(variant, vocab_size=V, n=48, d=16).train()
     optimizer = torch.optim.Adam([p for _, p in model.trainable_parameters("full")], lr=learning_rate)
     generator = torch.Generator().manual_seed(1)
     held_out = text[16000:].unfold(0, 33, 33)
@@ -69,7 +70,7 @@ def test_trained_reservoirs_beat_the_unigram_on_text_with_structure(variant, lea
         optimizer.step()
     with torch.no_grad():
         found = model.eval()(held_out[:, :-1], held_out[:, 1:]).loss.item()
-        fresh = build(variant, vocab_size=V, seed=0, n=48, d=16).eval()
+        fresh = variants.model_of(variant, vocab_size=V, n=48, d=16).eval()
         untrained = fresh(held_out[:, :-1], held_out[:, 1:]).loss.item()
     bound = unigram_nats(text[:16000], text[16000:], V)
     assert found < bound - 0.02, (found, bound)
@@ -78,7 +79,7 @@ def test_trained_reservoirs_beat_the_unigram_on_text_with_structure(variant, lea
 
 @pytest.mark.parametrize("variant", ["recurrent", "stabilized", "neuro", "neuro_multiscale", "neuro_trained"])
 def test_reservoirs_generate_token_by_token_as_if_reading_again(variant):
-    model = build(variant, vocab_size=V, seed=0, n=24, d=8).double().eval()
+    model = variants.model_of(variant, vocab_size=V, n=24, d=8).double().eval()
     prompt = [3, 1, 4, 1, 5]
     text = list(generate(model, prompt, 12, temperature=0))
     reread = list(prompt)

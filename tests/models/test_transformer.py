@@ -32,8 +32,9 @@ BDH_SHAPES = {  # n_layer, n_embd, n_head, multiplier, vocabulary, window
 }
 
 
-def model_of(variant="transformer", vocab_size=256, **settings):
-    return build(variant, vocab_size=vocab_size, seed=0, **(SMALL | settings)).eval()
+def model_of(match="parameters", vocab_size=256, **settings):
+    settings = {"match": match} | settings
+    return build("transformer", vocab_size=vocab_size, seed=0, **(SMALL | settings)).eval()
 
 
 def tokens_of(seed, *shape, vocab_size=256):
@@ -66,9 +67,9 @@ def test_sizing_reproduces_the_usual_shape_at_the_official_size():
     assert (shape.width, shape.depth, shape.heads) == (512, 8, 8)
 
 
-@pytest.mark.parametrize("variant", ["transformer", "transformer_flops"])
-def test_resolved_numbers_describe_the_model_that_was_built(variant):
-    model = model_of(variant)
+@pytest.mark.parametrize("match", ["parameters", "flops"])
+def test_resolved_numbers_describe_the_model_that_was_built(match):
+    model = model_of(match)
     bdh = build("bdh", vocab_size=256, **{name: SMALL[name] for name in list(SMALL)[:5]})
     resolved = model.resolved
     assert resolved["parameters"] == sum(parameter.numel() for parameter in model.parameters())
@@ -77,7 +78,7 @@ def test_resolved_numbers_describe_the_model_that_was_built(variant):
     assert resolved["flops"] == model.flops_per_token(64)
     assert len(model.blocks) == resolved["depth"]
     assert model.embed.weight.shape == (256, resolved["width"])
-    if variant == "transformer":
+    if match == "parameters":
         assert resolved["parameters"] == pytest.approx(bdh.parameter_count(), rel=0.02)
         assert resolved["flops"] < bdh.flops_per_token(64)
     else:
@@ -97,10 +98,10 @@ def test_operations_equal_a_count_of_the_products_with_the_causal_half():
 
 
 def test_window_of_training_decides_the_operations():
-    short = model_of("transformer_flops", window=16).resolved
-    long = model_of("transformer_flops", window=64).resolved
+    short = model_of("flops", window=16).resolved
+    long = model_of("flops", window=64).resolved
     assert short["flops"] < long["flops"]
-    assert model_of("transformer_flops", window=512).resolved == long
+    assert model_of("flops", window=512).resolved == long
 
 
 def test_shape_given_by_hand_is_used_as_it_is():

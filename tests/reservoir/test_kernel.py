@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bdh.models.base import build
 from bdh.reservoir import scan
 from bdh.reservoir.kernel import available, kernel_scan
 from bdh.reservoir.scan import feedback_scan
 from bdh.reservoir.step import Rules, Weights, fresh_stream
 from bdh.reservoir.truncation import one_by_one, side_by_side
 from tests.reservoir.test_step import EVERYTHING, RULES, D, N, inputs_of, used_stream, weights_of
+from tests.support.variants import model_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [
@@ -79,7 +79,7 @@ def test_states_at_the_cuts_of_gradients_come_from_the_kernel(monkeypatch):
 )
 @torch.no_grad()
 def test_models_on_a_gpu_equal_float64_on_a_cpu(variant):
-    model, exact = (build(variant, vocab_size=37, seed=0).eval() for _ in range(2))
+    model, exact = (model_of(variant, vocab_size=37).eval() for _ in range(2))
     tokens = torch.randint(37, (4, 65), generator=torch.Generator().manual_seed(0))
     found = model.cuda()(tokens.cuda(), state=model.initial_state(4))
     expected = exact.double()(tokens, state=exact.initial_state(4))
@@ -94,7 +94,7 @@ def test_models_on_a_gpu_equal_float64_on_a_cpu(variant):
 @pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
 @pytest.mark.parametrize("variant", ["stabilized", "neuro", "neuro_trained"])
 def test_models_train_compiled_on_a_gpu(variant):
-    model = build(variant, vocab_size=37, seed=0).cuda().train()
+    model = model_of(variant, vocab_size=37).cuda().train()
     tokens = torch.randint(37, (4, 33), generator=torch.Generator().manual_seed(0)).cuda()
     optimizer = torch.optim.Adam([p for _, p in model.trainable_parameters("full")], lr=1e-2)
     compiled, losses = torch.compile(model), []

@@ -25,7 +25,8 @@ TINY = {"n_layer": 1, "n_embd": 8, "n_head": 2, "mlp_internal_dim_multiplier": 4
 
 def config_of(variant, **model):
     shape = {name: value for name, value in TINY.items() if name in settings_of(variant)}
-    return {"variant": variant, "vocab_size": 11, "corpus": "toy", "seed": 0, "model": shape | model}
+    named = {"variant": variant, "architecture": variant, "vocab_size": 11, "corpus": "toy", "seed": 0}
+    return named | {"model": shape | model}
 
 
 def checkpoint(step, value=1.0):

@@ -75,7 +75,7 @@ class Weights:
 
 def decodable(model: LanguageModel) -> bool:
     """Whether `weights_of` takes the model: exactly the `Model` of bdh (and bdh_structured) or eq8."""
-    return type(model).__name__ == "Model" and type(model).__module__ in ACCUMULATES
+    return type(model).__name__ in ("BDH", "Eq8") and type(model).__module__ in ACCUMULATES
 
 
 @torch.no_grad()

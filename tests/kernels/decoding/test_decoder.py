@@ -10,13 +10,12 @@ from bdh.kernels.decoding import reference as prefill_module
 from bdh.kernels.decoding.decoder import Decoder
 from bdh.kernels.decoding.memory import decodable, join_planes, split_planes
 from bdh.kernels.decoding.reference import PlainStep
-from bdh.models.base import build, variant_module
-from bdh.models.catalog import known_variants
 from bdh.nn.probe import listening
 from bdh.project.errors import RunError
 from tests.support.decoding_cases import LENGTHS, V, model_of, relative, texts, worst_error
+from tests.support.variants import KINDS, tiny
 
-DECODED = ("bdh", "bdh_structured", "eq8")
+DECODED = ("bdh", "eq8")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 
@@ -170,14 +169,14 @@ def test_memory_does_not_grow():
 
 
 def test_only_the_family_is_decoded_here():
-    tiny = {v: build(v, vocab_size=V, seed=0, **variant_module(v).TINY) for v in known_variants()}
-    assert {variant for variant, model in tiny.items() if decodable(model)} == set(DECODED)
+    models = {name: tiny(name, vocab_size=V) for name in KINDS}
+    assert {name for name, model in models.items() if decodable(model)} == set(DECODED)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("variant", [*DECODED, "transformer", "recurrent"])
 def test_text_is_that_of_the_generic_path(variant, dtype):
-    model = build(variant, vocab_size=V, seed=0, **variant_module(variant).TINY).to(dtype)
+    model = tiny(variant, vocab_size=V).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(6 if parameter.dim() > 1 else 1)

@@ -1,6 +1,5 @@
 """Several ranks, or several micro-batches, train the model that one process trains on the same batch."""
 
-import dataclasses
 import math
 import signal
 
@@ -8,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdh.models.base import build, variant_module
-from bdh.models.catalog import known_variants
+from bdh.models.catalog import settings_of
 from bdh.project.errors import ParamsError, TrainingError
 from bdh.project.processes import Stop, Stopped
 from bdh.training import loop
@@ -20,6 +18,7 @@ from bdh.training.resume import CheckpointFolder
 from bdh.training.state import Training
 from tests.support.ranks import on_ranks
 from tests.support.toys import Toy, corpus, settings
+from tests.support.variants import KINDS, preset_of, tiny
 
 CPU = torch.device("cpu")
 PLAIN = {"block_size": 16, "window": 16, "spike_rate": 0.0}
@@ -37,17 +36,16 @@ CASES = {
     "slim hebbian": ("slim_hebbian", SLIM, {"learning_rule": "hebbian"}),
     "slim hybrid accumulated": ("slim_hybrid", SLIM, {"learning_rule": "hybrid", "accumulate": 2}),
 }
-TRAINED = [name for name in known_variants() if variant_module(name).Model.trains]
+TRAINED = [name for name in KINDS if tiny(name, vocab_size=256).trains]
 
 
 def make(variant, text, group=ALONE, shape=None, model=None, **overrides):
     """A training in float64 with no dropout or spikes: only the order of sums differs between group sizes."""
     chosen = settings(**{"batch_size": 8, "steps": 6, "validate_every": 3, "validation_windows": 6} | overrides)
     if model is None:
-        module = variant_module(variant)
-        known = {field.name for field in dataclasses.fields(module.Config)}
+        known = settings_of(preset_of(variant)[0])
         sized = {name: value for name, value in PLAIN.items() if name in known}
-        model = build(variant, vocab_size=256, seed=3, **(module.TINY | sized | (shape or {}))).double()
+        model = tiny(variant, vocab_size=256, seed=3, **(sized | (shape or {}))).double()
     return Training(model, text, chosen, seed=1, device=CPU, precision=torch.float32, group=group)
 
 
