@@ -1,17 +1,15 @@
-"""Attention without softmax whose keys are its queries, strictly causal: a_t = q_t rho_t, rho_t = sum_{s<t} q_s v_s^T.
+"""Attention without softmax: its memory is a matrix per head to which every token adds an outer product.
 
-Three forms of the same function with the same signature `(q, v, rho) -> (a, rho after the last token)`:
+Three rules, each in a slow obvious form (stepwise) and in chunks: parallel inside a chunk, the state carried between
+chunks, so that memory grows linearly in T. All forms of one rule have the same signature and return the readouts and
+the state after the last token. Products with the state run in the dtype of the state with autocast off: a state in
+bfloat16 forgets small updates.
 
-- `attend_stepwise`: one token at a time, read before write. The definition; slow.
-- `attend_parallel`: tril(q q^T, -1) v, quadratic in T. Without a state nothing but that is computed.
-- `attend_chunked`: parallel inside chunks, the state carried between them; memory grows linearly in T.
+Keys that are queries, strictly causal (`attend_*`, BDH): a_t = q_t rho_t, rho_t = sum_{s<t} q_s v_s^T.
+`attend_parallel` is tril(q q^T, -1) v, quadratic in T; without a state nothing but that is computed. Leading
+dimensions are any that broadcast (heads, streams).
 
-Leading dimensions are any that broadcast (heads, streams). The products with the state run in the dtype of the state
-with autocast off: a state in bfloat16 forgets small updates.
-
-Letters: T tokens, N neurons per head, D width of the values.
-
-Strictly causal linear attention whose memory decays by one factor per token, in chunks.
+One decay per token, strictly causal (`decayed_*`, the reservoirs):
 
     a_t = rho_{t-1} x_t          rho_t = u (rho_{t-1} + e_t x_t^T)
 
@@ -21,15 +19,36 @@ Inside a chunk of C tokens, counted from i = 0 and starting at rho,
 
 so no power of u above the zeroth is ever divided by, and memory is C*C scores whatever T is.
 
-Shape letters: B batch, T tokens, C tokens of a chunk, D embedding, N neurons.
+A decay per token and key entry that depends on the data, a token reads its own write (`gated_*`; Yang et al. 2023,
+"Gated Linear Attention", arXiv 2312.06635, section 4.2):
+
+    rho_t = diag(exp(g_t)) rho_{t-1} + k_t v_t^T          a_t = rho_t^T q_t
+
+Inside a chunk, with G_i = g_1 + .. + g_i counted from its start,
+
+    a_i = (q_i e^{G_i}) rho + sum_{j<=i} ((q_i e^{G_i}) . (k_j e^{-G_j})) v_j
+    rho' = e^{G_C} rho + sum_j (k_j e^{G_C - G_j}) v_j^T
+
+The one exponent above 0 is -G_j, at most GATED_CHUNK * -LOWEST_GATE = 64: far from the e^88 at which float32 and
+bfloat16 overflow, so nothing needs a second level of chunks. G starts at the chunk's own start rather than in its
+middle, or the rounding of a token would depend on later ones. The states at the starts of all chunks come from one
+pass over chunks that only scales and adds; all products are batched over chunks.
+
+Letters: T tokens, C tokens of a chunk, n chunks, N neurons per head, K entries of a key, V entries of a value,
+B batch, D embedding or width of the values.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 512
+DECAYED_CHUNK = 64
+GATED_CHUNK = 32
+LOWEST_GATE = -2.0
+NORM_EPSILON = 1e-6
 
 
 def attend_stepwise(q_TN: Tensor, v_TD: Tensor, rho_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,9 +83,6 @@ def attend_chunked(q_TN: Tensor, v_TD: Tensor, rho_ND: Tensor, chunk: int = CHUN
     return (reads[0] if len(reads) == 1 else torch.cat(reads, dim=-2)), carried
 
 
-DECAYED_CHUNK = 64
-
-
 def decayed_attention(
     x_BTN: Tensor, e_BTD: Tensor, decay: float, rho_BDN: Tensor, chunk: int = DECAYED_CHUNK
 ) -> tuple[Tensor, Tensor]:
@@ -93,3 +109,49 @@ def decayed_write(x_BTN: Tensor, e_BTD: Tensor, decay: float) -> Tensor:
     T = x_BTN.shape[1]
     power_T = decay ** torch.arange(T, 0, -1, device=x_BTN.device, dtype=torch.float64)
     return (e_BTD * power_T.to(x_BTN.dtype)[:, None]).mT @ x_BTN
+
+
+def gated_stepwise(
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, g_BHTK: Tensor, rho_BHKV: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The definition, token by token: decay by exp(g), write k v^T, read q rho. Readouts B,H,T,V and the last state.
+
+    `g` is the logarithm of the decay, between LOWEST_GATE and 0.
+    """
+    read = []
+    for t in range(q_BHTK.shape[2]):
+        write_BHKV = k_BHTK[:, :, t, :, None] * v_BHTV[:, :, t, None, :]
+        rho_BHKV = g_BHTK[:, :, t, :, None].exp() * rho_BHKV + write_BHKV
+        read.append((q_BHTK[:, :, t, :, None] * rho_BHKV).sum(dim=2))
+    return torch.stack(read, dim=2), rho_BHKV
+
+
+def gated_chunked(
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, g_BHTK: Tensor, rho_BHKV: Tensor, chunk: int = GATED_CHUNK
+) -> tuple[Tensor, Tensor]:
+    """As `gated_stepwise`, `chunk` tokens at once and all chunks side by side; T is padded with tokens of no effect."""
+    T, dtype = q_BHTK.shape[2], rho_BHKV.dtype
+    longest = min(chunk, T)
+    q, k, v, g = (
+        F.pad(part, (0, 0, 0, -T % longest)).unflatten(2, (-1, longest)) for part in (q_BHTK, k_BHTK, v_BHTV, g_BHTK)
+    )
+    past_BHnCK = g.to(dtype).cumsum(dim=3)
+    total_BHnK = past_BHnCK[:, :, :, -1]
+    grown_BHnCK = q * past_BHnCK.exp()
+    scores_BHnCC = (grown_BHnCK @ (k * (-past_BHnCK).exp()).mT).tril()
+    inside_BHnCV = scores_BHnCC @ v
+    with torch.autocast(q.device.type, enabled=False):
+        aged_BHnCK = k.to(dtype) * (total_BHnK.unsqueeze(3) - past_BHnCK).exp()
+        writes_BHnKV = aged_BHnCK.mT @ v.to(dtype)
+        keep_BHnK1 = total_BHnK.exp().unsqueeze(-1)
+        starts = []
+        for n in range(writes_BHnKV.shape[2]):
+            starts.append(rho_BHKV)
+            rho_BHKV = keep_BHnK1[:, :, n] * rho_BHKV + writes_BHnKV[:, :, n]
+        read_BHnCV = inside_BHnCV + grown_BHnCK.to(dtype) @ torch.stack(starts, dim=2)
+    return read_BHnCV.flatten(2, 3)[:, :, :T], rho_BHKV
+
+
+def normalise_heads(x_BHTK: Tensor, gain_K: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
+    """Every head of every token divided by its root mean square, times `gain_K`; computed in the dtype of the gain."""
+    return F.rms_norm(x_BHTK.to(gain_K.dtype), gain_K.shape, gain_K, epsilon).to(x_BHTK.dtype)
