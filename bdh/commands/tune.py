@@ -65,7 +65,9 @@ def tune(
 def _known(kind: str, wanted: list[str], sections: dict[str, Any]) -> list[str]:
     for name in wanted:
         if name not in sections:
-            raise TuningError(f"unknown {kind} {name!r}; sections of {kind} in params.yaml: {', '.join(sorted(sections))}")
+            raise TuningError(
+                f"unknown {kind} {name!r}; sections of {kind} in params.yaml: {', '.join(sorted(sections))}"
+            )
     return wanted
 
 

@@ -8,15 +8,15 @@ weights. `docs/tuning.csv` holds every trial that was made, one row each; a tria
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bdh.params import Params
+from bdh.params.training import Overrides
 from bdh.params.tuning import Choices, Dimension, Space
-from bdh.project.files import read_json, replacing, write_json
+from bdh.project.files import replacing, write_json
 
 TABLE = Path("docs/tuning.csv")
 TRIALS = Path("data/tuning")
@@ -102,18 +102,11 @@ def settings_row(point: Point) -> dict[str, Any]:
 
 def same_settings(row: dict[str, Any], point: Point) -> bool:
     """Whether a row of the table was made with the settings of `point` (the space may have changed since)."""
-    own = {name: value for name, value in row.items() if name.startswith(("model.", "train.")) and value not in ("", None)}
+    own = {
+        name: value for name, value in row.items() if name.startswith(("model.", "train.")) and value not in ("", None)
+    }
     wanted = settings_row(point)
     return own.keys() == wanted.keys() and all(str(wanted[name]) == str(value) for name, value in own.items())
-
-
-def applied(params: Params, variant: str, corpus: str, point: Point) -> Params:
-    """`params` with the settings of a draw in place of the variant's own, recipe `reference`."""
-    from bdh.models.catalog import settings_of
-
-    known = settings_of(params.architecture_of(variant))
-    model = {name: value for name, value in point["model"].items() if name in known}
-    return params.with_trial(variant, corpus, model, point["train"])
 
 
 def run_trial(params: Params, variant: str, corpus: str, draw: int) -> dict[str, Any]:
@@ -122,12 +115,13 @@ def run_trial(params: Params, variant: str, corpus: str, draw: int) -> dict[str,
     from bdh.project.processes import stoppable
     from bdh.tracking import Tracker
     from bdh.tracking.identity import git_tags
-    from bdh.training.run import describe, held, learn
     from bdh.training.report import timing_report
+    from bdh.training.run import describe, held, learn
 
     size = getattr(params.tune, params.scale)
     point = points(size.space, size.draws, params.tune.seed)[draw]
-    chosen = applied(params, variant, corpus, point)
+    point = trimmed(params, variant, point)
+    chosen = params.with_settings(variant, corpus, Overrides.model_validate(point))
     row: dict[str, Any] = {"scale": params.scale, "corpus": corpus, "variant": variant, "draw": draw}
     row |= settings_row(point)
     with stoppable() as stop:
@@ -175,7 +169,9 @@ def best_draws(rows: list[dict[str, Any]], scale: str, draws: int) -> dict[tuple
     }
 
 
-def write_choices(params: Params, variants: list[str], corpora: list[str], path: Path = Path("params.yaml")) -> list[str]:
+def write_choices(
+    params: Params, variants: list[str], corpora: list[str], path: Path = Path("params.yaml")
+) -> list[str]:
     """Put the best settings of every finished search below `tuned.<scale>` in params.yaml; one line about each."""
     from ruamel.yaml import YAML
 
@@ -196,7 +192,9 @@ def write_choices(params: Params, variants: list[str], corpora: list[str], path:
             section = raw["tuned"].setdefault(params.scale, {}).setdefault(corpus, {})
             changed = changed or section.get(variant) != point
             section[variant] = point
-            lines.append(f"{variant} on {corpus}: draw {row['draw']}, validation {float(row['validation_nats']):.4f} nats")
+            lines.append(
+                f"{variant} on {corpus}: draw {row['draw']}, validation {float(row['validation_nats']):.4f} nats"
+            )
     if changed:
         with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
             yaml.dump(raw, stream)
