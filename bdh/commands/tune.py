@@ -14,8 +14,7 @@ import typer
 from bdh.commands.console import say
 from bdh.commands.repro import DVC, LOGS, TAIL_LINES, GpuPool, call, visible_gpus
 from bdh.project.errors import HatcheryError
-from bdh.project.files import read_json
-from bdh.project.repository import enter_root
+from bdh.project.files import enter_root, read_json
 
 if TYPE_CHECKING:
     from bdh.params import Params

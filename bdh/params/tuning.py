@@ -50,7 +50,7 @@ class Space(Section):
 
 
 class TuneScale(Section):
-    """The search at one scale: settings tried per variant and corpus (the first are those of the recipe `reference`)."""
+    """The search at one scale: settings per variant and corpus, the first those of the recipe `reference`; the space."""
 
     draws: Annotated[int, Field(ge=2)]
     space: Space

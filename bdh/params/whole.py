@@ -129,7 +129,7 @@ class Params(Section):
         return found
 
     def with_settings(self, variant: str, corpus: str, chosen: Overrides) -> Params:
-        """The same with `chosen` as what the recipe `tuned` gives a variant on a corpus, and that recipe switched on."""
+        """The same with recipe `tuned` switched on and `chosen` as what it gives the variant on the corpus."""
         of_scale = getattr(self.tuned, self.scale)
         corpora = of_scale | {corpus: of_scale.get(corpus, {}) | {variant: chosen}}
         return self.model_copy(update={"recipe": "tuned", "tuned": self.tuned.model_copy(update={self.scale: corpora})})
@@ -154,8 +154,8 @@ class Params(Section):
         chosen = getattr(self.tuned, self.scale).get(corpus, {}).get(variant)
         if chosen is None:
             raise ParamsError(
-                f"recipe: tuned.{self.scale}.{corpus} has no settings for {variant}; `bdh tune {variant} --corpus {corpus}` "
-                "finds them, recipe: reference goes without"
+                f"recipe: tuned.{self.scale}.{corpus} has no settings for {variant}; "
+                f"`bdh tune {variant} --corpus {corpus}` finds them, recipe: reference goes without"
             )
         return chosen
 

@@ -18,10 +18,7 @@ def mirror_trials(store: Store, rows: list[dict[str, str]]) -> int:
     """Add the trials that the store lacks; how many. Equal rows make one run, so that repeating it adds nothing."""
     client = store.client
     experiment = client.get_experiment_by_name(TUNING)
-    if experiment is None:
-        experiment_id = client.create_experiment(TUNING)
-    else:
-        experiment_id = experiment.experiment_id
+    experiment_id = client.create_experiment(TUNING) if experiment is None else experiment.experiment_id
     known = _known(client, experiment_id)
     missing = [row for row in rows if identity_of(row) not in known]
     for row in missing:

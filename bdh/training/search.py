@@ -1,7 +1,7 @@
 """Search of settings: the same number of draws for every variant, from one written space, judged on validation alone.
 
-Draw 0 is the recipe `reference`; the others are points of a scrambled Sobol sequence (scipy.stats.qmc), the same points of
-the unit cube for every variant and corpus. A trial trains from seed 0 as a run of the comparison does and keeps no
+Draw 0 is the recipe `reference`; the others are points of a scrambled Sobol sequence (scipy.stats.qmc), the same points
+of the unit cube for every variant and corpus. A trial trains from seed 0 as a run of the comparison does and keeps no
 weights. `docs/tuning.csv` holds every trial that was made, one row each; a trial that is in it is not made again.
 """
 
@@ -85,7 +85,7 @@ def cell_of(row: dict[str, Any]) -> tuple[str, str, str, int]:
 
 
 def add_rows(params: Params, rows: list[dict[str, Any]], path: Path = TABLE) -> None:
-    """Put rows into the table in the place of older ones about the same trial; sorted, so that equal trials give equal bytes."""
+    """Put rows into the table, in the place of older ones about the same trial, and sort it."""
     merged = {cell_of(row): row for row in [*read_table(path), *rows]}
     names = list(dict.fromkeys([*columns(params), *(name for row in merged.values() for name in row)]))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
