@@ -43,8 +43,8 @@ def test_shakespeare_in_blocks_keeps_the_official_test_part(mirror: Path, tmp_pa
     assert len(corpus.tokens("test")) == 111_540
     assert len(corpus.tokens("train")) + len(corpus.tokens("validation")) == 1_003_854
     assert len(corpus.segments("validation")) == 14
-    parts = corpus.documents.query("split == 'validation'")
-    assert all(corpus.tokens("validation")[a:b].tobytes() in data for a, b in zip(parts.token_start, parts.token_end))
+    tokens = corpus.tokens("validation")
+    assert all(tokens[start:end].tobytes() in data for start, end in corpus.segments("validation"))
 
 
 def test_divine_comedy_has_its_hundred_cantos(mirror: Path, tmp_path: Path) -> None:

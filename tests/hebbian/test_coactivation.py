@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bdh.golden.official import coactivation, official_model
 from bdh.golden.vectors import read
@@ -72,6 +73,9 @@ def test_coactivation_missing_or_damaged_file_is_one_line(tmp_path):
         load(path)
     path.write_bytes(b"no tensors")
     with pytest.raises(RunError, match="is damaged"):
+        load(path)
+    save_file({"codes": np.zeros((1, 1, 1, 1))}, path, metadata={"rule": '{"window": 64, "damping": 0.9}'})
+    with pytest.raises(RunError, match="coactivation.safetensors is damaged"):
         load(path)
 
 
