@@ -24,12 +24,13 @@ def main(variant: str, corpus: str, seed: int) -> None:
     model, _ = load_run(RUNS / key, device)
     tokens = TokenCorpus.open(TOKENS / corpus)
     text = held_out.cut(tokens, "test", size.window, size.max_tokens)
-    rules = evaluation.rules_of(settings.hebbian)
     tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
     named = settings.hebbian.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
     with stoppable(), tracking.tracked("hebbian", key, params=named, tags=tags) as tracker:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
-        found = evaluation.evaluate(model, text, rules, device=device, bfloat16=settings.precision == "bfloat16")
+        found = evaluation.evaluate(
+            model, text, settings.hebbian, device=device, bfloat16=settings.precision == "bfloat16"
+        )
         report = REPORTS / "hebbian" / f"{key}.json"
         identity = {"variant": variant, "corpus": corpus, "seed": seed}
         identity["unigram_bits_per_byte"] = held_out.unigram_of(tokens, text)

@@ -1,8 +1,6 @@
-"""From the fetched files of a corpus to data/tokens/<corpus>: documents, splits, tokens, tables, statistics.
+"""From the fetched files of a corpus to data/tokens/<corpus>: documents, splits, token shards, tables, statistics.
 
-Token shards of a corpus: text streams in, memory-mapped arrays and the table of documents come out.
-
-documents.parquet, speakers.parquet and labels.parquet of a tokenized corpus; equal input gives equal bytes.
+Text streams in, memory-mapped arrays and tables come out; equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bdh.corpora import splits
-from bdh.corpora.documents import Entry, Reader, drop_empty_and_repeated
-from bdh.corpora.planted import LABEL_COLUMNS, Span, read_floors, read_spans, token_spans
+from bdh.corpora import splits, tokens
+from bdh.corpora.documents import Document, DocumentReader, drop_empty_and_repeated
+from bdh.corpora.planted import PlantedSpan, read_floors, read_spans, token_spans
 from bdh.corpora.progress import bytes_progress
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.readers import PlainReader, TableReader, read_sectors
@@ -30,11 +28,25 @@ from bdh.corpora.speakers import spans_of
 from bdh.corpora.splits import Splits
 from bdh.corpora.statistics import digest_of, statistics_of
 from bdh.corpora.tokenizer import BytePairs, Bytes, Characters, Tokenizer
-from bdh.corpora.tokens import DOCUMENTS, LABELS, SPEAKERS, STATS
-from bdh.params import BpeTokenizer, ByteTokenizer, CharacterTokenizer, Corpus, PlainText, SeparatorPattern, SplitByDate
+from bdh.params import (
+    BpeTokenizer,
+    ByteTokenizer,
+    CharacterTokenizer,
+    Corpus,
+    PlainText,
+    SeparatorPattern,
+    SplitByBlocks,
+    SplitByDate,
+)
 from bdh.params import Tokenizer as TokenizerParams
 from bdh.project.errors import CorpusError
 from bdh.project.files import write_json
+
+BATCH_CHARACTERS = 1 << 22
+ROWS_AT_ONCE = 1 << 16
+CLASS = "class_"
+Group = list[tuple[int, str]]
+Places = list[tuple[int, int]]
 
 
 def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str, Any]:
@@ -46,10 +58,10 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
     provenance = Provenance.read(raw)
     provenance.check(raw)
     reader = reader_of(corpus, raw, raw / provenance.text)
-    chosen, other_sectors = _of_sectors(reader.entries(), corpus)
-    entries, dropped = drop_empty_and_repeated(chosen, reader.path)
-    parts = _split(name, corpus, reader, entries)
-    tokenizer = _tokenizer(corpus.tokenizer, reader, parts["train"], len(entries) > 1, raw)
+    chosen, other_sectors = _of_sectors(reader.documents(), corpus)
+    documents, dropped = drop_empty_and_repeated(chosen, reader.path)
+    parts = _split(name, corpus, reader, documents)
+    tokenizer = _tokenizer(corpus.tokenizer, reader, parts["train"], len(documents) > 1, raw)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -65,7 +77,7 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
             "removed": dropped | {"other_sectors": other_sectors},
             "provenance": provenance.origins(),
         }
-        write_json(partial / STATS, stats)
+        write_json(partial / tokens.STATS, stats)
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
         _say_removed(name, stats["removed"])
@@ -80,7 +92,7 @@ def _say_removed(name: str, removed: dict[str, int]) -> None:
         sys.stderr.write(f"{name}: documents left out: {', '.join(parts)}\n")
 
 
-def reader_of(corpus: Corpus, raw: Path, path: Path) -> Reader:
+def reader_of(corpus: Corpus, raw: Path, path: Path) -> DocumentReader:
     """The reader for the corpus' text at `path`; a table of sectors lies in folder `raw`."""
     text = corpus.text
     if isinstance(text, PlainText):
@@ -90,31 +102,35 @@ def reader_of(corpus: Corpus, raw: Path, path: Path) -> Reader:
     return TableReader(path, text.columns, None if text.sectors is None else read_sectors(raw / text.sectors))
 
 
-def _of_sectors(entries: Iterator[Entry], corpus: Corpus) -> tuple[list[Entry], int]:
-    every = list(entries)
+def _of_sectors(documents: Iterator[Document], corpus: Corpus) -> tuple[list[Document], int]:
+    every = list(documents)
     keep = [] if isinstance(corpus.text, PlainText) else corpus.text.keep_sectors
     if not keep:
         return every, 0
-    known = sorted({entry.sector for entry in every if entry.sector})
+    known = sorted({document.sector for document in every if document.sector})
     for sector in keep:
         if sector not in known:
             there = ", ".join(known) or "none"
             raise CorpusError(f"text.keep_sectors: no document is of sector {sector!r}; there are: {there}")
-    kept = [entry for entry in every if entry.sector in keep]
+    kept = [document for document in every if document.sector in keep]
     return kept, len(every) - len(kept)
 
 
-def _split(name: str, corpus: Corpus, reader: Reader, entries: list[Entry]) -> splits.Splits:
+def _split(name: str, corpus: Corpus, reader: DocumentReader, documents: list[Document]) -> Splits:
     split = corpus.text.split
     if isinstance(split, SplitByDate):
-        return splits.by_date(entries, split, name)
-    return splits.by_position(entries, split, name, reader)
+        return splits.by_date(documents, split, name)
+    if isinstance(split, SplitByBlocks):
+        return splits.by_blocks(documents, split, name, reader)
+    return splits.by_position(documents, split, name, reader)
 
 
-def _tokenizer(params: TokenizerParams, reader: Reader, train: list[Entry], several: bool, raw: Path) -> Tokenizer:
+def _tokenizer(
+    params: TokenizerParams, reader: DocumentReader, train: list[Document], several: bool, raw: Path
+) -> Tokenizer:
     if isinstance(params, ByteTokenizer):
         return Bytes(several)
-    in_order = sorted(train, key=lambda entry: entry.source)
+    in_order = sorted(train, key=lambda document: document.source)
     texts = (text for _, text in reader.pieces(in_order))
     if isinstance(params, CharacterTokenizer):
         return Characters("".join(sorted(set(chain.from_iterable(map(set, texts))))), several)
@@ -123,38 +139,37 @@ def _tokenizer(params: TokenizerParams, reader: Reader, train: list[Entry], seve
     return BytePairs.gpt2(raw / Path(params.vocab.path).name, raw / Path(params.merges.path).name)
 
 
-BATCH_CHARACTERS = 1 << 22
-Group = list[tuple[int, str]]
-Places = list[tuple[int, int]]
-
-
-def write_shards(reader: Reader, splits: Splits, tokenizer: Tokenizer, folder: Path, name: str) -> dict[str, Places]:
+def write_shards(
+    reader: DocumentReader, parts: Splits, tokenizer: Tokenizer, folder: Path, name: str
+) -> dict[str, Places]:
     """Tokenize every document and write `<split>.bin`; returns the token span of each document by split.
 
     A document is encoded on its own, so a span's tokens depend on no other document; the end of text follows it
     where the tokenizer has one, outside the span. Peak memory does not grow with the corpus.
     """
-    order = sorted(chain.from_iterable(splits.values()), key=lambda entry: (entry.source, entry.start))
+    order = sorted(chain.from_iterable(parts.values()), key=lambda document: (document.source, document.start))
     unordered = folder / "unordered.part"
     with unordered.open("wb") as file:
         lengths = _encode(reader, order, tokenizer, file.write, f"tokenize {name}")
     ends = np.cumsum(lengths)
-    place = {id(entry): (int(end - length), int(end)) for entry, end, length in zip(order, ends, lengths, strict=True)}
+    place = {
+        id(document): (int(end - length), int(end)) for document, end, length in zip(order, ends, lengths, strict=True)
+    }
     with unordered.open("rb") as file:
         spans = {
-            split: _write_split(folder / f"{split}.bin", file, [place[id(e)] for e in entries], tokenizer)
-            for split, entries in splits.items()
+            split: _write_split(folder / f"{split}.bin", file, [place[id(e)] for e in documents], tokenizer)
+            for split, documents in parts.items()
         }
     unordered.unlink()
     return spans
 
 
 def _encode(
-    reader: Reader, order: list[Entry], tokenizer: Tokenizer, write: Callable[[bytes], int], what: str
+    reader: DocumentReader, order: list[Document], tokenizer: Tokenizer, write: Callable[[bytes], int], what: str
 ) -> np.ndarray:
     """Encode `order` and write its tokens; reading goes on in a thread while the cores encode."""
     lengths = np.zeros(len(order), dtype=np.int64)
-    total = sum(entry.utf8_bytes for entry in order)
+    total = sum(document.utf8_bytes for document in order)
     with bytes_progress(what, total) as advance, ThreadPoolExecutor(1) as pool:
         groups = _groups(reader.pieces(order), BATCH_CHARACTERS)
         coming = pool.submit(next, groups, None)
@@ -180,16 +195,16 @@ def _groups(pieces: Iterable[tuple[int, str]], characters: int) -> Iterator[Grou
         yield group
 
 
-def _write_split(path: Path, tokens: BinaryIO, places: Places, tokenizer: Tokenizer) -> Places:
-    """Copy documents from `places` of the file `tokens`; plain reads, so that no mapped page counts as memory."""
+def _write_split(path: Path, source: BinaryIO, places: Places, tokenizer: Tokenizer) -> Places:
+    """Copy documents from `places` of the file `source`; plain reads, so that no mapped page counts as memory."""
     size = tokenizer.dtype.itemsize
     end = b"" if tokenizer.end_of_text is None else tokenizer.dtype.type(tokenizer.end_of_text).tobytes()
     spans: Places = []
     place = 0
     with path.open("wb") as file:
         for first, last in places:
-            tokens.seek(first * size)
-            file.write(tokens.read((last - first) * size))
+            source.seek(first * size)
+            file.write(source.read((last - first) * size))
             file.write(end)
             spans.append((place, place + last - first))
             place += last - first + bool(end)
@@ -198,73 +213,65 @@ def _write_split(path: Path, tokens: BinaryIO, places: Places, tokenizer: Tokeni
     return spans
 
 
-Spans = dict[str, list[tuple[int, int]]]
-KNOWN = {
-    "id": pa.string(),
-    "symbol": pa.string(),
-    "company": pa.string(),
-    "sector": pa.string(),
-    "date": pa.string(),
-    "year": pa.int32(),
-    "quarter": pa.int32(),
-    "speaker_turns": pa.int32(),
-    "utf8_bytes": pa.int64(),
-}
-SPEAKER_COLUMNS = {"role" if name == "concept" else name: kind for name, kind in LABEL_COLUMNS.items()}
-CLASS = "class_"
-ROWS_AT_ONCE = 1 << 16
+def write_tables(raw: Path, out: Path, parts: Splits, spans: dict[str, Places], tokenizer: Tokenizer) -> None:
+    """Write the tables that `bdh.corpora.tokens` reads into `out`.
 
-
-def write_tables(raw: Path, out: Path, parts: Splits, spans: Spans, tokenizer: Tokenizer) -> None:
-    """Write the table of documents, and of planted concepts where `raw` has them, into `out`."""
-    rows = [(split, entry) for split, entries in parts.items() for entry in entries]
+    Planted concepts and floors come from `raw`; of a part of a document neither is known.
+    """
+    rows = [(split, document) for split, documents in parts.items() for document in documents]
     places = [place for split in parts for place in spans[split]]
-    floors = read_floors(raw)
-    known = {name: pa.array([getattr(entry, name) for _, entry in rows], kind) for name, kind in KNOWN.items()}
-    columns = {
-        "id": known.pop("id"),
-        "split": pa.array([split for split, _ in rows], pa.string()),
-        **known,
-        "token_start": pa.array([start for start, _ in places], pa.int64()),
-        "token_end": pa.array([end for _, end in places], pa.int64()),
-        "floor_nats": pa.array([None if floors is None else floors[entry.source] for _, entry in rows], pa.float64()),
+    floors, labels = read_floors(raw), read_spans(raw)
+    columns: dict[str, list[Any]] = {
+        "split": [split for split, _ in rows],
+        "token_start": [start for start, _ in places],
+        "token_end": [end for _, end in places],
+        "floor_nats": [None if floors is None or one.part else floors[one.source] for _, one in rows],
     }
-    pq.write_table(pa.table(columns), out / DOCUMENTS)
-    labels = read_spans(raw)
-    documents = list(zip(rows, places, strict=True))
-    speakers = [_speakers(entry, (labels or {}).get(entry.source, [])) for _, entry in rows]
-    if any(speakers):
-        _write_spans(out / SPEAKERS, out, documents, speakers, tokenizer, SPEAKER_COLUMNS)
-    if labels is not None:
-        planted = [labels.get(entry.source, []) for _, entry in rows]
-        _write_spans(out / LABELS, out, documents, planted, tokenizer, LABEL_COLUMNS)
+    for name in tokens.DOCUMENT_COLUMNS.keys() - columns.keys():
+        columns[name] = [getattr(document, name) for _, document in rows]
+    pq.write_table(_table(columns, tokens.DOCUMENT_COLUMNS), out / tokens.DOCUMENTS)
+    if any(document.part for _, document in rows) and len(rows) > len(parts):
+        pq.write_table(_table(columns, tokens.SEGMENT_COLUMNS), out / tokens.SEGMENTS)
+    planted = [[] if labels is None or one.part else labels.get(one.source, []) for _, one in rows]
+    speakers = [_speakers(document, own) for (_, document), own in zip(rows, planted, strict=True)]
+    shards = {split: np.memmap(out / f"{split}.bin", dtype=tokenizer.dtype, mode="r") for split in parts}
+    placed = [(split, start, shards[split][start:end]) for (split, _), (start, end) in zip(rows, places, strict=True)]
+    for name, kinds, found in (
+        (tokens.SPEAKERS, tokens.SPEAKER_COLUMNS, speakers),
+        (tokens.LABELS, tokens.LABEL_COLUMNS, planted),
+    ):
+        if any(found):
+            _write_spans(out / name, placed, found, tokenizer, kinds)
 
 
-def _speakers(entry: Entry, planted: list[Span]) -> list[Span]:
+def _table(columns: dict[str, list[Any]], kinds: dict[str, pa.DataType]) -> pa.Table:
+    return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _speakers(document: Document, planted: list[PlantedSpan]) -> list[PlantedSpan]:
     """Who speaks where: the turns that the source tells, else the planted classes of speakers."""
-    if entry.turns:
-        return spans_of(entry.turns)
-    return [Span(p.concept.removeprefix(CLASS), p.start, p.end) for p in planted if p.concept.startswith(CLASS)]
+    if document.turns:
+        return spans_of(document.turns)
+    return [PlantedSpan(p.concept.removeprefix(CLASS), p.start, p.end) for p in planted if p.concept.startswith(CLASS)]
 
 
 def _write_spans(
     path: Path,
-    out: Path,
-    documents: list[tuple[tuple[str, Entry], tuple[int, int]]],
-    spans: list[list[Span]],
+    documents: list[tuple[str, int, np.ndarray]],
+    spans: list[list[PlantedSpan]],
     tokenizer: Tokenizer,
-    columns: dict[str, pa.DataType],
+    kinds: dict[str, pa.DataType],
 ) -> None:
-    """Write byte spans of every document as token spans of its split's array, some thousand rows at a time."""
-    schema = pa.schema(columns)
+    """Write byte spans of every document as token spans of its split's array, some thousand rows at a time.
+
+    `documents`: split, first place in its array, and ids of each.
+    """
     found: list[tuple[int, str, str, int, int]] = []
-    with pq.ParquetWriter(path, schema) as writer:
-        for document, ((split, _), (start, end)) in enumerate(documents):
-            if spans[document]:
-                ids = np.memmap(out / f"{split}.bin", dtype=tokenizer.dtype, mode="r")[start:end]
-                for name, first, last in token_spans(spans[document], ids, tokenizer):
-                    found.append((document, split, name, start + first, start + last))
-            if found and (len(found) >= ROWS_AT_ONCE or document == len(documents) - 1):
-                arrays = zip(columns.values(), zip(*found, strict=True), strict=True)
-                writer.write_table(pa.Table.from_arrays([pa.array(c, kind) for kind, c in arrays], schema=schema))
+    with pq.ParquetWriter(path, pa.schema(kinds)) as writer:
+        for row, (split, start, ids) in enumerate(documents):
+            if spans[row]:
+                for name, first, last in token_spans(spans[row], ids, tokenizer):
+                    found.append((row, split, name, start + first, start + last))
+            if found and (len(found) >= ROWS_AT_ONCE or row == len(documents) - 1):
+                writer.write_table(_table(dict(zip(kinds, map(list, zip(*found, strict=True)), strict=True)), kinds))
                 found = []

@@ -1,23 +1,26 @@
-"""What is known of a document before it is tokenized, and what every reader of documents offers."""
+"""What is known of a document before it is tokenized, what a reader of documents offers, and how tables are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bdh.project.errors import CorpusError
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bdh.project.errors import CorpusError, one_line
 
 PIECE_CHARACTERS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Document:
     """One document: its place in the source and what is known of it; `start` and `end` are UTF-8 byte offsets.
 
     `source` counts the documents of the source from 0, before any is removed. `turns`: who speaks where, packed (see
-    `bdh.corpora.speakers`).
+    `bdh.corpora.speakers`). `part`: it is a piece of the document, cut out by a split.
     """
 
     source: int
@@ -33,6 +36,7 @@ class Entry:
     quarter: int | None = None
     speaker_turns: int | None = None
     turns: bytes = b""
+    part: bool = False
 
     @property
     def utf8_bytes(self) -> int:
@@ -40,17 +44,17 @@ class Entry:
         return self.end - self.start
 
 
-class Reader(Protocol):
+class DocumentReader(Protocol):
     """A source of documents that is walked twice: once for what is known of them, once for their text."""
 
     path: Path
 
-    def entries(self) -> Iterator[Entry]:
+    def documents(self) -> Iterator[Document]:
         """Every document of the source in its order, empty and repeated ones included."""
         ...
 
-    def pieces(self, entries: Iterable[Entry]) -> Iterator[tuple[int, str]]:
-        """Text of `entries`, which stand in the order of the source, in pieces (position in `entries`, text).
+    def pieces(self, documents: Iterable[Document]) -> Iterator[tuple[int, str]]:
+        """Text of `documents`, which stand in the order of the source, in pieces (position in `documents`, text).
 
         Joined, the pieces of a document are its text; see `cut` for where they end.
         """
@@ -92,18 +96,34 @@ def _first_cut(text: str, low: int) -> int | None:
     return next((place for place in range(max(low, 1), len(text)) if _is_cut(text, place)), None)
 
 
-def drop_empty_and_repeated(entries: Iterable[Entry], path: Path) -> tuple[list[Entry], dict[str, int]]:
+def drop_empty_and_repeated(documents: Iterable[Document], path: Path) -> tuple[list[Document], dict[str, int]]:
     """The documents that have text, each content once, and how many were dropped for either reason.
 
     Of several documents with one content the earliest stays, by date and then by place in the source.
     Raises CorpusError when none is left.
     """
-    whole = list(entries)
-    with_text = [entry for entry in whole if entry.end > entry.start]
-    first: dict[bytes, Entry] = {}
-    for entry in sorted(with_text, key=lambda entry: (entry.date or "", entry.source)):
-        first.setdefault(entry.digest, entry)
-    kept = [entry for entry in with_text if first[entry.digest] is entry]
+    whole = list(documents)
+    with_text = [document for document in whole if document.end > document.start]
+    first: dict[bytes, Document] = {}
+    for document in sorted(with_text, key=lambda document: (document.date or "", document.source)):
+        first.setdefault(document.digest, document)
+    kept = [document for document in with_text if first[document.digest] is document]
     if not kept:
         raise CorpusError(f"{path} holds no text")
     return kept, {"empty": len(whole) - len(with_text), "duplicates": len(with_text) - len(kept)}
+
+
+def read_table(path: Path, columns: Mapping[str, pa.DataType], remedy: str) -> pa.Table:
+    """A parquet file that this project wrote.
+
+    Raises CorpusError naming the file, and what to do (`remedy`), when it is damaged or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(f"{path} is damaged ({one_line(error)}); {remedy}") from None
+    found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    for name, kind in columns.items():
+        if found.get(name) != kind:
+            raise CorpusError(f"{path}: column {name!r} should hold {kind}, it holds {found.get(name)}; {remedy}")
+    return table

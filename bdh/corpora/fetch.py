@@ -1,6 +1,6 @@
 """The files of a corpus into data/raw/<corpus>: from a mirror, their address, this machine, or a generator.
 
-Write a sample corpus from its seed, in the shape of the corpus it stands for.
+A generated corpus is written from its seed, in the shape of the corpus it stands for.
 """
 
 from __future__ import annotations
@@ -32,6 +32,20 @@ from bdh.project.errors import CorpusError, one_line
 MIRROR = "BDH_CORPORA_MIRROR"
 DOWNLOADS = Path("data/downloads")
 BLOCK = 1 << 20
+PLAYS = "plays.txt"
+CALLS = "calls.parquet"
+SECTORS = "sectors.csv"
+SEPARATOR = "\n\n* * *\n\n"
+CALL_COLUMNS = {
+    "symbol": pa.string(),
+    "company_name": pa.string(),
+    "company_id": pa.float64(),
+    "year": pa.int64(),
+    "quarter": pa.int64(),
+    "date": pa.string(),
+    "content": pa.string(),
+    "structured_content": pa.list_(pa.struct({"speaker": pa.string(), "text": pa.string()})),
+}
 
 
 def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWNLOADS) -> Provenance:
@@ -70,6 +84,28 @@ def _text_files(name: str, corpus: Corpus, folder: Path, downloads: Path) -> tup
         raise CorpusError(f"corpus {name}: two files of one name among {', '.join(names)}; rename one in the mirror")
     files = [_fetch_file(name, file, folder, downloads) for file in source.files]
     return files[0].source, files[0].name, files
+
+
+def generate(source: GeneratedSource, folder: Path) -> str:
+    """Write the files of the corpus into `folder` and return the name of the one with the documents.
+
+    A document depends on the seed and its number alone (a call also on its year), so equal settings give equal
+    bytes. Beside the text stand its known entropy and the planted concepts, see `bdh.corpora.planted`.
+    """
+    seeds = [f"{source.generator}/{source.seed}/{number}" for number in range(source.documents)]
+    if source.generator == "plays":
+        plays = [write_play(seed) for seed in seeds]
+        (folder / PLAYS).write_text(SEPARATOR.join(text for text, _ in plays), encoding="utf-8")
+        write_planted(folder, [planted for _, planted in plays])
+        return PLAYS
+    calls = [write_call(seed, year) for seed, year in zip(seeds, years_of(source.documents), strict=True)]
+    table = pa.Table.from_pylist([row for row, _ in calls], schema=pa.schema(CALL_COLUMNS))
+    pq.write_table(table, folder / CALLS)
+    write_planted(folder, [planted for _, planted in calls])
+    with (folder / SECTORS).open("w", encoding="utf-8", newline="") as file:
+        rows = [(company.symbol, company.name, company.sector) for company in COMPANIES]
+        csv.writer(file, lineterminator="\n").writerows([("symbol", "company", "gics_sector"), *rows])
+    return CALLS
 
 
 def _tokenizer_files(corpus: Corpus) -> list[SourceFile]:
@@ -181,41 +217,3 @@ def _copy(read: Callable[[int], bytes], target: Path, size: int | None, what: st
         while block := read(BLOCK):
             out.write(block)
             advance(len(block))
-
-
-PLAYS = "plays.txt"
-CALLS = "calls.parquet"
-SECTORS = "sectors.csv"
-SEPARATOR = "\n\n* * *\n\n"
-CALL_COLUMNS = {
-    "symbol": pa.string(),
-    "company_name": pa.string(),
-    "company_id": pa.float64(),
-    "year": pa.int64(),
-    "quarter": pa.int64(),
-    "date": pa.string(),
-    "content": pa.string(),
-    "structured_content": pa.list_(pa.struct({"speaker": pa.string(), "text": pa.string()})),
-}
-
-
-def generate(source: GeneratedSource, folder: Path) -> str:
-    """Write the files of the corpus into `folder` and return the name of the one with the documents.
-
-    A document depends on the seed and its number alone (a call also on its year), so equal settings give equal
-    bytes. Beside the text stand its known entropy and the planted concepts, see `bdh.corpora.planted`.
-    """
-    seeds = [f"{source.generator}/{source.seed}/{number}" for number in range(source.documents)]
-    if source.generator == "plays":
-        plays = [write_play(seed) for seed in seeds]
-        (folder / PLAYS).write_text(SEPARATOR.join(text for text, _ in plays), encoding="utf-8")
-        write_planted(folder, [planted for _, planted in plays])
-        return PLAYS
-    calls = [write_call(seed, year) for seed, year in zip(seeds, years_of(source.documents), strict=True)]
-    table = pa.Table.from_pylist([row for row, _ in calls], schema=pa.schema(CALL_COLUMNS))
-    pq.write_table(table, folder / CALLS)
-    write_planted(folder, [planted for _, planted in calls])
-    with (folder / SECTORS).open("w", encoding="utf-8", newline="") as file:
-        rows = [(company.symbol, company.name, company.sector) for company in COMPANIES]
-        csv.writer(file, lineterminator="\n").writerows([("symbol", "company", "gics_sector"), *rows])
-    return CALLS

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.project.errors import CorpusError
+from bdh.project.errors import CorpusError, one_line
 from bdh.project.files import read_json, write_json
 
 FILE = "provenance.json"
@@ -39,11 +39,18 @@ class Provenance:
 
     @classmethod
     def read(cls, folder: Path) -> Provenance:
-        """The provenance of the corpus in `folder`; raises CorpusError when the corpus was not fetched."""
+        """The provenance of the corpus in `folder`.
+
+        Raises CorpusError when the corpus was not fetched, or its provenance is not what `write` writes.
+        """
         if not (folder / FILE).is_file():
             raise CorpusError(f"{folder} holds no fetched corpus; `dvc repro fetch@{folder.name}` fetches it")
         raw = read_json(folder / FILE)
-        return cls(raw["source"], raw["text"], tuple(FetchedFile(**file) for file in raw["files"]))
+        try:
+            return cls(**raw | {"files": tuple(FetchedFile(**file) for file in raw["files"])})
+        except (KeyError, TypeError) as error:
+            problem = f"{folder / FILE} has another shape than stage fetch writes ({one_line(error)})"
+            raise CorpusError(f"{problem}; `dvc repro -f fetch@{folder.name}` makes it again") from None
 
     def write(self, folder: Path) -> None:
         """Write provenance.json into `folder`."""

@@ -1,6 +1,6 @@
-"""Documents of a UTF-8 text file, read through a memory map so that its size does not matter.
+"""Readers of documents: a UTF-8 text file, or a parquet file with one document per row; their size does not matter.
 
-Documents of a parquet file, one per row, read in batches so that its size does not matter.
+A text file is searched through a memory map and read in blocks, a parquet file is read in batches of rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bdh.corpora.documents import Entry, cut
+from bdh.corpora.documents import Document, cut
 from bdh.corpora.speakers import read_turns
 from bdh.params import Columns
 from bdh.project.errors import CorpusError
 
 BLOCK = 1 << 22
+BATCH_BYTES = 1 << 22
+SYMBOL_COLUMNS = ("symbol", "Symbol")
+SECTOR_COLUMNS = ("gics_sector", "GICS Sector", "Sector", "sector")
 
 
 class PlainReader:
@@ -45,8 +48,8 @@ class PlainReader:
         except re.error as error:
             raise CorpusError(f"separator pattern {pattern!r} is no regular expression: {error}") from None
 
-    def entries(self) -> Iterator[Entry]:
-        """See Reader; documents are numbered, and white space alone is no text."""
+    def documents(self) -> Iterator[Document]:
+        """See DocumentReader; documents are numbered, and white space alone is no text."""
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for source, (start, end) in enumerate(self._spans(data)):
                 digest = hashlib.sha256()
@@ -55,18 +58,18 @@ class PlainReader:
                     block = data[place : min(place + BLOCK, end)]
                     digest.update(block)
                     blank = blank and not block.strip()
-                yield Entry(source, start, start if blank else end, digest.digest(), f"{source:06d}")
+                yield Document(source, start, start if blank else end, digest.digest(), f"{source:06d}")
 
-    def pieces(self, entries: Iterable[Entry]) -> Iterator[tuple[int, str]]:
-        """See Reader."""
+    def pieces(self, documents: Iterable[Document]) -> Iterator[tuple[int, str]]:
+        """See DocumentReader."""
         with self.path.open("rb") as file:
-            for position, entry in enumerate(entries):
-                file.seek(entry.start)
+            for position, document in enumerate(documents):
+                file.seek(document.start)
                 rest = ""
                 decoder = codecs.getincrementaldecoder("utf-8")()
-                for place in range(entry.start, entry.end, BLOCK):
-                    block = file.read(min(BLOCK, entry.end - place))
-                    rest += self._decode(decoder, block, place, place + len(block) == entry.end)
+                for place in range(document.start, document.end, BLOCK):
+                    block = file.read(min(BLOCK, document.end - place))
+                    rest += self._decode(decoder, block, place, place + len(block) == document.end)
                     *whole, rest = [*cut(rest)] or [""]
                     for piece in whole:
                         yield position, piece
@@ -76,16 +79,19 @@ class PlainReader:
     def split_points(self, fractions: list[float]) -> list[int]:
         """Byte offsets at these fractions of the file, moved back to where a character starts."""
         size = self.path.stat().st_size
-        points = []
+        return self.character_starts(int(size * fraction) for fraction in fractions)
+
+    def character_starts(self, offsets: Iterable[int]) -> list[int]:
+        """Byte offsets of the file, each moved back to where a character starts."""
+        starts = []
         with self.path.open("rb") as file:
-            for fraction in fractions:
-                point = int(size * fraction)
-                file.seek(point)
-                while point > 0 and (file.read(1) or b"a")[0] & 0xC0 == 0x80:
-                    point -= 1
-                    file.seek(point)
-                points.append(point)
-        return points
+            for start in offsets:
+                file.seek(start)
+                while start > 0 and (file.read(1) or b"a")[0] & 0xC0 == 0x80:
+                    start -= 1
+                    file.seek(start)
+                starts.append(start)
+        return starts
 
     def _spans(self, data: mmap.mmap) -> Iterator[tuple[int, int]]:
         start = 0
@@ -107,11 +113,6 @@ class PlainReader:
             ) from None
 
 
-BATCH_BYTES = 1 << 22
-SYMBOL_COLUMNS = ("symbol", "Symbol")
-SECTOR_COLUMNS = ("gics_sector", "GICS Sector", "Sector", "sector")
-
-
 class TableReader:
     """A parquet file; `columns` says which of its columns hold what, `sectors` maps symbols to sectors.
 
@@ -126,30 +127,30 @@ class TableReader:
         self._schema = self._open().schema_arrow
         self._check_columns()
 
-    def entries(self) -> Iterator[Entry]:
-        """See Reader; a document's id is its symbol and date where it has them, else its row."""
+    def documents(self) -> Iterator[Document]:
+        """See DocumentReader; a document's id is its symbol and date where it has them, else its row."""
         taken: Counter[str] = Counter()
         source = 0
         wanted = [name for name in self.columns.model_dump().values() if name is not None]
         for batch in self._batches(wanted):
             data = {role: batch.column(name) for role, name in self._present().items()}
             for row in range(batch.num_rows):
-                yield self._entry(source, row, data, taken)
+                yield self._document(source, row, data, taken)
                 source += 1
 
-    def pieces(self, entries: Iterable[Entry]) -> Iterator[tuple[int, str]]:
-        """See Reader."""
-        waiting = enumerate(entries)
-        position, entry = next(waiting, (0, None))
+    def pieces(self, documents: Iterable[Document]) -> Iterator[tuple[int, str]]:
+        """See DocumentReader."""
+        waiting = enumerate(documents)
+        position, document = next(waiting, (0, None))
         source = 0
         for batch in self._batches([self.columns.text]):
-            while entry is not None and entry.source < source + batch.num_rows:
-                text = batch.column(0)[entry.source - source].as_py()
+            while document is not None and document.source < source + batch.num_rows:
+                text = batch.column(0)[document.source - source].as_py()
                 for piece in cut(text):
                     yield position, piece
-                position, entry = next(waiting, (0, None))
+                position, document = next(waiting, (0, None))
             source += batch.num_rows
-            if entry is None:
+            if document is None:
                 return
 
     def _present(self) -> dict[str, str]:
@@ -187,7 +188,7 @@ class TableReader:
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
 
-    def _entry(self, source: int, row: int, data: dict[str, pa.Array], taken: Counter[str]) -> Entry:
+    def _document(self, source: int, row: int, data: dict[str, pa.Array], taken: Counter[str]) -> Document:
         def value(role: str) -> Any:
             return data[role][row].as_py() if role in data else None
 
@@ -200,7 +201,7 @@ class TableReader:
         taken[name] += 1
         year = value("year")
         speaker_turns, turns = read_turns(content, data["turns"][row] if "turns" in data else None)
-        return Entry(
+        return Document(
             source=source,
             start=0,
             end=0 if blank else len(content),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bdh.corpora.planted import Span
+from bdh.corpora.planted import PlantedSpan
 
 ROLES = ("operator", "executive", "analyst", "unlisted")
 HEADINGS = {
@@ -50,10 +50,10 @@ def read_turns(content: memoryview, turns: Any | None) -> tuple[int | None, byte
     return len(starts), _pack([span for span in spans if span[1] < span[2]])
 
 
-def spans_of(turns: bytes) -> list[Span]:
+def spans_of(turns: bytes) -> list[PlantedSpan]:
     """The packed turns of a document as byte spans of its text, named by role; the speaker's own line is left out."""
     rows = np.frombuffer(turns, dtype=np.int64).reshape(-1, 3)
-    return [Span(ROLES[role], start, end) for role, start, end in rows.tolist()]
+    return [PlantedSpan(ROLES[role], start, end) for role, start, end in rows.tolist()]
 
 
 def role_of(speaker: str, roles: dict[str, str]) -> str:

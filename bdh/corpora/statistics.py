@@ -1,6 +1,6 @@
-"""Numbers about a tokenized corpus: the unigram baseline, the known floor, counts per split.
+"""Numbers about a tokenized corpus: counts per split, the known floor, and the unigram baseline.
 
-The baseline that every model must beat: how often each token occurs, and nothing else.
+The baseline is what every model must beat: how often each token occurs, and nothing else.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def statistics_of(
 
 
 def _counts(parts: Splits, name: str, tokens: int) -> dict[str, Any]:
-    dates = [entry.date for entry in parts[name] if entry.date]
+    dates = [document.date for document in parts[name] if document.date]
     return {
         "documents": len(parts[name]),
         "tokens": tokens,
-        "utf8_bytes": sum(entry.utf8_bytes for entry in parts[name]),
+        "utf8_bytes": sum(document.utf8_bytes for document in parts[name]),
         "first_date": min(dates, default=None),
         "last_date": max(dates, default=None),
-        "without_sector": sum(entry.sector is None for entry in parts[name]),
+        "without_sector": sum(document.sector is None for document in parts[name]),
     }
 
 

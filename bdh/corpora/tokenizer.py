@@ -1,6 +1,6 @@
-"""Text to token ids and back: the interface, UTF-8 bytes, Unicode characters.
+"""Text to token ids and back: UTF-8 bytes, Unicode characters, and byte-level BPE.
 
-Byte-level BPE: GPT-2's own from its two files, or one trained on the training split.
+The BPE is GPT-2's own, from its two files, or one trained on the training split.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bdh.project.errors import CorpusError
+from bdh.project.files import read_json
 
 BYTES = 256
+END_OF_TEXT = "<|endoftext|>"
+GPT2_PROBE = ("Hello world", [15496, 995])
 
 
 class Tokenizer(ABC):
@@ -152,23 +155,6 @@ class Characters(Tokenizer):
         (folder / self.FILE).write_text(json.dumps(self.characters) + "\n", encoding="utf-8")
 
 
-def load(folder: Path, description: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that `save` and `description` wrote; raises CorpusError on an unknown name."""
-    several = description["end_of_text"] is not None
-    match description["name"]:
-        case "bytes":
-            return Bytes(several)
-        case "characters":
-            return Characters(json.loads((folder / Characters.FILE).read_text(encoding="utf-8")), several)
-        case "gpt2" | "bpe" as name:
-            return BytePairs.load(folder, name, description["end_of_text"])
-    raise CorpusError(f"{folder}: unknown tokenizer {description['name']!r}; known: bytes, characters, gpt2, bpe")
-
-
-END_OF_TEXT = "<|endoftext|>"
-GPT2_PROBE = ("Hello world", [15496, 995])
-
-
 class BytePairs(Tokenizer):
     """GPT-2's scheme: text is cut by its regular expression, bytes are merged inside the cuts.
 
@@ -253,3 +239,19 @@ def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     return inner
+
+
+def load(folder: Path, description: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that `save` and `description` wrote.
+
+    Raises CorpusError on an unknown name, RunError naming the tokenizer's file when it is missing or damaged.
+    """
+    several = description["end_of_text"] is not None
+    match description["name"]:
+        case "bytes":
+            return Bytes(several)
+        case "characters":
+            return Characters(read_json(folder / Characters.FILE), several)
+        case "gpt2" | "bpe" as name:
+            return BytePairs.load(folder, name, description["end_of_text"])
+    raise CorpusError(f"{folder}: unknown tokenizer {description['name']!r}; known: bytes, characters, gpt2, bpe")

@@ -1,6 +1,6 @@
-"""A tokenized corpus as it lies in data/tokens/<corpus>, read through memory maps.
+"""A tokenized corpus as it lies in data/tokens/<corpus>, read through memory maps, and windows of its tokens.
 
-Windows of tokens for training, validation and stage B; every choice is a function of the arguments alone.
+Windows are for training, validation and stage B; every choice is a function of the arguments alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 
+from bdh.corpora.documents import read_table
 from bdh.corpora.tokenizer import Tokenizer, load, smallest_dtype
 from bdh.project.errors import CorpusError
 from bdh.project.files import read_json
@@ -22,8 +24,34 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 STATS = "stats.json"
 DOCUMENTS = "documents.parquet"
+SEGMENTS = "segments.parquet"
 LABELS = "labels.parquet"
 SPEAKERS = "speakers.parquet"
+STATS_KEYS = (
+    ("name",),
+    ("digest",),
+    *(("tokenizer", key) for key in ("name", "vocab_size", "end_of_text")),
+    *(("splits", split, "tokens") for split in SPLITS),
+)
+PLACE = {"token_start": pa.int64(), "token_end": pa.int64()}
+DOCUMENT_COLUMNS = {
+    "id": pa.string(),
+    "split": pa.string(),
+    "symbol": pa.string(),
+    "company": pa.string(),
+    "sector": pa.string(),
+    "date": pa.string(),
+    "year": pa.int32(),
+    "quarter": pa.int32(),
+    "speaker_turns": pa.int32(),
+    "utf8_bytes": pa.int64(),
+    **PLACE,
+    "floor_nats": pa.float64(),
+}
+SEGMENT_COLUMNS = {"split": pa.string(), **PLACE}
+LABEL_COLUMNS = {"document": pa.int32(), "split": pa.string(), "concept": pa.string(), **PLACE}
+SPEAKER_COLUMNS = {"document": pa.int32(), "split": pa.string(), "role": pa.string(), **PLACE}
+ALL_ROWS = slice(None)
 
 
 class TokenCorpus:
@@ -36,10 +64,21 @@ class TokenCorpus:
 
     @classmethod
     def open(cls, path: Path) -> TokenCorpus:
-        """The corpus in folder `path`; raises CorpusError when it is missing, RunError when it is damaged."""
+        """The corpus in folder `path`.
+
+        Raises CorpusError when it is missing or its statistics have another shape than stage tokenize writes, RunError
+        when they are damaged.
+        """
         if not (path / STATS).is_file():
             raise CorpusError(f"{path} holds no tokenized corpus; `dvc repro tokenize@{path.name}` makes it")
-        return cls(path, read_json(path / STATS))
+        stats = read_json(path / STATS)
+        try:
+            for keys in STATS_KEYS:
+                functools.reduce(lambda section, key: section[key], keys, stats)
+        except (KeyError, TypeError) as error:
+            again = f"`dvc repro -f tokenize@{path.name}` makes it again"
+            raise CorpusError(f"{path / STATS} has not what stage tokenize writes ({error}); {again}") from None
+        return cls(path, stats)
 
     @property
     def name(self) -> str:
@@ -72,9 +111,21 @@ class TokenCorpus:
         count, dtype = self.stats["splits"][split]["tokens"], smallest_dtype(self.vocab_size)
         size = path.stat().st_size if path.exists() else 0
         if size != count * dtype.itemsize:
-            remedy = f"`dvc repro -f tokenize@{self.name}` makes it again"
-            raise CorpusError(f"{path} has {size} bytes instead of {count * dtype.itemsize}; {remedy}")
+            raise CorpusError(f"{path} has {size} bytes instead of {count * dtype.itemsize}; {self._again}")
         return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+
+    def segments(self, split: str) -> np.ndarray:
+        """Start and end of the pieces of a split's array that no window may leave, int64 of shape (S,2).
+
+        One piece, the whole array, unless a single text was cut into blocks.
+        """
+        if self._segments is None:
+            return np.array([[0, len(self.tokens(split))]])
+        return self._segments.query("split == @split")[list(PLACE)].to_numpy()
+
+    @functools.cached_property
+    def _segments(self) -> pd.DataFrame | None:
+        return self._table(SEGMENTS, SEGMENT_COLUMNS)
 
     @functools.cached_property
     def documents(self) -> pd.DataFrame:
@@ -83,9 +134,7 @@ class TokenCorpus:
         Columns id, split, symbol, company, sector, date, year, quarter, speaker_turns, token_start, token_end
         (without the end of text), utf8_bytes, floor_nats (known entropy of a generated document, else missing).
         """
-        import pandas as pd
-
-        table = pd.read_parquet(self.folder / DOCUMENTS)
+        table = read_table(self.folder / DOCUMENTS, DOCUMENT_COLUMNS, self._again).to_pandas()
         whole = {"year": "Int64", "quarter": "Int64", "speaker_turns": "Int64", "floor_nats": "Float64"}
         return cast("pd.DataFrame", table.astype(whole))
 
@@ -95,10 +144,7 @@ class TokenCorpus:
 
         Columns document (row of `documents`), split, concept, token_start, token_end (in the split's own array).
         """
-        import pandas as pd
-
-        path = self.folder / LABELS
-        return pd.read_parquet(path) if path.exists() else None
+        return self._table(LABELS, LABEL_COLUMNS)
 
     @functools.cached_property
     def speakers(self) -> pd.DataFrame | None:
@@ -107,10 +153,15 @@ class TokenCorpus:
         Columns document (row of `documents`), split, role (operator, executive, analyst, unlisted; the class of the
         speaker in generated plays), token_start, token_end (in the split's own array).
         """
-        import pandas as pd
+        return self._table(SPEAKERS, SPEAKER_COLUMNS)
 
-        path = self.folder / SPEAKERS
-        return pd.read_parquet(path) if path.exists() else None
+    def _table(self, name: str, columns: dict[str, pa.DataType]) -> pd.DataFrame | None:
+        path = self.folder / name
+        return read_table(path, columns, self._again).to_pandas() if path.exists() else None
+
+    @property
+    def _again(self) -> str:
+        return f"`dvc repro -f tokenize@{self.name}` makes it again"
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -131,33 +182,38 @@ class TokenCorpus:
         return self.tokenizer.token_bytes
 
 
-ALL_ROWS = slice(None)
-
-
 def random_windows(
-    tokens: np.ndarray, batch_size: int, window: int, seed: int, step: int, rows: slice = ALL_ROWS
+    tokens: np.ndarray,
+    batch_size: int,
+    window: int,
+    seed: int,
+    step: int,
+    rows: slice = ALL_ROWS,
+    segments: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets (B, window), int64, at uniformly random places of `tokens`; of the batch only `rows`.
 
-    A pure function of its arguments: a resumed training needs no state of a sampler. Raises CorpusError when
-    the split is not longer than the window.
+    A window with its last target stays inside one of `segments` (S,2), by default the whole array. A pure function of
+    its arguments: a resumed training needs no state of a sampler. Raises CorpusError when no segment is longer than
+    the window.
     """
-    places = _places(tokens, window)
+    places = _Places(tokens, window, segments)
     bits = np.random.Philox(key=seed, counter=step << 64).random_raw(batch_size)
-    starts = ((bits >> 11) * 2.0**-53 * places).astype(np.int64)
-    return _windows(tokens, starts[rows], window)
+    chosen = ((bits >> 11) * 2.0**-53 * places.count).astype(np.int64)
+    return _windows(tokens, places.starts(chosen[rows]), window)
 
 
-def fixed_windows(tokens: np.ndarray, count: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+def fixed_windows(
+    tokens: np.ndarray, count: int, window: int, segments: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets (C, window), int64, evenly spaced over `tokens` and never overlapping.
 
-    C is `count`, or fewer when the split has no room for so many. Raises CorpusError when the split is not
-    longer than the window.
+    C is `count`, or fewer when the split has no room for so many. Segments and errors as for `random_windows`.
     """
-    places = _places(tokens, window)
-    count = min(count, (len(tokens) - 1) // window)
-    starts = np.arange(count, dtype=np.int64) * (places - 1) // max(count - 1, 1)
-    return _windows(tokens, starts, window)
+    places = _Places(tokens, window, segments)
+    count = min(count, (places.count - 1) // window + 1)
+    chosen = np.arange(count, dtype=np.int64) * (places.count - 1) // max(count - 1, 1)
+    return _windows(tokens, places.starts(chosen), window)
 
 
 def document_windows(
@@ -185,14 +241,27 @@ def document_windows(
             return
 
 
-def _places(tokens: np.ndarray, window: int) -> int:
-    places = len(tokens) - window
-    if places < 1:
-        raise CorpusError(
-            f"a window of {window} tokens needs a split of at least {window + 1}, this one has {len(tokens)}; "
-            "make the window shorter or the split larger"
-        )
-    return places
+class _Places:
+    """The places where a window with its last target fits into a segment, numbered through all segments."""
+
+    def __init__(self, tokens: np.ndarray, window: int, segments: np.ndarray | None) -> None:
+        """Count the places; raises CorpusError when there is none."""
+        segments_S2 = np.array([[0, len(tokens)]]) if segments is None else segments
+        lengths_S = segments_S2[:, 1] - segments_S2[:, 0]
+        if lengths_S.max(initial=0) <= window:
+            has = f"{lengths_S.max(initial=0)}{' in one piece' if len(lengths_S) > 1 else ''}"
+            raise CorpusError(
+                f"a window of {window} tokens needs a split of at least {window + 1}, this one has {has}; "
+                "make the window shorter or the split larger"
+            )
+        places_S = np.maximum(lengths_S - window, 0)
+        self._ends_S = np.cumsum(places_S)
+        self._shift_S = segments_S2[:, 0] - (self._ends_S - places_S)
+        self.count = int(self._ends_S[-1])
+
+    def starts(self, places: np.ndarray) -> np.ndarray:
+        """Where in the array the places with these numbers are."""
+        return places + self._shift_S[np.searchsorted(self._ends_S, places, side="right")]
 
 
 def _windows(tokens: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

@@ -226,7 +226,7 @@ def _read(
     model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool, watch: Activity | Tokens
 ) -> np.ndarray:
     reader = Reader(model, text, device=device, bfloat16=bfloat16, activity=cast("Activity", watch))
-    read_static(reader, 1.0)
+    read_static(reader)
     return reader.nats
 
 

@@ -1,1 +1,1 @@
-"""One module per family of golden vectors; `bdh.golden` says what such a module defines."""
+"""One module per family of golden vectors; `bdh.golden.vectors` says what such a module defines."""

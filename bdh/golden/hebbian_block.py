@@ -10,7 +10,6 @@ from bdh.golden.vectors import Vectors, read, relative_error
 from bdh.models.base import build
 from bdh.models.hebbian_block import HebbianBlock
 
-PREFIX: tuple[str, ...] = ("hebbian_block",)
 SETTINGS = ("n_layer", "n_embd", "n_head")
 
 
@@ -41,3 +40,6 @@ def golden_model(vectors: Vectors) -> HebbianBlock:
     assert isinstance(model, HebbianBlock)
     model.double().load_state_dict({name: torch.from_numpy(array) for name, array in vectors.parameters.items()})
     return model.eval()
+
+
+CHECKS = {"hebbian_block": check}

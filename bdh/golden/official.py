@@ -1,4 +1,7 @@
-"""Golden vectors of the official model: outputs, gradients, penalties, the neuron graph and greedy continuation."""
+"""Golden vectors of the official model.
+
+Outputs, gradients, penalties, the neuron graph, greedy continuation, and the coactivation state of its c vectors.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,23 @@ from torch import Tensor
 
 from bdh.generation import generate
 from bdh.golden.vectors import Vectors, read, relative_error
+from bdh.hebbian.coactivation import Coactivation, decay_weights, inner_products, pearson, sums
 from bdh.models.base import LanguageModel, build
 from bdh.nn.probe import listening
 
-PREFIX: tuple[str, ...] = ("official_",)
 SETTINGS = ("n_layer", "n_embd", "n_head", "mlp_internal_dim_multiplier", "dropout")
 GRADIENTS = ("encoder", "decoder", "encoder_v")
 PROMPT = 4
+DAMPING = 0.99
+ETA = 0.005
 
 
 def check(path: Path) -> dict[str, float]:
-    """Relative error of every quantity in an `official_*` file; the coactivation state is checked elsewhere."""
+    """Relative error of every quantity in an `official_*` file."""
     vectors = read(path)
     model = official_model(vectors)
-    return _outputs(model, vectors) | _structure(model, vectors) | _carried(model, vectors) | _greedy(model, vectors)
+    parts = (_outputs, _structure, _carried, _greedy, coactivation)
+    return {name: error for part in parts for name, error in part(model, vectors).items()}
 
 
 def official_model(vectors: Vectors) -> LanguageModel:
@@ -116,3 +122,40 @@ def reread(model: LanguageModel, prompt: list[int], count: int) -> list[int]:
 def _same(tokens: Callable[[], list[int]], expected: np.ndarray) -> float:
     """0 when all tokens agree, infinite otherwise: a wrong token is not a small error."""
     return 0.0 if np.array_equal(np.asarray(tokens()), expected) else float("inf")
+
+
+def coactivation(model: LanguageModel, vectors: Vectors) -> dict[str, float]:
+    """The coactivation state: sigma after three windows (layer 0), inner products, sums and Pearson correlations."""
+    state = _read_windows(model, vectors)
+    snapshots = np.arange(len(state.codes))
+    weights_U = decay_weights(len(state.codes), snapshots, DAMPING, ETA)[-1]
+    codes_UHN = state.codes[:, 0]
+    products, totals = inner_products(state, snapshots), sums(state, snapshots)
+    ours = {
+        "sigma_after3_layer0": np.einsum("u,uhi,uhj->hij", weights_U, codes_UHN, codes_UHN),
+        "sigma_inner_products": products,
+        "sigma_sums": totals,
+        "sigma_pearson": pearson(products, totals, state.entries),
+    }
+    return {name: relative_error(value, vectors.arrays[name]) for name, value in ours.items()}
+
+
+def _read_windows(model: LanguageModel, vectors: Vectors) -> Coactivation:
+    """The coactivation state of the model over the file's windows, one update each."""
+    windows_UBT = vectors.arrays["windows"]
+    codes: list[np.ndarray] = []
+
+    def keep(name: str, layer: int, tensor: Tensor) -> None:
+        if name == "x_sparse":
+            codes.append(tensor.mean((0, 2)).numpy())
+
+    with torch.no_grad(), listening(keep):
+        for window_BT in windows_UBT:
+            model(torch.from_numpy(window_BT))
+    updates = len(windows_UBT)
+    codes_ULHN = np.stack(codes).reshape(updates, -1, *codes[0].shape)
+    nothing = np.zeros(updates, dtype=np.int64)
+    return Coactivation(codes_ULHN, np.arange(1, updates + 1), nothing, DAMPING, ETA, snapshot_every=1)
+
+
+CHECKS = {"official_": check}

@@ -1,9 +1,8 @@
 """Check the models against golden vectors: `.npz` files that hold a configuration, weights, inputs and outputs.
 
-A family of files is checked by a module of `bdh/golden`, found by listing that folder, which defines `PREFIX`
-(how the names of its files begin: a string or a tuple of them) and `check(path) -> dict[str, float]` (quantity ->
-relative error). Several modules may check different quantities of the same file. Nothing heavy is imported before a
-file needs it.
+A family of files is checked by a module of `bdh/golden`, found by listing that folder. Its table `CHECKS` says which
+function checks the files whose names begin so: `check(path) -> dict[str, float]` (quantity -> relative error). Nothing
+heavy is imported before a file needs it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ TOLERANCE = 1e-6
 class Case:
     """One golden file: its name and the largest relative error of every quantity that was compared.
 
-    `errors` is empty when no module of `bdh/golden` checks the file; such a case has not passed.
+    `errors` is empty when nothing in `bdh/golden` checks the file; such a case has not passed.
     """
 
     name: str
@@ -74,34 +73,33 @@ def check_folder(folder: Path) -> list[Case]:
 
 
 def check_file(path: Path) -> Case:
-    """Check one golden file with every module whose prefix its name has.
+    """Check one golden file with every function whose prefix its name has.
 
     Raises RunError when it cannot be read or lacks an array or a key of the configuration.
     """
     errors: dict[str, float] = {}
-    for module, prefixes in checkers().items():
-        if path.name.startswith(prefixes):
+    for prefix, module in checkers().items():
+        if path.name.startswith(prefix):
             try:
-                errors |= importlib.import_module(f"bdh.golden.{module}").check(path)
+                errors |= importlib.import_module(f"bdh.golden.{module}").CHECKS[prefix](path)
             except KeyError as missing:
                 raise RunError(f"{path} lacks {missing}, which bdh/golden/{module}.py compares") from missing
     return Case(path.stem, errors)
 
 
 @functools.cache
-def checkers() -> dict[str, tuple[str, ...]]:
-    """Modules of `bdh/golden` and their PREFIX, read from the source without importing them."""
-    return {path.stem: _prefix_of(path) for path in sorted(CASES.glob("*.py")) if path.stem not in NOT_CASES}
+def checkers() -> dict[str, str]:
+    """Module of `bdh/golden` by the prefix of its files, read from the source without importing it."""
+    modules = sorted(path for path in CASES.glob("*.py") if path.stem not in NOT_CASES)
+    return {prefix: path.stem for path in modules for prefix in _prefixes_of(path)}
 
 
-def _prefix_of(path: Path) -> tuple[str, ...]:
+def _prefixes_of(path: Path) -> list[str]:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        names = {target.id for target in targets if isinstance(target, ast.Name)}
-        if "PREFIX" in names and isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            prefix = ast.literal_eval(node.value)
-            return (prefix,) if isinstance(prefix, str) else tuple(prefix)
-    raise ValueError(f"{path} defines no PREFIX")
+        match node:
+            case ast.Assign(targets=[ast.Name(id="CHECKS")], value=ast.Dict(keys=keys)):
+                return [ast.literal_eval(key) for key in keys if key is not None]
+    raise ValueError(f"{path} defines no table CHECKS")
 
 
 def read(path: Path) -> Vectors:

@@ -1,11 +1,11 @@
 """The arms of stage B: frozen weights, the same held-out tokens, and one rule each for what a window may know.
 
-A new arm is one function of (reader, damping) and one line of `ARMS`.
+A new arm is one function from `Readings` to the surprisal of every scored token, and one entry of `ARMS`.
 
-Documents as streams with a state of their own: several documents, and several dampings, side by side.
-
-Documents are sorted by length, so that the streams of a group end one after the other and little is padded; what is
-held at once is a group's states and one window of tokens, however long the documents are.
+The arms that carry a state through a document share one pass over the text (`Readings.streams`), in which several
+documents and several dampings are read side by side. Documents are sorted by length, so that the streams of a group end
+one after the other and little is padded; what is held at once is a group's states and one window of tokens, however
+long the documents are.
 """
 
 from __future__ import annotations
@@ -13,28 +13,84 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bdh.hebbian.activity import Activity
 from bdh.hebbian.held_out import HeldOut
 from bdh.hebbian.reader import Reader
-from bdh.models.base import LanguageModel, State, damp_state
+from bdh.hebbian.state import StateWatch
+from bdh.models.base import LanguageModel, damp_state
 
-STATE_ARMS = ("carry", "shuffled")
-OnState = Callable[[float, list[int], State], None]
+REACH = 0.01
+MOST_WINDOWS = 16
 
 
 @dataclass(frozen=True)
-class Living:
-    """Surprisal of every scored token (P): `carry` by damping, and `shuffled` (None unless donors were asked for)."""
+class Streams:
+    """Surprisal of every scored token (P): `carry` by damping, `shuffled` at the first one (None with one document)."""
 
     carry: dict[float, np.ndarray]
     shuffled: np.ndarray | None
 
 
-def documents(text: HeldOut) -> list[list[int]]:
+class Readings:
+    """One text and one model, for all arms.
+
+    dampings: per token, that of the arms first, then the others of the sweep. watches: what the carried states were
+    like, by damping (empty until `streams` is read). `activity` watches the activations of arm `observe`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        text: HeldOut,
+        dampings: Sequence[float],
+        *,
+        activity: Activity | None = None,
+        device: torch.device | str = "cpu",
+        bfloat16: bool = False,
+    ) -> None:
+        """Nothing is read yet; device and bfloat16 as for `Reader`."""
+        self.model = model
+        self.text = text
+        self.dampings = list(dict.fromkeys(dampings))
+        self.activity = activity
+        ends = set(np.flatnonzero(np.diff(text.document, append=-1)).tolist())
+        self.watches = {damping: StateWatch(ends) for damping in self.dampings}
+        self._device = device
+        self._bfloat16 = bfloat16
+
+    @property
+    def damping(self) -> float:
+        """Damping per token of the arms."""
+        return self.dampings[0]
+
+    def reader(self, activity: Activity | None = None) -> Reader:
+        """A reader of the text that has read nothing."""
+        return Reader(self.model, self.text, device=self._device, bfloat16=self._bfloat16, activity=activity)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Every document read at every damping with a state of its own, and with a donor's, all in one pass.
+
+        At a window boundary the state is damped by damping**window. Under the first damping each window after a
+        document's first is also read with the state that another document carried there (`donors_of`; documents stand
+        in the order of their lengths), and where that one is shorter with its last state. A donor's stream never sees
+        the other document, and who gives to whom does not depend on how many documents are read at once.
+        """
+        reader, donors = self.reader(), len(self.text.documents) > 1
+        carry = {damping: np.full(self.text.scored, np.nan) for damping in self.dampings}
+        shuffled = np.full(self.text.scored, np.nan) if donors else None
+        for group in _groups(reader, len(carry) + donors):
+            _read_group(reader, group, carry, shuffled, self.watches)
+        return Streams(carry, shuffled)
+
+
+def _windows_by_document(text: HeldOut) -> list[list[int]]:
     """Windows of every document, longest document first."""
     starts = np.flatnonzero(np.diff(text.document, prepend=-1))
     ends = np.append(starts[1:], text.windows)
@@ -42,12 +98,12 @@ def documents(text: HeldOut) -> list[list[int]]:
     return sorted(found, key=len, reverse=True)
 
 
-def groups(reader: Reader, copies: int = 1) -> list[list[list[int]]]:
+def _groups(reader: Reader, copies: int) -> list[list[list[int]]]:
     """Documents as lists of their windows, longest first, in groups whose streams (`copies` each) are read at once.
 
     A group holds whole pairs of neighbours, and the last one also a document that is left over.
     """
-    every = documents(reader.text)
+    every = _windows_by_document(reader.text)
     size = max(2, reader.streams_at_once(reader.text.window, stateful=True) // copies // 2 * 2)
     found = [every[start : start + size] for start in range(0, len(every), size)]
     if len(found) > 1 and len(found[-1]) == 1:
@@ -63,27 +119,12 @@ def donors_of(documents: int) -> list[int]:
     return donors
 
 
-def read(reader: Reader, dampings: Sequence[float], *, donors: bool = False, on_state: OnState | None = None) -> Living:
-    """Read every document at every damping, all in one pass, and show every state to `on_state` before it is damped.
-
-    With `donors` also read, under the first damping, each window after a document's first with the state that another
-    document carried there (`donors_of`; documents stand in the order of their lengths), and where that one is shorter
-    its last state. A donor's stream never sees the other document, and who gives to whom does not depend on how many
-    documents are read at once.
-    """
-    carry = {damping: np.full(reader.text.scored, np.nan) for damping in dampings}
-    shuffled = np.full(reader.text.scored, np.nan) if donors else None
-    for group in groups(reader, len(carry) + donors):
-        _read_group(reader, group, carry, shuffled, on_state)
-    return Living(carry, shuffled)
-
-
 def _read_group(
     reader: Reader,
     group: list[list[int]],
     carry: dict[float, np.ndarray],
     shuffled: np.ndarray | None,
-    on_state: OnState | None,
+    watches: dict[float, StateWatch],
 ) -> None:
     K, G, window = len(carry), len(group), reader.text.window
     donors = donors_of(G)
@@ -103,8 +144,7 @@ def _read_group(
         after = {name: tensor[: K * A].unflatten(0, (K, A)) for name, tensor in after.items()}
         for k, damping in enumerate(carry):
             reached = {name: tensor[k] for name, tensor in after.items()}
-            if on_state is not None:
-                on_state(damping, active, reached)
+            watches[damping].take(active, reached)
             for name, tensor in damp_state(reached, factors_K[k]).items():
                 own[name][k, :A] = tensor
         if shuffled is not None and not step:
@@ -118,61 +158,54 @@ def _given(name: str, own_G: Tensor, donors: list[int]) -> Tensor:
     return own_G[: len(donors)] if name == "position" else own_G[donors]
 
 
-REACH = 0.01
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One row of the results.
-
-    question: what it answers. read: reads the whole text with a reader at a damping per token. obstacle: why a model
-    cannot run it on this text, None when it can. watched: activations are observed while it runs.
-    """
-
-    question: str
-    read: Callable[[Reader, float], None]
-    obstacle: Callable[[LanguageModel, HeldOut, float], str | None]
-    watched: bool = False
-
-
-def read_static(reader: Reader, damping: float) -> None:
+def read_static(reader: Reader) -> np.ndarray:
     """Every window is a fresh stream; windows of equal length are read side by side."""
     order = np.argsort(-reader.text.lengths, kind="stable")
     at_once = reader.streams_at_once(reader.text.window)
     for start in range(0, order.size, at_once):
         reader.read([int(window) for window in order[start : start + at_once]])
+    return reader.nats
 
 
-def read_carry(reader: Reader, damping: float) -> None:
+def static(readings: Readings) -> np.ndarray:
+    """Every window is a fresh stream."""
+    return read_static(readings.reader())
+
+
+def carry(readings: Readings) -> np.ndarray:
     """The state goes from window to window of a document, damped by damping**window at every boundary."""
-    reader.nats[:] = read(reader, [damping]).carry[damping]
+    return readings.streams.carry[readings.damping]
 
 
-def read_carry_corpus(reader: Reader, damping: float) -> None:
+def carry_corpus(readings: Readings) -> np.ndarray:
     """One stream over all documents in order; the state survives the end of a document."""
-    state = reader.model.initial_state(1)
-    lengths = reader.text.lengths
-    for window in range(reader.text.windows):
+    reader, state = readings.reader(), readings.model.initial_state(1)
+    lengths = readings.text.lengths
+    for window in range(readings.text.windows):
         if window:
-            state = damp_state(state, damping ** int(lengths[window - 1]))
+            state = damp_state(state, readings.damping ** int(lengths[window - 1]))
         state = reader.read([window], state) or {}
+    return reader.nats
 
 
-def read_shuffled(reader: Reader, damping: float) -> None:
+def shuffled(readings: Readings) -> np.ndarray:
     """Like `carry`, but every window after a document's first gets the state that another document carried there."""
-    reader.nats[:] = read(reader, [damping], donors=True).shuffled
+    found = readings.streams.shuffled
+    assert found is not None
+    return found
 
 
-def read_longer_context(reader: Reader, damping: float) -> None:
+def longer_context(readings: Readings) -> np.ndarray:
     """No state: at least as many earlier tokens of the document as `carry` reaches back to are read again.
 
     A document is read in spans as long as the reach, each after the tokens of the span before it. A model that
     carries a state of constant size reads a span window by window (equal to reading it at once, and the work does not
     grow with the square of the reach); any other model reads it at once.
     """
-    text, context = reader.text, reach(damping, reader.text.window)
+    reader, text = readings.reader(), readings.text
+    context = reach(readings.damping, text.window)
     spans = []
-    for windows in documents(text):
+    for windows in _windows_by_document(text):
         start, end = int(text.bounds[windows[0]]), int(text.bounds[windows[-1] + 1])
         spans += [(max(start, at - context), min(at + context, end), at) for at in range(start, end, context)]
     spans.sort(key=lambda span: span[0] - span[1])
@@ -184,6 +217,7 @@ def read_longer_context(reader: Reader, damping: float) -> None:
             reader.read_spans(begins, ends, scored)
         else:
             _read_piecewise(reader, begins, ends, scored)
+    return reader.nats
 
 
 def _read_piecewise(reader: Reader, begins: list[int], ends: list[int], scored: list[int]) -> None:
@@ -199,15 +233,21 @@ def _read_piecewise(reader: Reader, begins: list[int], ends: list[int], scored: 
 
 def reach(damping: float, window: int) -> int:
     """Tokens after which a carried state has less than 1 % of its weight, in whole windows and at most 16 of them."""
-    windows = 16 if damping >= 1.0 else math.ceil(math.log(REACH) / (window * math.log(damping)))
-    return window * min(windows, 16)
+    windows = MOST_WINDOWS if damping >= 1.0 else math.ceil(math.log(REACH) / (window * math.log(damping)))
+    return window * min(windows, MOST_WINDOWS)
 
 
-def _none(model: LanguageModel, text: HeldOut, damping: float) -> str | None:
+def observe(readings: Readings) -> np.ndarray:
+    """As `static`, with the activations watched."""
+    return read_static(readings.reader(readings.activity))
+
+
+def _none(readings: Readings) -> str | None:
     return None
 
 
-def _needs_state(model: LanguageModel, text: HeldOut, damping: float) -> str | None:
+def _needs_state(readings: Readings) -> str | None:
+    model = readings.model
     if not model.carries_state:
         return "this model has no state of constant size that could be carried"
     if model.max_positions() is not None:
@@ -215,29 +255,39 @@ def _needs_state(model: LanguageModel, text: HeldOut, damping: float) -> str | N
     return None
 
 
-def _needs_two_documents(model: LanguageModel, text: HeldOut, damping: float) -> str | None:
-    if len(text.documents) < 2:
+def _needs_two_documents(readings: Readings) -> str | None:
+    if len(readings.text.documents) < 2:
         return "the held-out text is one document, there is no other to take a state from"
-    return _needs_state(model, text, damping)
+    return _needs_state(readings)
 
 
-def _needs_positions(model: LanguageModel, text: HeldOut, damping: float) -> str | None:
-    limit, needed = model.max_positions(), 2 * reach(damping, text.window)
+def _needs_positions(readings: Readings) -> str | None:
+    limit, needed = readings.model.max_positions(), 2 * reach(readings.damping, readings.text.window)
     if limit is not None and limit < needed:
         return f"this model reads at most {limit} positions, this arm needs {needed}"
     return None
 
 
+@dataclass(frozen=True)
+class Arm:
+    """One row of the results.
+
+    question: what it answers. read: gives the surprisal of every scored token (P, nats, float64). obstacle: why the
+    model cannot run it on this text, None when it can.
+    """
+
+    question: str
+    read: Callable[[Readings], np.ndarray]
+    obstacle: Callable[[Readings], str | None] = _none
+
+
 ARMS: dict[str, Arm] = {
-    "static": Arm("what does the plain model know, the state reset at every window?", read_static, _none),
-    "carry": Arm("does the synaptic state of the document so far help?", read_carry, _needs_state),
-    "carry_corpus": Arm("does the state adapt to the stream of documents?", read_carry_corpus, _needs_state),
-    "shuffled": Arm("is it content, or just some state?", read_shuffled, _needs_two_documents),
-    "longer_context": Arm("or is it only context length?", read_longer_context, _needs_positions),
+    "static": Arm("what does the plain model know, the state reset at every window?", static),
+    "carry": Arm("does the synaptic state of the document so far help?", carry, _needs_state),
+    "carry_corpus": Arm("does the state adapt to the stream of documents?", carry_corpus, _needs_state),
+    "shuffled": Arm("is it content, or just some state?", shuffled, _needs_two_documents),
+    "longer_context": Arm("or is it only context length?", longer_context, _needs_positions),
     "observe": Arm(
-        "the protocol of the two-stage reference: a coactivation state that is watched and never read",
-        read_static,
-        _none,
-        watched=True,
+        "the protocol of the two-stage reference: a coactivation state that is watched and never read", observe
     ),
 }

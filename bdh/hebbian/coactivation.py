@@ -119,11 +119,10 @@ def load(path: Path) -> tuple[Coactivation | None, int]:
         with safe_open(path, framework="numpy") as file:
             rule = json.loads(file.metadata()["rule"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        window = int(rule.pop("window"))
+        state = Coactivation(**tensors, **rule) if rule else None
     except FileNotFoundError:
         raise RunError(f"{path} is missing; `dvc repro` makes it") from None
     except Exception as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}); delete it and run `dvc repro`") from None
-    window = int(rule.pop("window"))
-    if "codes" not in tensors:
-        return None, window
-    return Coactivation(**tensors, **rule), window
+    return state, window

@@ -1,8 +1,7 @@
-"""How the scored tokens fall into strata (year, sector, place in the document, role of the speaker) and units of text.
+"""Numbers of one arm from the surprisal of every scored token: totals, strata, differences to the static arm.
 
+Strata are years, sectors, roles of speakers and places in the document; intervals are over units of text.
 P scored tokens, U units of the bootstrap, K strata of one kind.
-
-Numbers of one arm from the surprisal of every scored token: totals, strata, differences to the static arm.
 """
 
 from __future__ import annotations
@@ -25,6 +24,13 @@ ABSENT = {
     "by_sector": "the corpus names no sector of its documents",
     "by_role": "the corpus names no speakers",
 }
+LN2 = math.log(2.0)
+LARGEST_EXPONENT = 700.0
+SCORES = (
+    "nats_per_token", "bits_per_byte", "bits_low", "bits_high", "perplexity", "difference_to_static", "ci_low",
+    "ci_high", "bootstrap_unit", "bootstrap_units", "tokens", "bytes", "documents",
+)  # fmt: skip
+NUMBERS = (*SCORES, *KINDS)
 
 
 @dataclass(frozen=True)
@@ -106,15 +112,6 @@ def _strata(text: HeldOut, labels: list[str], code_P: np.ndarray | None) -> Stra
 def _sums(cell_P: np.ndarray, values_P: np.ndarray, units: int, K: int) -> np.ndarray:
     inside = cell_P >= 0
     return np.bincount(cell_P[inside], weights=values_P[inside], minlength=units * K).reshape(units, K)
-
-
-LN2 = math.log(2.0)
-LARGEST_EXPONENT = 700.0
-SCORES = (
-    "nats_per_token", "bits_per_byte", "bits_low", "bits_high", "perplexity", "difference_to_static", "ci_low",
-    "ci_high", "bootstrap_unit", "bootstrap_units", "tokens", "bytes", "documents",
-)  # fmt: skip
-NUMBERS = (*SCORES, *KINDS)
 
 
 def cannot_run(reason: str) -> dict[str, Any]:

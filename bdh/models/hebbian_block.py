@@ -16,7 +16,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -192,11 +191,6 @@ class HebbianBlock(LanguageModel):
         with listening(listener):
             self(tokens_BT)
         return [found[layer] for layer in range(self.config.n_layer)]
-
-    @staticmethod
-    def export_sigma(state: State, stream: int = 0) -> list[np.ndarray]:
-        """Synapses of one stream: for every layer an array (H, K, K), rows key entries, columns value entries."""
-        return [sigma_HKK.detach().cpu().numpy() for sigma_HKK in state["sigma"][stream]]
 
 
 def _normalise(x_BTD: Tensor) -> Tensor:

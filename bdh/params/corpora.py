@@ -64,7 +64,20 @@ class SplitByDate(Section):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-Split = Annotated[SplitByPosition | SplitByDate, Field(discriminator="by")]
+class SplitByBlocks(Section):
+    """The last bytes test; of the rest every k-th block validates, k = round(1 / validation_fraction).
+
+    A block has `block_bytes` bytes of a single text; where there are several documents, each of them is one.
+    """
+
+    by: Literal["blocks"]
+    validation_fraction: Annotated[float, Field(gt=0.0, le=0.5)]
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    block_bytes: Annotated[int, Field(ge=16)]
+
+
+TextSplit = Annotated[SplitByPosition | SplitByBlocks, Field(discriminator="by")]
+Split = Annotated[SplitByPosition | SplitByBlocks | SplitByDate, Field(discriminator="by")]
 
 
 class SeparatorPattern(Section):
@@ -78,7 +91,7 @@ class PlainText(Section):
 
     format: Literal["text"]
     separator: Annotated[str, Field(min_length=1)] | SeparatorPattern | None
-    split: SplitByPosition
+    split: TextSplit
 
 
 class Columns(Section):

@@ -53,7 +53,7 @@ class Training:
         self.model = model.to(device).train()
         self.settings, self.seed, self.device = settings, seed, device
         self.validation = ValidationSet(corpus, settings, device, precision, group)
-        self.text = corpus.tokens("train")
+        self.text, self.segments = corpus.tokens("train"), corpus.segments("train")
         check_objective(model, settings, device)
         self.update = Update(model, settings, device, precision, group)
         decay = settings.average_decay if settings.regime != "none" else 0.0
@@ -93,7 +93,7 @@ class Training:
         """Inputs and targets (B/W,T) of optimizer step 1, 2, ...: this rank's streams of the batch of seed and step."""
         streams, window = self.settings.batch_size, self.settings.window
         own = self.group.rows(streams)
-        inputs, targets = random_windows(self.text, streams, window, self.seed, step, own)
+        inputs, targets = random_windows(self.text, streams, window, self.seed, step, own, self.segments)
         return self._to_device(inputs), self._to_device(targets)
 
     def _to_device(self, windows: np.ndarray) -> Tensor:

@@ -45,7 +45,8 @@ class ValidationSet:
         group: Group = ALONE,
     ) -> None:
         check_splits(corpus, settings.window)
-        inputs, targets = fixed_windows(corpus.tokens("validation"), settings.validation_windows, settings.window)
+        tokens, segments = corpus.tokens("validation"), corpus.segments("validation")
+        inputs, targets = fixed_windows(tokens, settings.validation_windows, settings.window, segments)
         self.inputs_ST = torch.from_numpy(inputs).to(device)
         self.targets_ST = torch.from_numpy(targets).to(device)
         self.bytes_V = torch.from_numpy(np.asarray(corpus.token_bytes, dtype=np.int64)).to(device)

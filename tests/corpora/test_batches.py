@@ -86,6 +86,32 @@ def test_fixed_windows_are_apart_and_inside(length: int, count: int, window: int
         assert targets.max() == length - 1
 
 
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), count=st.integers(1, 40), window=st.integers(1, 20)
+)
+def test_windows_stay_inside_their_segments(lengths: list[int], count: int, window: int) -> None:
+    ends = np.cumsum(np.array(lengths) + 1)
+    segments = np.stack([ends - lengths, ends], 1)
+    tokens = np.arange(ends[-1])
+    if max(lengths) <= window:
+        with pytest.raises(CorpusError, match="window"):
+            fixed_windows(tokens, count, window, segments)
+        return
+    fixed = fixed_windows(tokens, count, window, segments)
+    for inputs, targets in (fixed, random_windows(tokens, 16, window, 0, 1, segments=segments)):
+        owner = np.searchsorted(ends, inputs[:, 0], side="right")
+        assert (inputs[:, 0] >= segments[owner, 0]).all()
+        assert (targets[:, -1] < segments[owner, 1]).all()
+    assert 1 <= len(fixed[0]) <= count
+    assert len(np.unique(fixed[0])) == fixed[0].size
+
+
+def test_random_windows_reach_every_place_of_every_segment() -> None:
+    segments = np.array([[0, 9], [10, 13], [20, 30]])
+    starts = np.concatenate([random_windows(np.arange(30), 64, 8, 0, s, segments=segments)[0][:, 0] for s in range(9)])
+    assert np.unique(starts).tolist() == [0, 20, 21]
+
+
 def test_fixed_windows_of_a_whole_split_score_everything() -> None:
     _, targets = fixed_windows(np.arange(65), 8, 8)
     np.testing.assert_array_equal(targets.ravel(), np.arange(1, 65))

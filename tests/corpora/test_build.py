@@ -3,6 +3,7 @@
 import filecmp
 import math
 import random
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdh.corpora import readers
+from bdh.corpora.planted import read_floors
+from bdh.corpora.provenance import Provenance
 from bdh.corpora.readers import PlainReader, read_sectors
 from bdh.corpora.speakers import read_turns
-from bdh.corpora.tokens import SPLITS, TokenCorpus
+from bdh.corpora.tokens import SPLITS, TokenCorpus, fixed_windows, random_windows
 from bdh.hebbian.held_out import cut, unigram_of
-from bdh.params import SplitByDate
+from bdh.params import Corpus, SplitByDate
 from bdh.project.errors import CorpusError
 from tests.support import corpus_cases
 
@@ -83,7 +86,7 @@ def test_text_is_read_in_blocks_without_a_seam(tmp_path, monkeypatch) -> None:
     (tmp_path / "t.txt").write_text(text, encoding="utf-8")
     monkeypatch.setattr(readers, "BLOCK", 7)
     reader = PlainReader(tmp_path / "t.txt")
-    entries = list(reader.entries())
+    entries = list(reader.documents())
     assert "".join(piece for _, piece in reader.pieces(entries)) == text
 
 
@@ -261,3 +264,88 @@ def test_a_failed_run_leaves_the_previous_tokens(tmp_path) -> None:
 def test_dates_may_be_quoted_or_not(written: str) -> None:
     split = yaml.safe_load(f"by: date\ntrain_until: {written}\nvalidation_fraction: 0.1")
     assert SplitByDate.model_validate(split).train_until.isoformat() == "2018-12-31"
+
+
+BY_BLOCKS = {"by": "blocks", "validation_fraction": 0.25, "test_fraction": 0.2, "block_bytes": 64}
+
+
+@pytest.mark.parametrize("tokenizer", [{"name": "bytes"}, {"name": "characters"}, {"name": "bpe", "vocab_size": 280}])
+def test_blocks_of_a_single_text_cover_it_and_do_not_overlap(tmp_path, tokenizer) -> None:
+    text = "".join(random.Random(0).choices("ab é日\n", k=3000))
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    section = corpus_cases.text_section(tmp_path / "t.txt", split=BY_BLOCKS, tokenizer=tokenizer)
+    corpus = corpus_cases.build(tmp_path, section)
+    train, validation, (test,) = (documents_of(corpus, split) for split in SPLITS)
+    data = text.encode()
+    early, late = data[: -len(test.encode())], data[-len(test.encode()) :]
+    assert late.decode() == test
+    assert len(late) == pytest.approx(0.2 * len(data), abs=4)
+    assert len(validation) == round(len(early) / 64 / 4)
+    in_turns = [part for pair in zip_longest(train, validation, fillvalue="") for part in pair]
+    assert "".join(in_turns).encode() == early, "every byte before the test part, once and in order"
+    assert all(len(part.encode()) == pytest.approx(64, abs=4) for part in validation)
+    assert corpus.documents.id.is_unique
+
+
+@pytest.mark.parametrize("tokenizer", [{"name": "bytes"}, {"name": "bpe", "vocab_size": 280}])
+def test_no_window_crosses_a_cut_between_blocks(tmp_path, tokenizer) -> None:
+    """Words are numbered: a window over a cut would jump over numbers."""
+    text = "".join(f"{number:05d}," for number in range(3000))
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    section = corpus_cases.text_section(tmp_path / "t.txt", split=BY_BLOCKS, tokenizer=tokenizer)
+    corpus = corpus_cases.build(tmp_path, section)
+    for split in ("train", "validation"):
+        tokens, segments = corpus.tokens(split), corpus.segments(split)
+        random_ones = [random_windows(tokens, 32, 12, seed=0, step=step, segments=segments) for step in range(20)]
+        for inputs, targets in (*random_ones, fixed_windows(tokens, 1000, 12, segments)):
+            read = [corpus.decode([*row, last]) for row, last in zip(inputs, targets[:, -1], strict=True)]
+            assert all(piece in text for piece in read)
+        over = [corpus.decode(row) for row in random_windows(tokens, 99, 12, seed=0, step=0)[0]]
+        assert not all(piece in text for piece in over), "windows that know nothing of the cuts do cross them"
+    with pytest.raises(CorpusError, match=r"needs a split of at least 3001, this one has .* in one piece"):
+        random_windows(tokens, 1, 3000, 0, 0, segments=segments)
+
+
+def test_blocks_of_several_documents_are_the_documents(tmp_path) -> None:
+    texts = [f"text {number:02d}" for number in range(40)]
+    (tmp_path / "t.txt").write_text("--".join(texts), encoding="utf-8")
+    section = corpus_cases.text_section(tmp_path / "t.txt", separator="--", split=BY_BLOCKS)
+    corpus = corpus_cases.build(tmp_path, section)
+    assert documents_of(corpus, "test") == texts[32:]
+    assert documents_of(corpus, "validation") == texts[2:32:4]
+    assert documents_of(corpus, "train") == [text for number, text in enumerate(texts[:32]) if number % 4 != 2]
+    assert corpus.segments("train").tolist() == [[0, len(corpus.tokens("train"))]]
+
+
+def test_parts_of_a_generated_text_claim_no_floor_and_no_concept(tmp_path) -> None:
+    """A single play is cut: what is planted in the whole stood at wrong places of all three parts."""
+    source = {"kind": "generated", "generator": "plays", "seed": 0, "documents": 1}
+    whole = corpus_cases.text_section(tmp_path / "t.txt").model_dump(mode="json", exclude_unset=True) | {
+        "source": source
+    }
+    corpus = corpus_cases.build(tmp_path, Corpus.model_validate(whole))
+    assert corpus.stats["entropy_floor"] is None
+    assert corpus.labels is corpus.speakers is None
+
+
+def test_our_files_in_another_shape_are_one_line_that_names_them(tmp_path) -> None:
+    path = corpus_cases.write_table(tmp_path / "c.parquet", calls())
+    corpus = corpus_cases.build(tmp_path, corpus_cases.table_section(path))
+    again = "`dvc repro -f tokenize@mine` makes it again"
+    corpus_cases.write_table(corpus.folder / "documents.parquet", [{"id": "a", "split": "test"}])
+    with pytest.raises(CorpusError, match=f"documents.parquet: column 'symbol' should hold string.*{again}"):
+        _ = corpus.documents
+    (corpus.folder / "documents.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorpusError, match=f"documents.parquet is damaged .*{again}"):
+        _ = corpus.documents
+    (corpus.folder / "stats.json").write_text('{"name": "mine", "digest": "d", "splits": {}}', encoding="utf-8")
+    with pytest.raises(CorpusError, match=f"stats.json has not what stage tokenize writes .*tokenizer.*{again}"):
+        TokenCorpus.open(corpus.folder)
+    raw = tmp_path / "raw/mine"
+    corpus_cases.write_table(raw / "floors.parquet", [{"bits": 1.0}])
+    with pytest.raises(CorpusError, match=r"floors.parquet: column 'nats' .* `dvc repro -f fetch@mine` makes it again"):
+        read_floors(raw)
+    for content in ("[]", '{"source": "local", "text": "t", "files": [], "more": 1}', '{"files": [{"name": "t"}]}'):
+        (raw / "provenance.json").write_text(content, encoding="utf-8")
+        with pytest.raises(CorpusError, match=r"provenance.json has another shape .* `dvc repro -f fetch@mine`"):
+            Provenance.read(raw)

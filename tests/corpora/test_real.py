@@ -7,7 +7,7 @@ import pytest
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.readers import TableReader, read_sectors
 from bdh.corpora.tokens import TokenCorpus
-from bdh.params import ByteTokenizer, load
+from bdh.params import ByteTokenizer, SplitByBlocks, load
 from tests.support import corpus_cases
 from tests.support.shared import shared
 
@@ -31,6 +31,20 @@ def test_shakespeare_is_split_as_officially(mirror: Path, tmp_path: Path) -> Non
     assert b"".join(corpus.tokens(split).tobytes() for split in ("train", "validation", "test")) == data
     assert corpus.vocab_size == 256
     assert 4.5 < corpus.stats["unigram_bits_per_byte"] < 5.0
+
+
+def test_shakespeare_in_blocks_keeps_the_official_test_part(mirror: Path, tmp_path: Path) -> None:
+    section = load().corpus["shakespeare"]
+    blocks = {"by": "blocks", "validation_fraction": 0.0555, "test_fraction": 0.1, "block_bytes": 4096}
+    text = section.text.model_copy(update={"split": SplitByBlocks.model_validate(blocks)})
+    corpus = corpus_cases.build(tmp_path, section.model_copy(update={"text": text}), "shakespeare")
+    data = (mirror / "tinyshakespeare/input.txt").read_bytes()
+    assert corpus.tokens("test").tobytes() == data[int(0.9 * len(data)) :]
+    assert len(corpus.tokens("test")) == 111_540
+    assert len(corpus.tokens("train")) + len(corpus.tokens("validation")) == 1_003_854
+    assert len(corpus.segments("validation")) == 14
+    tokens = corpus.tokens("validation")
+    assert all(tokens[start:end].tobytes() in data for start, end in corpus.segments("validation"))
 
 
 def test_divine_comedy_has_its_hundred_cantos(mirror: Path, tmp_path: Path) -> None:
@@ -68,7 +82,7 @@ def test_transcripts_are_fetched_with_their_tokenizer_and_sectors(mirror: Path, 
 def test_transcripts_are_as_described(mirror: Path) -> None:
     columns = load().corpus["transcripts"].text.columns
     path = mirror / "sp500_earnings_transcripts/part-0.parquet"
-    entries = list(TableReader(path, columns, read_sectors(mirror / "sp500_gics_sectors.csv")).entries())
+    entries = list(TableReader(path, columns, read_sectors(mirror / "sp500_gics_sectors.csv")).documents())
     assert len(entries) == 1950
     assert len({entry.digest for entry in entries}) == 1950
     assert len({entry.id for entry in entries}) == 1950

@@ -14,8 +14,7 @@ import pytest
 from bdh.corpora.fetch import CALL_COLUMNS, SEPARATOR, fetch_corpus
 from bdh.corpora.planted import read_floors, read_spans
 from bdh.corpora.provenance import Provenance
-from bdh.corpora.sample import words as call_words
-from bdh.corpora.sample import words as play_words
+from bdh.corpora.sample import words
 from bdh.corpora.sample.calls import write_call, years_of
 from bdh.corpora.sample.choices import Choices, Text
 from bdh.corpora.sample.plays import write_play
@@ -92,14 +91,14 @@ def test_sample_texts_differ_and_share_no_choice() -> None:
 
 def test_sample_words_show_which_choice_was_made() -> None:
     """No word stands twice among options: otherwise two choices would give one text, and the floor were too high."""
-    nouns = list(chain.from_iterable(play_words.TOPICS.values()))
-    openers = [opener for _, openers, _ in play_words.CLASSES.values() for opener in openers]
-    titles = [title for titles, _, _ in play_words.CLASSES.values() for title, _ in titles]
-    goods = list(chain.from_iterable(call_words.SECTORS.values()))
-    causes = call_words.DRIVERS + call_words.DRAGS
-    lists = [nouns + list(map(play_words.plural, nouns)), openers, titles, goods, causes, PEOPLE]
-    lists += [play_words.ADJECTIVES, play_words.PAST, play_words.FUTURE, play_words.STATES, play_words.OWN]
-    lists += [call_words.MARKETS, call_words.MEASURES, call_words.ACTIONS, call_words.SITES, call_words.MOODS]
+    nouns = list(chain.from_iterable(words.TOPICS.values()))
+    openers = [opener for _, openers, _ in words.CLASSES.values() for opener in openers]
+    titles = [title for titles, _, _ in words.CLASSES.values() for title, _ in titles]
+    goods = list(chain.from_iterable(words.SECTORS.values()))
+    causes = words.DRIVERS + words.DRAGS
+    lists = [nouns + list(map(words.plural, nouns)), openers, titles, goods, causes, PEOPLE]
+    lists += [words.ADJECTIVES, words.PAST, words.FUTURE, words.STATES, words.OWN]
+    lists += [words.MARKETS, words.MEASURES, words.ACTIONS, words.SITES, words.MOODS]
     for words in lists:
         assert len(set(words)) == len(words), [word for word, count in Counter(words).items() if count > 1]
 
@@ -122,8 +121,8 @@ def test_sample_labels_cover_what_they_name(kind: str) -> None:
             elif span.concept == "pronoun":
                 assert part in ("he", "she", "his", "her")
             elif span.concept.startswith("topic_"):
-                nouns = play_words.TOPICS[span.concept.removeprefix("topic_")]
-                assert part in nouns + tuple(map(play_words.plural, nouns))
+                nouns = words.TOPICS[span.concept.removeprefix("topic_")]
+                assert part in nouns + tuple(map(words.plural, nouns))
         assert all(count > 0 for count in found.values())
     every = {span.concept for planted in PLANTED[kind] for span in planted.spans}
     assert every >= {"speaker_name", "number", "agreement", "repeated_again", "repeated_first"}
@@ -133,7 +132,7 @@ def test_sample_labels_cover_what_they_name(kind: str) -> None:
 
 def test_plays_keep_their_verbs_in_agreement() -> None:
     """The verb has the number of the first noun, whatever the second one has."""
-    plurals = {play_words.plural(noun): noun for nouns in play_words.TOPICS.values() for noun in nouns}
+    plurals = {words.plural(noun): noun for nouns in words.TOPICS.values() for noun in nouns}
     seen = Counter()
     for text in TEXTS["plays"]:
         for noun, between, verb in re.findall(r"the \w+ (\w+) that \w+ the ([\w ]+?) (is|are) \w+[,.!]", text):
@@ -260,6 +259,6 @@ def test_sample_labels_reach_the_tokens(tokenized: TokenCorpus) -> None:
 
 def test_sample_calls_are_all_in_a_sector(tokenized: TokenCorpus) -> None:
     if tokenized.name == "sample_calls":
-        assert set(tokenized.documents.sector) == set(call_words.SECTORS)
+        assert set(tokenized.documents.sector) == set(words.SECTORS)
         assert tokenized.documents.query("split == 'test'").year.nunique() == 4
         assert (tokenized.documents.speaker_turns > 10).all()

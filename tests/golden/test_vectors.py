@@ -100,11 +100,11 @@ def test_golden_file_without_a_checker_has_not_passed(tmp_path):
 
 
 def test_golden_checkers_are_found_by_listing_the_folder(tmp_path, monkeypatch):
-    assert checkers()["official"] == ("official_",)
-    (tmp_path / "other.py").write_text('PREFIX = "other_"\n')
+    assert (checkers()["official_"], checkers()["neuro_"]) == ("official", "reservoirs")
+    (tmp_path / "other.py").write_text('import torch\nCHECKS = {"other_": check, "more_": check}\n')
     (tmp_path / "__init__.py").write_text("")
     monkeypatch.setattr(vectors, "CASES", tmp_path)
-    assert vectors.checkers.__wrapped__() == {"other": ("other_",)}
+    assert vectors.checkers.__wrapped__() == {"other_": "other", "more_": "other"}
 
 
 def test_golden_mistakes_are_clear(tmp_path):

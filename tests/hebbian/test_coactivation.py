@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from bdh.golden import coactivation as golden
+from bdh.golden.official import coactivation, official_model
+from bdh.golden.vectors import read
 from bdh.hebbian.coactivation import Coactivation, cosine, inner_products, load, pearson, save, sums
 from bdh.project.errors import RunError
 from tests.support.shared import shared
@@ -72,10 +74,14 @@ def test_coactivation_missing_or_damaged_file_is_one_line(tmp_path):
     path.write_bytes(b"no tensors")
     with pytest.raises(RunError, match="is damaged"):
         load(path)
+    save_file({"codes": np.zeros((1, 1, 1, 1))}, path, metadata={"rule": '{"window": 64, "damping": 0.9}'})
+    with pytest.raises(RunError, match="coactivation.safetensors is damaged"):
+        load(path)
 
 
 @pytest.mark.parametrize("name", ["official_small", "official_deep"])
 def test_coactivation_golden(name):
-    errors = golden.check(shared(f"golden/{name}.npz"))
+    vectors = read(shared(f"golden/{name}.npz"))
+    errors = coactivation(official_model(vectors), vectors)
     assert set(errors) == {"sigma_after3_layer0", "sigma_inner_products", "sigma_sums", "sigma_pearson"}
     assert max(errors.values()) < 1e-12

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from bdh.hebbian.activity import Activity
-from bdh.hebbian.arms import donors_of, reach
-from bdh.hebbian.evaluation import Rules, evaluate
+from bdh.hebbian.arms import ARMS, Arm, donors_of, reach
+from bdh.hebbian.evaluation import evaluate
 from bdh.hebbian.reader import weights_sha256
 from bdh.hebbian.scores import KINDS, NUMBERS, SCORES
 from bdh.hebbian.state import StateWatch, effective_rank
 from bdh.models.base import build, damp_state
 from bdh.project.errors import RunError
-from tests.support.arm_readings import by_hand, nats_of
+from tests.support.arm_readings import by_hand, hebbian_settings, nats_of
 from tests.support.held_out_text import VOCAB, held_out, small_bdh
 
-RULES = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=200)
+SETTINGS = hebbian_settings()
 
 
 @pytest.mark.parametrize("arm", ["static", "carry", "carry_corpus"])
@@ -115,7 +115,7 @@ def test_hebbian_density_and_codes_equal_plain_activations():
 
 def test_hebbian_arm_that_a_model_cannot_run_is_null_with_a_reason():
     text = held_out()
-    report = evaluate(build("transformer", vocab_size=VOCAB, seed=0), text, RULES).report
+    report = evaluate(build("transformer", vocab_size=VOCAB, seed=0), text, SETTINGS).report
     for arm in ("carry", "carry_corpus", "shuffled", "observe"):
         assert report["arms"][arm]["reason"]
         assert all(report["arms"][arm][number] is None for number in NUMBERS)
@@ -123,6 +123,20 @@ def test_hebbian_arm_that_a_model_cannot_run_is_null_with_a_reason():
     assert set(NUMBERS) == {*SCORES, *KINDS}
     assert report["coactivation"] is None
     assert report["state"]["norm"] is report["state"]["half_life_tokens"] is None
+
+
+def test_hebbian_new_arm_is_one_function_and_one_entry(monkeypatch):
+    def two_tokens(readings):
+        reader = readings.reader()
+        for begin in range(reader.text.scored):
+            reader.read_spans([max(begin - 1, 0)], [begin + 1], [begin])
+        return reader.nats
+
+    monkeypatch.setitem(ARMS, "pairs", Arm("what does one earlier token help?", two_tokens))
+    found = evaluate(small_bdh(), held_out(), SETTINGS)
+    assert found.report["arms"]["pairs"]["bits_per_byte"] > 0
+    assert found.report["questions"]["pairs"] == "what does one earlier token help?"
+    assert {"pairs", "static"} <= set(found.documents["arm"]) & set(found.units["arm"])
 
 
 def test_hebbian_changed_weights_stop_the_stage(monkeypatch):
@@ -135,7 +149,7 @@ def test_hebbian_changed_weights_stop_the_stage(monkeypatch):
 
     monkeypatch.setattr(model, "forward", learning)
     with pytest.raises(RunError, match="changed the weights"):
-        evaluate(model, held_out(), RULES)
+        evaluate(model, held_out(), SETTINGS)
 
 
 def test_hebbian_observing_that_interferes_stops_the_stage(monkeypatch):
@@ -144,7 +158,7 @@ def test_hebbian_observing_that_interferes_stops_the_stage(monkeypatch):
 
     monkeypatch.setattr(Activity, "__call__", meddle)
     with pytest.raises(RunError, match="changed a prediction"):
-        evaluate(small_bdh(), held_out(), RULES)
+        evaluate(small_bdh(), held_out(), SETTINGS)
 
 
 def test_hebbian_weights_hash_sees_one_bit():
@@ -158,11 +172,11 @@ def test_hebbian_unusable_predictions_and_windows_are_refused():
     model = small_bdh()
     model.lm_head.data[0, 0] = float("nan")
     with pytest.raises(RunError, match="not finite"):
-        evaluate(model, held_out(), RULES)
+        evaluate(model, held_out(), SETTINGS)
     transformer = build("transformer", vocab_size=VOCAB, seed=0)
     text = held_out(lengths=(2 * transformer.max_positions(),), window=transformer.max_positions() + 1)
     with pytest.raises(RunError, match="reads at most"):
-        evaluate(transformer, text, RULES)
+        evaluate(transformer, text, SETTINGS)
 
 
 @pytest.mark.parametrize("damping", [0.9, 0.99])

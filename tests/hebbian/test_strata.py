@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from bdh.hebbian import held_out as held_out_text
-from bdh.hebbian.evaluation import Rules, evaluate
+from bdh.hebbian.evaluation import evaluate
 from bdh.hebbian.scores import SCORES, Scores
 from bdh.models.base import build
 from bdh.params import Corpus
 from tests.support import corpus_cases
-from tests.support.arm_readings import nats_of
+from tests.support.arm_readings import hebbian_settings, nats_of
 from tests.support.held_out_text import VOCAB, held_out, small_bdh
 
-RULES = Rules(damping=0.97, eta=0.005, snapshot_every=20, resamplings=200)
+SETTINGS = hebbian_settings()
 
 
 LENGTHS = (70, 33, 9, 50, 41, 26, 18, 60, 30)
@@ -29,7 +29,7 @@ def spoken(text):
 
 def test_hebbian_report_adds_up():
     text = spoken(held_out(LENGTHS))
-    found = evaluate(small_bdh(), text, RULES)
+    found = evaluate(small_bdh(), text, SETTINGS)
     report, table = found.report, found.documents
     assert report["weights_sha256_before"] == report["weights_sha256_after"]
     assert report["tokens"] == sum(LENGTHS) - len(LENGTHS) == text.scored
@@ -57,7 +57,7 @@ def test_hebbian_report_adds_up():
 
 
 def test_hebbian_strata_of_few_documents_are_not_measurable():
-    report = evaluate(small_bdh(), held_out(LENGTHS), RULES).report
+    report = evaluate(small_bdh(), held_out(LENGTHS), SETTINGS).report
     years = report["arms"]["carry"]["by_year"]
     assert {year: part["documents"] for year, part in years.items()} == {"2019": 5, "2020": 4}
     for part in years.values():
@@ -72,7 +72,7 @@ def test_hebbian_strata_of_few_documents_are_not_measurable():
 
 
 def test_hebbian_short_evaluation_is_not_measurable():
-    report = evaluate(small_bdh(), held_out((30,)), RULES).report
+    report = evaluate(small_bdh(), held_out((30,)), SETTINGS).report
     for name in ("carry", "carry_corpus", "longer_context"):
         arm = report["arms"][name]
         assert arm["reason"] == (
@@ -87,8 +87,8 @@ def test_hebbian_short_evaluation_is_not_measurable():
 
 def test_hebbian_sweep_holds_the_carry_arm_and_orders_the_half_lives():
     text, model = held_out(LENGTHS), small_bdh()
-    rules = dataclasses.replace(RULES, sweep=(0.5, 0.97, 1.0))
-    report = evaluate(model, text, rules).report
+    settings = hebbian_settings(sweep=(0.5, 0.97, 1.0))
+    report = evaluate(model, text, settings).report
     rows = report["damping_sweep"]["rows"]
     assert [row["damping"] for row in rows] == [0.5, 0.97, 1.0]
     assert [row["half_life_tokens"] for row in rows] == [1.0, pytest.approx(22.76, rel=1e-3), None]
@@ -97,7 +97,7 @@ def test_hebbian_sweep_holds_the_carry_arm_and_orders_the_half_lives():
         alone = nats_of("carry", model, text, row["damping"])
         assert row["nats_per_token"] == pytest.approx(alone.mean(), rel=1e-5)
     assert rows[0]["norm"] < rows[2]["norm"]
-    control = evaluate(build("transformer", vocab_size=VOCAB, seed=0), text, rules).report["damping_sweep"]
+    control = evaluate(build("transformer", vocab_size=VOCAB, seed=0), text, settings).report["damping_sweep"]
     assert control["rows"] == []
     assert "no state of constant size" in control["reason"]
 

@@ -149,18 +149,6 @@ def test_activation_statistics_are_shares_of_non_zeros():
     assert (seen["q_sparse", 1] >= 0).all()
 
 
-@torch.no_grad()
-def test_exported_sigma_is_the_state_of_one_stream():
-    model = tiny()
-    state = model(text(), state=model.initial_state(B)).state
-    exported = model.export_sigma(state, stream=2)
-    assert [array.shape for array in exported] == [(2, 6, 6)] * TINY["n_layer"]
-    for layer, array in enumerate(exported):
-        assert isinstance(array, np.ndarray)
-        assert np.array_equal(array, state["sigma"][2, layer].numpy())
-        assert not np.array_equal(array, state["sigma"][1, layer].numpy())
-
-
 def test_readout_is_the_embedding():
     model = tiny()
     assert [name for name, _ in model.trainable_parameters("readout")] == ["tok_emb.weight"]

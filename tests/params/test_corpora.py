@@ -1,8 +1,10 @@
 """The corpus sections of params.yaml: all valid, still valid after DVC rewrote the file, and enough for own texts."""
 
-import re
+import os
 import shutil
+import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -17,15 +19,16 @@ from bdh.params import load
 from tests.support import corpus_cases
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["sample_plays", "sample_calls", "shakespeare", "transcripts", "tinystories", "divine_comedy"]
+SHIPPED = {"sample_plays", "sample_calls", "shakespeare", "transcripts", "tinystories", "divine_comedy"}
 
 
 def documented() -> dict:
     """The example section that the comment above `corpus` shows."""
-    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
-    start = lines.index("#   mine:")
-    end = next(n for n in range(start, len(lines)) if not lines[n].startswith("#   "))
-    return yaml.safe_load("\n".join(line[1:] for line in lines[start:end]))
+    lines = iter((ROOT / "params.yaml").read_text(encoding="utf-8").splitlines())
+    while next(lines) != "#   mine:":
+        pass
+    rest = takewhile(lambda line: line.startswith("#   "), lines)
+    return yaml.safe_load("\n".join(["mine:", *(line.removeprefix("#   ") for line in rest)]))
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, corpus: str) -> TokenCorpus:
@@ -38,8 +41,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, corpus: str) -> TokenCorp
     return TokenCorpus.open(folder / "data/tokens" / corpus)
 
 
-def test_params_have_every_corpus() -> None:
-    assert list(load(ROOT / "params.yaml").corpus) == NAMES
+def test_params_have_every_corpus_that_ships() -> None:
+    assert load(ROOT / "params.yaml").corpus.keys() >= SHIPPED
 
 
 def test_params_give_transcripts_the_two_stage_model_on_a_gpu(tmp_path: Path) -> None:
@@ -65,10 +68,9 @@ def test_own_text_needs_its_section_alone(rewritten: bool, tmp_path: Path, monke
     (tmp_path / "my").mkdir()
     texts = [f"text {number}, {'word ' * 20}" for number in range(60)]
     (tmp_path / "my/texts.txt").write_text("<|endoftext|>".join(texts), encoding="utf-8")
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    example = re.search(r"(?m)^#   mine:\n(?:#   .*\n)+", text).group()
-    with_section = text.replace("\ncorpus:\n", "\ncorpus:\n" + re.sub(r"(?m)^# ", "", example), 1)
-    (tmp_path / "params.yaml").write_text(with_section, encoding="utf-8")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["corpus"]["mine"] = documented()["mine"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     if rewritten:
         apply_overrides(tmp_path / "params.yaml", ["corpora=[mine]"])
     corpus = run(tmp_path, monkeypatch, "mine")
@@ -86,3 +88,31 @@ def test_own_table_needs_its_section_alone(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     corpus = run(tmp_path, monkeypatch, "own")
     assert corpus.documents.query("split == 'test'").date.tolist() == [f"20{year}-05-06" for year in range(19, 24)]
+
+
+def test_additions_of_a_user_break_no_test(tmp_path: Path) -> None:
+    """A corpus as the comment shows it, a variant's section, and a model file that has no section yet.
+
+    Fixed lists of what params.yaml holds failed on them.
+    """
+    caches = shutil.ignore_patterns("__pycache__", ".*")
+    for folder in ("bdh", "stages", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=caches)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("own_model", "own_model_without_section"):
+        shutil.copy(ROOT / "bdh/models/transformer.py", tmp_path / f"bdh/models/{name}.py")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["corpus"] |= documented()
+    params["corpora"].append("mine")
+    params["variant"]["own_model"] = {"model": {"n_layer": 3}, "train": {"steps": 5}}
+    params["variants"].append("own_model")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    example = yaml.safe_dump(documented(), sort_keys=False).splitlines()
+    with (tmp_path / "params.yaml").open("a", encoding="utf-8") as file:
+        file.writelines(f"#   {line}\n" for line in example)
+    tests = ["tests/params/test_corpora.py", "tests/params/test_load.py", "tests/models/test_contract.py"]
+    chosen = "that_ships or own_text or own_table or section or shipped or distinct or resolves"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", chosen]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

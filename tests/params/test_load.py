@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bdh.models.catalog import known_variants
 from bdh.params import load
 from bdh.project.errors import ParamsError
 
@@ -34,8 +33,8 @@ def test_params_shipped_file_is_valid():
     assert len(params.runs()) == len(params.variants) * len(params.corpora) * len(params.seeds)
 
 
-def test_params_every_variant_has_a_section():
-    assert set(load().variant) == set(known_variants())
+def test_params_every_architecture_that_ships_has_a_section():
+    assert {"bdh", "eq8", "transformer", "hebbian_block", "recurrent", "stabilized", "neuro"} <= set(load().variant)
 
 
 def test_params_every_axis_value_makes_a_distinct_stage_name():

@@ -2,15 +2,20 @@
 
 import torch
 
-from bdh.hebbian.arms import ARMS
-from bdh.hebbian.reader import Reader
+from bdh.hebbian.arms import ARMS, Readings
 from bdh.models.base import damp_state
+from bdh.params import Hebbian
+
+
+def hebbian_settings(damping=0.97, sweep=(), bootstrap=200):
+    """A section `hebbian` of params.yaml."""
+    scale = {"window": 16, "max_tokens": 10_000}
+    own = {"damping": damping, "damping_sweep": list(sweep), "bootstrap": bootstrap}
+    return Hebbian(eta=0.005, snapshot_every=20, laptop=scale, gpu=scale, **own)
 
 
 def nats_of(arm, model, text, damping=0.97, activity=None):
-    reader = Reader(model, text, activity=activity)
-    ARMS[arm].read(reader, damping)
-    return reader.nats
+    return ARMS[arm].read(Readings(model, text, [damping], activity=activity))
 
 
 def by_hand(model, text, arm, damping=0.97):

@@ -5,8 +5,6 @@
 - Whether revenue rose or fell at the start settles every later verb and comparison about it.
 - The passcode of the replay is a word without meaning that is read out again and again.
 Every choice shows in the text, so minus its log-probability is the information in the call.
-
-What is said in a sample call: the call's memory, and sentences made from it.
 """
 
 from __future__ import annotations
@@ -19,7 +17,10 @@ from bdh.corpora.sample import words
 from bdh.corpora.sample.choices import Choices, Text
 from bdh.corpora.sample.words import PEOPLE, SURNAMES, nonsense
 
-REPETITIONS = 5
+FIRST_YEAR, LAST_YEAR, LAST_TRAINING_YEAR = 2014, 2022, 2018
+TRAINING_SHARE = 0.7
+QUESTIONS = (7, 11)
+OPERATOR = "Operator"
 
 Part = tuple[str, str | None]
 
@@ -43,108 +44,6 @@ class Call:
     passcode: str
 
 
-def remark(call: Call) -> list[Part]:
-    """A sentence about the year, orders, a site, a mood or an outlook."""
-    choices = call.choices
-    match choices.pick(("theme", "orders", "site", "mood", "outlook"), (1.0, 3.0, 3.0, 2.0, 2.0)):
-        case "theme":
-            theme = words.THEMES[call.year % len(words.THEMES)]
-            return [("Like everyone we felt ", None), (theme, "year_theme"), (f" in {some_market(call)}.", None)]
-        case "orders":
-            return _orders(call)
-        case "site":
-            site = f"{choices.ranked(words.ACTIONS, 0.5)} a {choices.ranked(words.SITES, 0.5)}"
-            number = (str(choices.integer(11, 99)), "number")
-            goods = some_goods(call)
-            return [(f"Last {_period(call)} we {site} for ", None), number, (" sorts of ", None), goods, (".", None)]
-        case "mood":
-            feeling = f"{choices.ranked(words.MOODS, 0.5)} about {some_market(call)}"
-            return [(f"We remain {feeling} because of {_cause(call)}.", None)]
-        case _:
-            words_of = f"Next {_period(call)} {_cause(call)} should "
-            goods = some_goods(call)
-            return [(f"{words_of}{choices.pick(('lift', 'slow', 'shift'))} the ", None), goods, (".", None)]
-
-
-def _orders(call: Call) -> list[Part]:
-    """A verb that agrees with a subject before two other nouns."""
-    several = call.choices.chance(0.5)
-    first, second = some_goods(call), some_goods(call)
-    return [
-        (f"Our {'orders' if several else 'demand'} for ", None),
-        first,
-        (" beside the ", None),
-        second,
-        (" ", None),
-        ("are" if several else "is", "agreement"),
-        (f" driven by {_cause(call)}.", None),
-    ]
-
-
-def some_market(call: Call) -> str:
-    """Where something is sold."""
-    return call.choices.ranked(words.MARKETS, 0.5)
-
-
-def _period(call: Call) -> str:
-    return call.choices.ranked(words.PERIODS, 0.5)
-
-
-def _cause(call: Call) -> str:
-    return call.choices.ranked(words.DRIVERS + words.DRAGS, 0.3)
-
-
-def figure(call: Call) -> list[Part]:
-    """A measure of some goods in the company's currency."""
-    choices = call.choices
-    measure, amount = choices.ranked(words.MEASURES, 0.5), str(choices.integer(11, 99))
-    money: Part = (f"million {call.company.currency}", "currency")
-    goods = some_goods(call)
-    change = f", after {choices.integer(11, 99)} a {_period(call)} ago." if choices.chance(0.5) else "."
-    parts: list[Part] = [(f"The {measure} in ", None), goods, (" came to ", None), (amount, "number"), (" ", None)]
-    return [*parts, money, (change, None)]
-
-
-def recall(call: Call) -> list[Part]:
-    """Revenue again, as it was said at the start."""
-    direction = "higher" if call.rose else "lower"
-    head: list[Part] = [("As we said, revenue of ", None), *revenue(call), (" is ", None), (direction, "direction")]
-    return [*head, (" by ", None), (str(call.percent), "number"), (f" percent and {against(call)} our plan.", None)]
-
-
-def revenue(call: Call) -> list[Part]:
-    """The revenue of the quarter with its currency."""
-    return [(str(call.revenue), "number"), (" ", None), (f"million {call.company.currency}", "currency")]
-
-
-def against(call: Call) -> str:
-    """How revenue stands to the plan."""
-    return "above" if call.rose else "below"
-
-
-def some_goods(call: Call) -> Part:
-    """Goods, nine times of ten of the company's own sector."""
-    sector = call.company.sector
-    own = call.choices.chance(0.9)
-    kind = sector if own else call.choices.pick([other for other in words.SECTORS if other != sector])
-    return call.choices.ranked(words.SECTORS[kind], 0.5), f"sector_{kind.lower().replace(' ', '_')}"
-
-
-def passcode(call: Call) -> list[Part]:
-    """The passcode of the replay, said again and again."""
-    first = "repeated_again" if call.turns else "repeated_first"
-    again: list[Part] = [
-        part for _ in range(REPETITIONS - 1) for part in ((" ", None), (call.passcode, "repeated_again"))
-    ]
-    return [(call.passcode, first), *again, (".", None)]
-
-
-FIRST_YEAR, LAST_YEAR, LAST_TRAINING_YEAR = 2014, 2022, 2018
-TRAINING_SHARE = 0.7
-QUESTIONS = (7, 11)
-OPERATOR = "Operator"
-
-
 def years_of(documents: int) -> list[int]:
     """Year of every document, ascending: TRAINING_SHARE of them evenly until LAST_TRAINING_YEAR, the rest after."""
     early = round(TRAINING_SHARE * documents)
@@ -161,7 +60,7 @@ def write_call(seed: str, year: int) -> tuple[dict[str, Any], Planted]:
     _present(call)
     for _ in range(choices.integer(*QUESTIONS)):
         _question(call)
-    _say(call, OPERATOR, "operator", [("This ends the call. The passcode for the replay is ", None), *passcode(call)])
+    _say(call, OPERATOR, "operator", [("This ends the call. The passcode for the replay is ", None), *_passcode(call)])
     row = {
         "symbol": call.company.symbol,
         "company_name": call.company.name,
@@ -227,7 +126,7 @@ def _present(call: Call) -> None:
             (f"Welcome to the {name} call for the {quarter}", None),
             year,
             (f". I hand over to {chief}. The passcode for the replay is ", None),
-            *passcode(call),
+            *_passcode(call),
         ],
     )
     opening: list[Part] = [
@@ -238,15 +137,15 @@ def _present(call: Call) -> None:
         (" by ", None),
         (str(call.percent), "number"),
         (" percent to ", None),
-        *revenue(call),
-        (f", {against(call)} our plan.", None),
+        *_revenue(call),
+        (f", {_against(call)} our plan.", None),
     ]
     for _ in range(call.choices.integer(5, 8)):
-        opening += [(" ", None), *remark(call)]
+        opening += [(" ", None), *_remark(call)]
     _say(call, chief, "executive", [*opening, (f" Now to {finance}.", None)])
-    figures: list[Part] = [(f"Thank you, {chief}. ", None), *recall(call)]
+    figures: list[Part] = [(f"Thank you, {chief}. ", None), *_recall(call)]
     for _ in range(call.choices.integer(5, 8)):
-        figures += [(" ", None), *figure(call)]
+        figures += [(" ", None), *_figure(call)]
     _say(call, finance, "executive", figures)
 
 
@@ -254,7 +153,7 @@ def _question(call: Call) -> None:
     choices = call.choices
     analyst, answering = choices.pick(call.analysts), choices.pick(call.executives)
     _say(call, OPERATOR, "operator", [(f"The next question is from {analyst}.", None)])
-    goods, market = some_goods(call), some_market(call)
+    goods, market = _some_goods(call), _some_market(call)
     asked: list[Part] = [("How do the ", None), goods, (f" do in {market}, {answering}?", None)]
     _say(call, analyst, "analyst", asked)
     answer: list[Part] = [(f"In {market} the ", None), goods]
@@ -262,7 +161,103 @@ def _question(call: Call) -> None:
         answer += [(f" gain from {choices.ranked(words.DRIVERS, 0.5)}. ", None)]
     else:
         answer += [(f" suffer from {choices.ranked(words.DRAGS, 0.5)}. ", None)]
-    answer += recall(call) if choices.chance(0.3) else remark(call)
+    answer += _recall(call) if choices.chance(0.3) else _remark(call)
     for _ in range(choices.integer(0, 3)):
-        answer += [(" ", None), *remark(call)]
+        answer += [(" ", None), *_remark(call)]
     _say(call, answering, "executive", answer)
+
+
+def _remark(call: Call) -> list[Part]:
+    """A sentence about the year, orders, a site, a mood or an outlook."""
+    choices = call.choices
+    match choices.pick(("theme", "orders", "site", "mood", "outlook"), (1.0, 3.0, 3.0, 2.0, 2.0)):
+        case "theme":
+            theme = words.THEMES[call.year % len(words.THEMES)]
+            return [("Like everyone we felt ", None), (theme, "year_theme"), (f" in {_some_market(call)}.", None)]
+        case "orders":
+            return _orders(call)
+        case "site":
+            site = f"{choices.ranked(words.ACTIONS, 0.5)} a {choices.ranked(words.SITES, 0.5)}"
+            number = (str(choices.integer(11, 99)), "number")
+            goods = _some_goods(call)
+            return [(f"Last {_period(call)} we {site} for ", None), number, (" sorts of ", None), goods, (".", None)]
+        case "mood":
+            feeling = f"{choices.ranked(words.MOODS, 0.5)} about {_some_market(call)}"
+            return [(f"We remain {feeling} because of {_cause(call)}.", None)]
+        case _:
+            words_of = f"Next {_period(call)} {_cause(call)} should "
+            goods = _some_goods(call)
+            return [(f"{words_of}{choices.pick(('lift', 'slow', 'shift'))} the ", None), goods, (".", None)]
+
+
+def _orders(call: Call) -> list[Part]:
+    """A verb that agrees with a subject before two other nouns."""
+    several = call.choices.chance(0.5)
+    first, second = _some_goods(call), _some_goods(call)
+    return [
+        (f"Our {'orders' if several else 'demand'} for ", None),
+        first,
+        (" beside the ", None),
+        second,
+        (" ", None),
+        ("are" if several else "is", "agreement"),
+        (f" driven by {_cause(call)}.", None),
+    ]
+
+
+def _some_market(call: Call) -> str:
+    """Where something is sold."""
+    return call.choices.ranked(words.MARKETS, 0.5)
+
+
+def _period(call: Call) -> str:
+    return call.choices.ranked(words.PERIODS, 0.5)
+
+
+def _cause(call: Call) -> str:
+    return call.choices.ranked(words.DRIVERS + words.DRAGS, 0.3)
+
+
+def _figure(call: Call) -> list[Part]:
+    """A measure of some goods in the company's currency."""
+    choices = call.choices
+    measure, amount = choices.ranked(words.MEASURES, 0.5), str(choices.integer(11, 99))
+    money: Part = (f"million {call.company.currency}", "currency")
+    goods = _some_goods(call)
+    change = f", after {choices.integer(11, 99)} a {_period(call)} ago." if choices.chance(0.5) else "."
+    parts: list[Part] = [(f"The {measure} in ", None), goods, (" came to ", None), (amount, "number"), (" ", None)]
+    return [*parts, money, (change, None)]
+
+
+def _recall(call: Call) -> list[Part]:
+    """Revenue again, as it was said at the start."""
+    direction = "higher" if call.rose else "lower"
+    head: list[Part] = [("As we said, revenue of ", None), *_revenue(call), (" is ", None), (direction, "direction")]
+    return [*head, (" by ", None), (str(call.percent), "number"), (f" percent and {_against(call)} our plan.", None)]
+
+
+def _revenue(call: Call) -> list[Part]:
+    """The revenue of the quarter with its currency."""
+    return [(str(call.revenue), "number"), (" ", None), (f"million {call.company.currency}", "currency")]
+
+
+def _against(call: Call) -> str:
+    """How revenue stands to the plan."""
+    return "above" if call.rose else "below"
+
+
+def _some_goods(call: Call) -> Part:
+    """Goods, nine times of ten of the company's own sector."""
+    sector = call.company.sector
+    own = call.choices.chance(0.9)
+    kind = sector if own else call.choices.pick([other for other in words.SECTORS if other != sector])
+    return call.choices.ranked(words.SECTORS[kind], 0.5), f"sector_{kind.lower().replace(' ', '_')}"
+
+
+def _passcode(call: Call) -> list[Part]:
+    """The passcode of the replay, said again and again."""
+    first = "repeated_again" if call.turns else "repeated_first"
+    again: list[Part] = [
+        part for _ in range(words.REPETITIONS - 1) for part in ((" ", None), (call.passcode, "repeated_again"))
+    ]
+    return [(call.passcode, first), *again, (".", None)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from bdh.corpora.planted import Span
+from bdh.corpora.planted import PlantedSpan
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Text:
 
     def __init__(self) -> None:
         """Start without text."""
-        self.spans: list[Span] = []
+        self.spans: list[PlantedSpan] = []
         self._parts: list[str] = []
         self._length = 0
 
@@ -78,7 +78,7 @@ class Text:
         """Everything added inside is an instance of `concept`."""
         start = self._length
         yield
-        self.spans.append(Span(concept, start, self._length))
+        self.spans.append(PlantedSpan(concept, start, self._length))
 
     def __str__(self) -> str:
         """The text so far."""

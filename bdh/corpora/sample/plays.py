@@ -19,7 +19,6 @@ from bdh.corpora.sample.words import PEOPLE, PLACES, nonsense
 
 ACTS = 3
 SPEECHES = (11, 14)
-REPETITIONS = 5
 NOUNS = tuple((topic, noun) for topic, nouns in words.TOPICS.items() for noun in nouns)
 POSSESSIVE = {"he": "his", "she": "her"}
 SENTENCES = {
@@ -203,7 +202,7 @@ def _sing(play: Play) -> None:
     word = nonsense(play.choices)
     play.text.add("sing with me: ")
     play.text.add(word, "repeated_first")
-    for _ in range(REPETITIONS - 1):
+    for _ in range(words.REPETITIONS - 1):
         play.text.add(" ")
         play.text.add(word, "repeated_again")
 

@@ -1,8 +1,6 @@
-"""Invented names: of people, of places, and words without a meaning.
+"""Vocabulary of the sample corpora: names of both, then of the earnings calls, then of the plays.
 
-Vocabulary of the sample earnings calls; every company is invented. Lists are ordered: earlier words are likelier.
-
-Vocabulary of the sample plays. Lists are ordered: earlier words are likelier.
+Every person, place and company is invented. Lists are ordered: earlier words are likelier.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ SECOND = (
 )
 PLACES = ("Varnholt", "Ellismere", "Tollgate", "Quenby", "Drossford", "Highmarl", "Pellway", "Sunder Bay")
 SYLLABLES = ("ba", "de", "fi", "go", "hu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wu", "za")
+REPETITIONS = 5  # how often a word without a meaning is said at once
 PEOPLE = tuple(first + second for first in FIRST for second in SECOND)
 SURNAMES = tuple(f"{second.capitalize()}{end}" for second in SECOND for end in ("son", "er", "ley", "wick"))
 
@@ -117,7 +116,6 @@ MOODS = listed("pleased cautious confident patient surprised ready proud worried
 PERIODS = ("week", "month", "quarter", "season", "year")
 FIRMS = ("Ablethwick Partners", "Cordwimple Research", "Fennimole and Sons", "Oldmarrow Capital", "Tidewhistle Notes")
 QUARTERS = ("first", "second", "third", "fourth")
-
 
 TOPICS: dict[str, tuple[str, ...]] = {
     "storm": listed("wave cloud mast gale thunderbolt harbour flood anchor tide lantern rudder gull cliff oar"),
