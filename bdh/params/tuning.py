@@ -50,7 +50,7 @@ class Space(Section):
 
 
 class TuneScale(Section):
-    """The search at one scale: settings per variant and corpus, the first those of the recipe `reference`; the space."""
+    """The search at one scale: the space and the settings tried per variant and corpus, first those of `reference`."""
 
     draws: Annotated[int, Field(ge=2)]
     space: Space
