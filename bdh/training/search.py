@@ -8,12 +8,14 @@ weights. `docs/tuning.csv` holds every trial that was made, one row each; a tria
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from bdh.params import Params
+from bdh.params import FILE, Params
 from bdh.params.training import Overrides
 from bdh.params.tuning import Choices, Dimension, Space
 from bdh.project.files import replacing, write_json
@@ -167,33 +169,29 @@ def best_draws(rows: list[dict[str, Any]], scale: str, draws: int) -> dict[tuple
     }
 
 
-def write_choices(
-    params: Params, variants: list[str], corpora: list[str], path: Path = Path("params.yaml")
-) -> list[str]:
-    """Put the best settings of every finished search below `tuned.<scale>` in params.yaml; one line about each."""
-    from ruamel.yaml import YAML
+def write_choices(params: Params, variants: list[str], corpora: list[str], path: Path = FILE) -> list[str]:
+    """Put the best settings of every finished search into `tuned.<scale>` of params.yaml; one line about each.
 
+    Only the section `tuned` is written anew; the rest of the file keeps its bytes, comments included.
+    """
     size = getattr(params.tune, params.scale)
-    points_of = points(size.space, size.draws, params.tune.seed)
+    tried = points(size.space, size.draws, params.tune.seed)
     best = best_draws(read_table(), params.scale, size.draws)
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 120
-    raw = yaml.load(path.read_text(encoding="utf-8"))
-    lines, changed = [], False
+    tuned = params.tuned.model_dump(exclude_unset=True)
+    chosen, lines = tuned.setdefault(params.scale, {}), []
     for corpus in corpora:
         for variant in variants:
             row = best.get((corpus, variant))
             if row is None:
                 lines.append(f"{variant} on {corpus}: not all {size.draws} draws are made; nothing chosen")
                 continue
-            point = trimmed(params, variant, points_of[int(row["draw"])])
-            section = raw["tuned"].setdefault(params.scale, {}).setdefault(corpus, {})
-            changed = changed or section.get(variant) != point
-            section[variant] = point
-            lines.append(
-                f"{variant} on {corpus}: draw {row['draw']}, validation {float(row['validation_nats']):.4f} nats"
-            )
-    if changed:
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-            yaml.dump(raw, stream)
+            nats = float(row["validation_nats"])
+            chosen.setdefault(corpus, {})[variant] = trimmed(params, variant, tried[int(row["draw"])])
+            lines.append(f"{variant} on {corpus}: draw {row['draw']}, validation {nats:.4f} nats")
+    text = path.read_text(encoding="utf-8")
+    section = yaml.safe_dump({"tuned": tuned}, sort_keys=False)
+    changed = re.sub(r"^tuned:.*\n(?:[ \t].*\n|\n)*", lambda _: section, text, flags=re.MULTILINE)
+    if changed != text:
+        with replacing(path) as temporary:
+            temporary.write_text(changed, encoding="utf-8")
     return lines
