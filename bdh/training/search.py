@@ -153,7 +153,7 @@ def trimmed(params: Params, variant: str, point: Point) -> Point:
     from bdh.models.catalog import settings_of
 
     known = settings_of(params.architecture_of(variant))
-    return {"model": {k: v for k, v in point["model"].items() if k in known}, "train": point["train"]}
+    return {"model": {k: v for k, v in point["model"].items() if k in known}, "train": dict(point["train"])}
 
 
 def best_draws(rows: list[dict[str, Any]], scale: str, draws: int) -> dict[tuple[str, str], dict[str, Any]]:
