@@ -9,11 +9,10 @@ from typing import Any, cast
 
 import typer
 
+from bdh.commands.checks import audit, golden, sync
 from bdh.commands.doctor import doctor
 from bdh.commands.generate import generate
-from bdh.commands.golden import golden
 from bdh.commands.repro import repro
-from bdh.commands.sync import audit, sync
 from bdh.commands.tune import tune
 from bdh.commands.ui import ui
 from bdh.project.errors import EXIT_CODE, reported

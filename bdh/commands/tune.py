@@ -118,7 +118,7 @@ def _mirror(rows: list[dict[str, str]]) -> None:
     """Trials in MLflow; like all tracking it warns and never fails."""
     from bdh.tracking.session import ADVICE, wanted
     from bdh.tracking.store import open_store, short
-    from bdh.tracking.trials import mirror_trials
+    from bdh.tracking.sync import mirror_trials
 
     if not wanted():
         return

@@ -10,8 +10,18 @@ from pydantic import Field
 from bdh.models.catalog import known_architectures, settings_of
 from bdh.params.corpora import Corpus
 from bdh.params.section import Count, Name, Scale, Section, suggest
-from bdh.params.training import Frontier, FrontierScale, Hebbian, HebbianScale, Overrides, Scales, Train, Variant
-from bdh.params.tuning import Tune, Tuned
+from bdh.params.training import (
+    Frontier,
+    FrontierScale,
+    Hebbian,
+    HebbianScale,
+    Overrides,
+    Scales,
+    Train,
+    Tune,
+    Tuned,
+    Variant,
+)
 from bdh.project.errors import ParamsError
 
 WINDOW_SETTINGS = ("block_size", "window")

@@ -16,8 +16,7 @@ import numpy as np
 import yaml
 
 from bdh.params import FILE, Params
-from bdh.params.training import Overrides
-from bdh.params.tuning import Choices, Dimension, Space
+from bdh.params.training import Choices, Dimension, Overrides, Space
 from bdh.project.files import replacing, write_json
 
 TABLE = Path("docs/tuning.csv")
