@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdh.corpora.tokens import TokenCorpus
+from bdh.corpora.tokens import TokenCorpus, spaced_starts
 from bdh.generation import generate
 from bdh.models.base import LanguageModel
 from bdh.project.files import replacing
@@ -31,13 +31,14 @@ READOUT = "lm_head"
 def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[dict[str, str]]:
     """`{"prompt", "text"}` of SAMPLES continuations of evenly spaced places of the validation split.
 
-    A function of weights, corpus and seed: the same run writes the same texts.
+    No prompt crosses a cut of a split by blocks. A function of weights, corpus and seed: the same run writes the same
+    texts.
     """
     tokens = corpus.tokens("validation")
-    length = min(PROMPT_TOKENS, len(tokens))
-    starts = np.linspace(0, len(tokens) - length, SAMPLES).astype(int)
+    segments = corpus.segments("validation")
+    length = min(PROMPT_TOKENS, int(np.diff(segments).max()))
     samples = []
-    for number, start in enumerate(starts):
+    for number, start in enumerate(spaced_starts(tokens, SAMPLES, length, segments)):
         prompt = [int(token) for token in tokens[start : start + length]]
         written = generate(model, prompt, NEW_TOKENS, temperature=TEMPERATURE, top_k=TOP_K, seed=seed + number)
         samples.append({"prompt": corpus.decode(prompt), "text": corpus.decode(list(islice(written, NEW_TOKENS)))})
