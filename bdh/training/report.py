@@ -48,7 +48,9 @@ def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[
 def train_report(training: Training, variant: str, corpus: str, seed: int) -> dict[str, Any]:
     """The report of a finished training: numbers that are the same on every clone of one machine, and no times.
 
-    Of a training that diverged: what the model is, and under `diverged` the step and the reason.
+    With `refit` the weights are those of a second training on training and validation text for `best_step` steps; all
+    numbers but the densities are the first one's. Of a training that diverged: what the model is, and under `diverged`
+    the step and the reason.
     """
     model, best = training.model, training.best
     report: dict[str, Any] = {
@@ -70,6 +72,8 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
         "validation/nats_per_token": best["nats_per_token"],
         "validation/bits_per_byte": best["bits_per_byte"],
     }
+    if training.settings.refit:
+        report["refit"] = True
     return report | density_report(training)
 
 
