@@ -48,7 +48,7 @@ def repro(
 
     with this_python_first():
         if jobs > 1:
-            call([*DVC, "repro", "code", "tokenize"])
+            call([*DVC, "repro", "code", "tokenize", "floors"])
             run_chains(gpus_wanted(load()), jobs)
         call([*DVC, "repro"])
     fill_in_store()

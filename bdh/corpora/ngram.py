@@ -29,9 +29,10 @@ Letters: N tokens of training, P targets, G different grams of one order, C cont
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -42,6 +43,8 @@ MODELS = ("witten_bell", "kneser_ney", "ppm")
 ORDERS = (1, 2, 3, 4, 5, 6)
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 UNSEEN = -1
+MOST_TOKENS = 16_000_000
+"""Tokens of training that the floors count, the last ones: all of every corpus here, and below 4 GB of memory."""
 
 
 class ScoredText(Protocol):
@@ -56,12 +59,58 @@ class ScoredText(Protocol):
         """P, ids."""
 
     @property
+    def token_bytes(self) -> np.ndarray:
+        """P, UTF-8 bytes of each target."""
+
+    @property
     def bounds(self) -> np.ndarray:
         """W+1, where windows begin and end."""
 
     @property
     def position(self) -> np.ndarray:
         """P, place of each target in its document (1 is the second token)."""
+
+
+def floors(
+    corpus: TokenCorpus, validation: ScoredText, test: ScoredText, most_tokens: int = MOST_TOKENS
+) -> dict[str, Any]:
+    """What stage `floors` writes: every model of every order on the targets of `test`, and which ones to stand beside.
+
+    `floors` by model and order: nats per token and bits per byte of `test`, bits per byte of `validation`, all with
+    reach `window`. `chosen`: of each kind the order with the fewest bits on `validation`, the lower one where two are
+    equal, and of these the `strongest`: no choice is made on the test text. `across_windows`: Kneser-Ney on `test` with
+    reach `document`. `train_tokens`: tokens counted. Errors as for `ngram_scores`.
+    """
+    on_validation, on_test = (
+        {name: _total(nats, text) for name, nats in ngram_scores(corpus, text, most_tokens=most_tokens).items()}
+        for text in (validation, test)
+    )
+    across = ngram_scores(corpus, test, reach="document", most_tokens=most_tokens)
+    bits = {name: total["bits_per_byte"] for name, total in on_validation.items()}
+    return {
+        "corpus": corpus.name,
+        "tokens": int(test.targets.size),
+        "bytes": int(test.token_bytes.sum()),
+        "train_tokens": min(len(corpus.tokens("train")), most_tokens),
+        "floors": {name: total | {"validation_bits_per_byte": bits[name]} for name, total in on_test.items()},
+        "chosen": _chosen(bits),
+        "across_windows": {name: _total(nats, test) for name, nats in across.items() if name.startswith("kneser_ney")},
+    }
+
+
+def _total(nats: np.ndarray, text: ScoredText) -> dict[str, float]:
+    """Nats per token and bits per byte of all targets of a text, from the nats of each (P)."""
+    total = float(nats.sum())
+    return {
+        "nats_per_token": total / nats.size,
+        "bits_per_byte": total / math.log(2.0) / int(text.token_bytes.sum()),
+    }
+
+
+def _chosen(bits: Mapping[str, float]) -> dict[str, str]:
+    """The model with the fewest bits of each kind, and of all kinds (`strongest`)."""
+    best = {kind: min((n for n in bits if n.startswith(kind)), key=lambda n: (bits[n], n)) for kind in MODELS}
+    return best | {"strongest": min(best.values(), key=lambda name: bits[name])}
 
 
 def ngram_scores(

@@ -216,6 +216,15 @@ def fixed_windows(
     return _windows(tokens, places.starts(chosen), window)
 
 
+def spaced_starts(tokens: np.ndarray, count: int, length: int, segments: np.ndarray | None = None) -> np.ndarray:
+    """Where `count` pieces of `length` tokens start, int64 of shape (count,), evenly spaced; they may overlap.
+
+    Each lies inside one of `segments` (S,2), by default the whole array. Raises CorpusError when none is long enough.
+    """
+    places = _Places(tokens, length - 1, segments)
+    return places.starts(np.linspace(0, places.count - 1, count).astype(np.int64))
+
+
 def document_windows(
     corpus: TokenCorpus, split: str, window: int, max_tokens: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, bool]]:

@@ -38,6 +38,7 @@ class Train(Section):
     kernel: Literal["auto", "plain", "fused"] = "auto"
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
+    refit: bool = False
 
 
 TrainOverrides = create_model(  # type: ignore[call-overload]

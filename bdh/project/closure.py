@@ -36,7 +36,7 @@ QUIET = (
 )
 WHOLE = "bdh/report/"
 TEMPLATES = {".html", ".css", ".js"}
-PLAIN_STAGES = ("fetch", "tokenize", "compare")
+PLAIN_STAGES = ("fetch", "tokenize", "floors", "compare")
 VARIANT_STAGES = ("train", "hebbian", "frontier")
 
 TOLD = frozenset({"DivergedError"})

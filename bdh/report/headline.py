@@ -47,7 +47,7 @@ def facts(inputs: Inputs) -> list[tuple[str, str]]:
 
 def sentences(inputs: Inputs) -> list[str]:
     """What may be concluded, each sentence by a rule from the numbers below it."""
-    lines = [line for corpus in inputs.corpora for line in (_prediction(inputs, corpus), _unigram(inputs, corpus))]
+    lines = [line for corpus in inputs.corpora for line in (_prediction(inputs, corpus), _counting(inputs, corpus))]
     lines += [_carry(inputs), *(_metric(inputs, row) for row in rows())]
     counts = Counter(finding.verdict for _, finding in judge(inputs))
     lines.append("Claims of the references: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())) + ".")
@@ -76,14 +76,25 @@ def _prediction(inputs: Inputs, corpus: str) -> str:
     return f"{start}; {second} follows at {formats.difference(gap)}, an interval over {gap.over}{caution}."
 
 
-def _unigram(inputs: Inputs, corpus: str) -> str:
-    unigram = measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
-    gains = {variant: unigram - bits.mean for variant, bits in measures.ranking(inputs, corpus) if unigram is not None}
-    if not gains:
+def _counting(inputs: Inputs, corpus: str) -> str:
+    """How many variants predict better than counting does: than the strongest n-gram, and than the unigram."""
+    order = measures.ranking(inputs, corpus)
+    if not order:
         return ""
+    ngram = measures.strongest_ngram(inputs.facts[corpus])
+    ahead = [variant for variant, bits in order if bits.mean < ngram.bits]
+    text = (
+        f"{corpus}: {len(ahead)} of {len(order)} variants predict better than the strongest n-gram model "
+        f"({ngram.title}, {formats.fixed(ngram.bits)} bits per byte)"
+    )
+    text += f": {_list(ahead)}" if ahead else ""
+    unigram = measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
+    if unigram is None:
+        return f"{text}."
+    gains = {variant: unigram - bits.mean for variant, bits in order}
     behind = [variant for variant, gain in gains.items() if gain <= 0]
     above = [gain for gain in gains.values() if gain > 0]
-    text = f"{corpus}: {len(above)} of {len(gains)} variants beat the unigram baseline"
+    text += f"; {len(above)} of {len(gains)} variants beat the unigram baseline"
     if above:
         text += f", by {formats.fixed(min(above), 2)} to {formats.fixed(max(above), 2)} bits per byte"
     return text + (f"; not {', '.join(behind)}." if behind else ".")

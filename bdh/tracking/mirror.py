@@ -105,7 +105,9 @@ def _frontier(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lowest(report: Mapping[str, Any]) -> dict[str, Any]:
     corpora = _part(report, "corpora")
-    return {f"lowest/{corpus}": _part(corpora[corpus], "lowest").get("test_bits_per_byte") for corpus in corpora}
+    found = {f"lowest/{corpus}": _part(corpora[corpus], "lowest").get("test_bits_per_byte") for corpus in corpora}
+    floors = {corpus: _part(corpora[corpus], "floors").get("strongest_bits_per_byte") for corpus in corpora}
+    return found | {f"floor/{corpus}": bits for corpus, bits in floors.items()}
 
 
 def _densities(report: Mapping[str, Any]) -> dict[str, Any]:

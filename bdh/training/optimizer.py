@@ -127,6 +127,10 @@ class Average:
             for average, weight in zip(self.tensors, weights, strict=True):
                 average.masked_fill_(weight == 0, 0)
 
+    def put_into(self, model: nn.Module) -> None:
+        """Give `model` the averaged weights for good."""
+        self._copy(self.tensors, model)
+
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Inside the block `model` has the averaged weights."""

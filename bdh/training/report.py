@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdh.corpora.tokens import TokenCorpus
+from bdh.corpora.tokens import TokenCorpus, spaced_starts
 from bdh.generation import generate
 from bdh.models.base import LanguageModel
 from bdh.project.files import replacing
@@ -31,13 +31,14 @@ READOUT = "lm_head"
 def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[dict[str, str]]:
     """`{"prompt", "text"}` of SAMPLES continuations of evenly spaced places of the validation split.
 
-    A function of weights, corpus and seed: the same run writes the same texts.
+    No prompt crosses a cut of a split by blocks. A function of weights, corpus and seed: the same run writes the same
+    texts.
     """
     tokens = corpus.tokens("validation")
-    length = min(PROMPT_TOKENS, len(tokens))
-    starts = np.linspace(0, len(tokens) - length, SAMPLES).astype(int)
+    segments = corpus.segments("validation")
+    length = min(PROMPT_TOKENS, int(np.diff(segments).max()))
     samples = []
-    for number, start in enumerate(starts):
+    for number, start in enumerate(spaced_starts(tokens, SAMPLES, length, segments)):
         prompt = [int(token) for token in tokens[start : start + length]]
         written = generate(model, prompt, NEW_TOKENS, temperature=TEMPERATURE, top_k=TOP_K, seed=seed + number)
         samples.append({"prompt": corpus.decode(prompt), "text": corpus.decode(list(islice(written, NEW_TOKENS)))})
@@ -47,7 +48,9 @@ def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[
 def train_report(training: Training, variant: str, corpus: str, seed: int) -> dict[str, Any]:
     """The report of a finished training: numbers that are the same on every clone of one machine, and no times.
 
-    Of a training that diverged: what the model is, and under `diverged` the step and the reason.
+    With `refit` the weights are those of a second training on training and validation text for `best_step` steps; all
+    numbers but the densities are the first one's. Of a training that diverged: what the model is, and under `diverged`
+    the step and the reason.
     """
     model, best = training.model, training.best
     report: dict[str, Any] = {
@@ -69,6 +72,8 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
         "validation/nats_per_token": best["nats_per_token"],
         "validation/bits_per_byte": best["bits_per_byte"],
     }
+    if training.settings.refit:
+        report["refit"] = True
     return report | density_report(training)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bdh.corpora.tokens import TokenCorpus
-from bdh.models.base import build
+from bdh.models.base import LanguageModel, build
 from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
@@ -21,14 +21,14 @@ from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
-from bdh.training.checkpoints import save_diverged, save_run
+from bdh.training.checkpoints import put_into, save_diverged, save_run, tensors_of
 from bdh.training.display import make_display
 from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.distributed.launch import processes
 from bdh.training.distributed.worker import is_worker
 from bdh.training.report import write_samples
 from bdh.training.resume import CheckpointFolder, fingerprint, only_one
-from bdh.training.state import Row, Training
+from bdh.training.state import Refit, Row, Training
 
 SPREAD = ("devices", "train.devices", "train.accumulate")
 
@@ -60,6 +60,14 @@ class Run:
         )
         precision = str(self.precision).removeprefix("torch.")
         return named | {"device": self.device.type, "precision": precision, "devices": self.group.size}
+
+    def build(self) -> LanguageModel:
+        """The model before its first step."""
+        return build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+
+    def means(self) -> dict[str, Any]:
+        """What a Training is made with beside model, corpus and settings."""
+        return {"seed": self.seed, "device": self.device, "precision": self.precision, "group": self.group}
 
     def checkpoints(self) -> CheckpointFolder:
         """Where this very training (settings, data, code, seed, kind of device) keeps its checkpoints.
@@ -143,21 +151,32 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
 
 
 def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
-    """Train, or go on where a killed training stopped; the result has the best weights in its model, or diverged."""
+    """Train, or go on where a killed training stopped; the result has the best weights in its model, or diverged.
+
+    With `train.refit` these are the weights of a second training (`Refit`); all else in the result is the first one's.
+    """
     tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
-    model = build(run.architecture, vocab_size=run.corpus.vocab_size, seed=run.seed, **run.model)
-    training = Training(
-        model,
-        run.corpus,
-        run.train,
-        seed=run.seed,
-        device=run.device,
-        precision=run.precision,
-        group=run.group,
-    )
+    training = Training(run.build(), run.corpus, run.train, **run.means())
     display = make_display(run.key, training.steps, speaks=run.group.first)
     loop.run(training, folder, stop, display, lambda rows: tracker.log_history([_numbers(row) for row in rows]))
+    if run.train.refit and training.diverged is None:
+        refit(run, training, folder, stop)
     return training
+
+
+def refit(run: Run, first: Training, folder: CheckpointFolder, stop: Stop) -> None:
+    """Train anew on training and validation text for the steps that `first` chose; its model gets the new weights.
+
+    Checkpoints lie inside the folder of the first training, which keeps one of its end: a kill repeats neither.
+    """
+    loop.save(first, folder)
+    again = CheckpointFolder("refit", fingerprint({"best": first.best}), folder.path)
+    run.group.lead(again.prepare)
+    second = Refit(run.build(), run.corpus, run.train, first.best, **run.means())
+    loop.run(second, again, stop, make_display(f"{run.key} refit", second.steps, run.group.first), lambda rows: None)
+    first.diverged = second.diverged
+    if second.diverged is None:
+        put_into(first.model, tensors_of(second.model), "the second training")
 
 
 def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:

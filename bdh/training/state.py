@@ -255,6 +255,45 @@ class Training:
             torch.cuda.set_rng_state(states[f"cuda{suffix}"], self.device)
 
 
+class Refit(Training):
+    """A training anew on training and validation text, from the same seed, up to the `best` step of a first one.
+
+    Learning rates are those of the first training at the same steps: the schedule is cut, not shortened. Nothing is
+    validated, for no text is left for it; the raw or the averaged weights are kept, as `best` says. Windows lie inside
+    one of the two texts and cross no cut of them.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        corpus: TokenCorpus,
+        settings: Train,
+        best: dict[str, Any],
+        *,
+        seed: int,
+        device: torch.device,
+        precision: torch.dtype,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        super().__init__(model, corpus, settings, seed=seed, device=device, precision=precision, group=group)
+        self.steps, self.best = best["step"], best
+        first = self.text
+        self.text = np.concatenate([first, corpus.tokens("validation")])
+        self.segments = np.concatenate([self.segments, corpus.segments("validation") + len(first)])
+
+    def validation_due(self) -> bool:
+        """Never."""
+        return False
+
+    def finish(self) -> None:
+        """Leave in the model the weights that `best` names, raw or averaged, of the last step."""
+        self.pause()
+        if self.average is not None and self.best["judged"] == "average":
+            self.average.put_into(self.model)
+        if not are_finite(self.model):
+            self._diverge("a weight is not finite", self.step)
+
+
 def _rng(device: torch.device, group: ProcessGroup) -> dict[str, Tensor]:
     """States of the random generators of all ranks: `cpu`, `cuda`, and with a number behind from the second rank on."""
     own = {"cpu": torch.get_rng_state()}

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdh.corpora.tokens import TokenCorpus, document_windows, fixed_windows, random_windows
+from bdh.corpora.tokens import TokenCorpus, document_windows, fixed_windows, random_windows, spaced_starts
 from bdh.project.errors import CorpusError
+from bdh.training.report import write_samples
 from bdh.training.state import Training
 from tests.support import corpus_cases
 from tests.support.toys import Toy, settings
@@ -107,6 +108,30 @@ def test_windows_stay_inside_their_segments(lengths: list[int], count: int, wind
         assert (targets[:, -1] < segments[owner, 1]).all()
     assert 1 <= len(fixed[0]) <= count
     assert len(np.unique(fixed[0])) == fixed[0].size
+
+
+def test_spaced_starts_are_even_in_one_piece_and_never_cross_a_cut():
+    tokens = np.arange(1000)
+    for length in (1, 48, 1000):
+        assert np.array_equal(spaced_starts(tokens, 3, length), np.linspace(0, 1000 - length, 3).astype(int))
+    segments = np.array([[0, 30], [30, 100], [100, 140], [140, 1000]])
+    starts = spaced_starts(tokens, 60, 48, segments)
+    assert (starts[0], starts[-1]) == (30, 952)
+    assert (np.diff(starts) > 0).all()
+    assert all(any(first <= start and start + 48 <= last for first, last in segments) for start in starts)
+    with pytest.raises(CorpusError, match="in one piece"):
+        spaced_starts(tokens, 3, 861, segments)
+
+
+def test_prompts_of_sample_texts_never_begin_before_and_end_after_a_cut(tmp_path) -> None:
+    """Evenly spaced over the array, prompts joined the end of one block to the start of another."""
+    text = "".join(f"line {number}: some words to learn from.\n" for number in range(200))
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    split = {"by": "blocks", "validation_fraction": 0.25, "test_fraction": 0.2, "block_bytes": 64}
+    blocks = corpus_cases.build(tmp_path, corpus_cases.text_section(tmp_path / "t.txt", split=split))
+    prompts = [sample["prompt"] for sample in write_samples(Toy(), blocks, 0)]
+    assert len({*prompts}) == 3
+    assert all(len(prompt) == 48 and prompt in text for prompt in prompts)
 
 
 def test_training_and_validation_never_read_over_a_cut_between_blocks(tmp_path) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bdh.corpora.ngram import MODELS, ngram_scores, place_in_window, score
+from bdh.corpora.ngram import MODELS, floors, ngram_scores, place_in_window, score
 from bdh.corpora.sample.plays import write_play
 from bdh.hebbian.held_out import cut
 from bdh.project.errors import RunError
@@ -205,6 +205,36 @@ def test_scores_belong_to_the_scored_targets_of_held_out_text(tmp_path):
     )
     last = ngram_scores(corpus, text, (2,), most_tokens=50)
     assert np.array_equal(last["ppm_2"], score(train[-50:], 256, text.inputs, text.targets, inside, (2,))["ppm_2"])
+
+
+def test_floors_choose_their_orders_on_validation_and_count_every_target(tmp_path):
+    """Validation follows the chain that trained and wants the fourth order; the test text knows no such thing."""
+    generator = np.random.default_rng(5)
+    table = generator.integers(0, 4, (4, 4, 4))
+    chain = [0, 1, 2]
+    while len(chain) < 9000:
+        chain.append(int(table[tuple(chain[-3:])]) if generator.random() < 0.9 else int(generator.integers(4)))
+    text = ["".join("acgt"[i] for i in chain), "".join("acgt"[i] for i in generator.integers(0, 4, 1000))]
+    (tmp_path / "mine.txt").write_text("".join(text))
+    split = {"by": "position", "validation_fraction": 0.1, "test_fraction": 0.1}
+    corpus = build(tmp_path, text_section(tmp_path / "mine.txt", split=split))
+    validation, test = (cut(corpus, name, 32, 600) for name in ("validation", "test"))
+    found = floors(corpus, validation, test)
+    assert (found["corpus"], found["tokens"], found["bytes"], found["train_tokens"]) == ("mine", 600, 600, 8000)
+    assert found["floors"].keys() == {f"{kind}_{order}" for kind in MODELS for order in range(1, 7)}
+    assert found["across_windows"].keys() == {f"kneser_ney_{order}" for order in range(1, 7)}
+    assert {kind: found["chosen"][kind] for kind in MODELS} == {kind: f"{kind}_4" for kind in MODELS}
+    on_test = {name: row["bits_per_byte"] for name, row in found["floors"].items()}
+    on_validation = {name: row["validation_bits_per_byte"] for name, row in found["floors"].items()}
+    assert on_test["kneser_ney_4"] > on_test["kneser_ney_1"]
+    assert found["chosen"]["strongest"] == min(MODELS, key=lambda kind: on_validation[f"{kind}_4"]) + "_4"
+    for name, nats in ngram_scores(corpus, test).items():
+        assert found["floors"][name]["nats_per_token"] == pytest.approx(nats.mean())
+        assert on_test[name] == pytest.approx(nats.sum() / math.log(2) / test.token_bytes.sum())
+    whole = ngram_scores(corpus, test, (4,), reach="document")["kneser_ney_4"]
+    assert found["across_windows"]["kneser_ney_4"]["nats_per_token"] == pytest.approx(whole.mean())
+    assert floors(corpus, validation, test) == found
+    assert floors(corpus, validation, test, most_tokens=100)["train_tokens"] == 100
 
 
 def test_text_shorter_than_the_order_is_counted_as_far_as_it_goes():

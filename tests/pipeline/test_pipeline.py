@@ -24,6 +24,12 @@ def test_pipeline_ends_with_a_page_that_shows_every_run(finished):
         assert variant in page
         assert variant in json.dumps(summary)
     assert "sample_plays" in page
+    floors = json.loads((finished.folder / "reports/floors/sample_plays.json").read_text(encoding="utf-8"))
+    hebbian = json.loads((finished.folder / "reports/hebbian/bdh-sample_plays-0.json").read_text(encoding="utf-8"))
+    assert (floors["tokens"], floors["bytes"]) == (hebbian["tokens"], hebbian["bytes"]), "the same targets"
+    assert "the strongest n-gram model" in page
+    strongest = floors["floors"][floors["chosen"]["strongest"]]["bits_per_byte"]
+    assert summary["corpora"]["sample_plays"]["floors"]["strongest_bits_per_byte"] == strongest
 
 
 def test_pipeline_second_repro_does_nothing_and_says_so(finished):
@@ -73,7 +79,7 @@ def test_pipeline_twin_clone_gives_identical_metrics(finished, tmp_path):
     twin = Project(tmp_path / "twin")
     twin.make_small(["bdh", "transformer"], ["sample_plays"])
     twin.repro()
-    for folder in ("train", "hebbian", "frontier", "history"):
+    for folder in ("floors", "train", "hebbian", "frontier", "history"):
         for file in sorted((finished.folder / "reports" / folder).iterdir()):
             assert (twin.folder / "reports" / folder / file.name).read_bytes() == file.read_bytes(), file.name
     assert (twin.folder / "reports/summary.json").read_bytes() == (

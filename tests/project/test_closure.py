@@ -126,7 +126,7 @@ def test_closure_manifests_are_the_dependencies_of_the_pipeline():
     assert pipeline["code"]["params"] == ["variant"]
 
 
-@pytest.mark.parametrize("stage", ["fetch", "tokenize", "compare"])
+@pytest.mark.parametrize("stage", PLAIN_STAGES)
 def test_closure_light_stages_load_nothing_heavy(stage):
     code = f"import json, sys, stages.{stage}; print(json.dumps(sorted(m.split('.')[0] for m in sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -65,9 +65,11 @@ def test_compare_reads_only_what_params_name(project):
 FILES = [f"reports/{folder}" for folder in ("train/{}.json", "timing/{}.json", "history/{}.csv", "hebbian/{}.json")]
 FILES += ["reports/frontier/{}.json", "reports/curves/{}.csv", "data/runs/{}/samples.json"]
 FILES += ["data/hebbian/{}/units.parquet"]
+CHOSEN = dict.fromkeys(("strongest", "witten_bell", "kneser_ney"), "kneser_ney_3")
+OF_A_CORPUS = ["data/tokens/sample_calls/stats.json", "reports/floors/sample_calls.json"]
 
 
-@pytest.mark.parametrize("name", [*(name.format(KEY) for name in FILES), "data/tokens/sample_calls/stats.json"])
+@pytest.mark.parametrize("name", [*(name.format(KEY) for name in FILES), *OF_A_CORPUS])
 def test_compare_without_a_result_file_names_it_and_writes_nothing(project, capsys, name):
     """A page was made from whatever was there, with exit code 0, down to an empty comparison."""
     (project / name).unlink()
@@ -86,8 +88,10 @@ def test_compare_without_any_result_names_the_first_files_and_counts_the_rest(pr
     with pytest.raises(SystemExit):
         compare.main()
     error = capsys.readouterr().err
-    assert error.startswith("error: results are missing: data/tokens/sample_calls/stats.json, reports/train/bdh")
-    assert error.endswith(" and 14 more; run `dvc repro`, which makes them\n")
+    assert error.startswith(
+        "error: results are missing: data/tokens/sample_calls/stats.json, reports/floors/sample_calls.json"
+    )
+    assert error.endswith(" and 15 more; run `dvc repro`, which makes them\n")
 
 
 def test_compare_shows_a_training_that_diverged_and_everything_of_the_others(project):
@@ -137,6 +141,17 @@ def test_compare_shows_a_training_that_diverged_and_everything_of_the_others(pro
         (f"data/runs/{KEY}/samples.json", '["a text"]', "is no list of texts with their prompts"),
         (f"data/runs/{KEY}/samples.json", '{"a prompt": "a text"}', "is no list of texts with their prompts"),
         ("data/tokens/sample_calls/stats.json", "null", "is damaged"),
+        ("reports/floors/sample_calls.json", '{"corpus": "sample_plays"}', "is about sample_plays, not sample_calls"),
+        (
+            "reports/floors/sample_calls.json",
+            {"chosen": {"strongest": "best_3"}},
+            "is 'best_3', not the name of a model",
+        ),
+        (
+            "reports/floors/sample_calls.json",
+            {"chosen": CHOSEN | {"ppm": "ppm_9"}},
+            "floors/ppm_9 has no bits_per_byte",
+        ),
     ],
 )
 def test_compare_damaged_file_is_one_line_and_exit_code_2(project, capsys, name, text, told):

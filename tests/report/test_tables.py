@@ -12,6 +12,7 @@ from bdh.report import headline
 from bdh.report.data import measures
 from bdh.report.data.inputs import flatten, load_inputs
 from bdh.report.data.summary import result_rows, summarise, write_results
+from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import training_panels
 from bdh.report.tables.activity import activity_table
 from bdh.report.tables.arms import arms_of, synapse_table
@@ -66,7 +67,74 @@ def test_quality_table_shows_the_numbers_of_the_files(change, tmp_path):
     uniform = row(table, "uniform guess").cells[column("test", "bits per byte")].value
     read = json.loads((tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").read_text())
     assert uniform == pytest.approx(math.log2(1024) * read["tokens"] / read["bytes"])
-    assert [r.title for r in table.rows if r.reference] == ["known floor", "unigram", "uniform guess"]
+    assert [r.title for r in table.rows if r.reference] == [
+        "known floor", "Kneser-Ney 3-gram", "Witten-Bell 3-gram", "PPM-D 3-gram", "Kneser-Ney 3-gram across windows",
+        "unigram", "uniform guess",
+    ]  # fmt: skip
+
+
+def test_ngrams_stand_in_the_table_at_the_order_that_validation_chose(change):
+    """The fourth order has fewer bits on the test text (1.61): taking it would choose on the test."""
+    inputs = change()
+    table = quality_table(inputs, CORPUS)
+    cells = row(table, "Kneser-Ney 3-gram").cells
+    assert cells[column("test", "bits per byte")].value == 1.62
+    assert cells[column("test", "perplexity per token")].value == pytest.approx(math.exp(3.24))
+    assert cells[column("validation")].value == 1.62
+    assert cells[column("minus n-gram")].value == 0
+    assert cells[column("gain over unigram", "bits per byte")].value == pytest.approx(2.71 - 1.62)
+    assert row(table, "PPM-D 3-gram").cells[column("minus n-gram")].value == pytest.approx(0.05)
+    across = row(table, "Kneser-Ney 3-gram across windows").cells
+    assert across[column("test", "bits per byte")].value == 1.55
+    assert across[column("validation")].value is None
+    floors = summarise(inputs)["corpora"][CORPUS]["floors"]
+    assert floors == {
+        "strongest": "kneser_ney_3", "strongest_bits_per_byte": 1.62, "witten_bell_3": 1.6400000000000001,
+        "kneser_ney_3": 1.62, "ppm_3": 1.6700000000000002, "kneser_ney_3_across_windows": 1.55,
+    }  # fmt: skip
+
+
+def test_variant_above_the_strongest_ngram_is_said_so_though_it_beats_the_unigram(change):
+    def bits(value):
+        return lambda report: report["arms"]["static"].update(bits_per_byte=value)
+
+    values = {"bdh": 1.5, "transformer": 1.62, "bdh_structured": 1.7}
+    inputs = change(**{f"hebbian__{variant}__{CORPUS}__0": bits(value) for variant, value in values.items()})
+    table, place = quality_table(inputs, CORPUS), column("minus n-gram")
+    cells = {variant: row(table, variant).cells[place] for variant in values}
+    assert [cells[v].value for v in values] == pytest.approx([-0.12, 0.0, 0.08])
+    assert [cells[v].tone for v in values] == ["none", "bad", "bad"], "a tie beats nothing"
+    line = next(line for line in headline.sentences(inputs) if "n-gram" in line)
+    start = f"{CORPUS}: 1 of 3 variants predict better than the strongest n-gram model"
+    start += " (Kneser-Ney 3-gram, 1.620 bits per byte): bdh"
+    assert line == f"{start}; 3 of 3 variants beat the unigram baseline, by 1.01 to 1.21 bits per byte."
+    summary = summarise(inputs)["corpora"][CORPUS]["variants"]
+    assert summary["bdh_structured"]["gain_over_ngram_bits_per_byte"] == pytest.approx(-0.08)
+    worse = change(**{f"hebbian__{variant}__{CORPUS}__0": bits(2.0) for variant in values})
+    line = next(line for line in headline.sentences(worse) if "n-gram" in line)
+    assert "0 of 3 variants predict better" in line
+    assert "bits per byte);" in line, "nobody is named"
+
+
+def test_table_says_when_the_ngrams_count_a_part_of_the_training_text(change):
+    def short(report):
+        report["train_tokens"] = 5000
+
+    assert "count the training split" in " ".join(quality_table(change(), CORPUS).notes)
+    notes = " ".join(quality_table(change(**{f"floors__{CORPUS}": short}), CORPUS).notes)
+    assert "count the last 5,000 tokens of the training split" in notes
+
+
+def test_plots_of_quality_have_the_line_of_the_strongest_ngram_or_say_where_it_is(change):
+    def far(report):
+        report["floors"]["kneser_ney_3"]["bits_per_byte"] = 40.0
+
+    for load, drawn in ((change(), True), (change(**{f"floors__{CORPUS}": far}), False)):
+        panels = [*training_panels(load, CORPUS), *outcome_panels(load, CORPUS)]
+        for name in ("learning-steps", "learning-flops", "parameters"):
+            panel = next(panel for panel in panels if panel.name == f"{CORPUS}-{name}")
+            assert ("Kneser-Ney 3-gram (test)" in dict(panel.references)) == drawn
+            assert ("Kneser-Ney 3-gram (test) 40.000" in panel.note) != drawn
 
 
 def test_best_is_marked_only_over_seeds_and_when_every_interval_excludes_zero(change):

@@ -70,6 +70,21 @@ def write_corpus(root: Path, corpus: str) -> None:
         "provenance": [{"name": "a.txt", "origin": origin, "bytes": 9, "sha256": "ab" * 32, "licence": "MIT"}],
     }
     dump(root / f"data/tokens/{corpus}/stats.json", stats)
+    dump(root / f"reports/floors/{corpus}.json", floors(corpus))
+
+
+def floors(corpus: str) -> dict:
+    """n-gram models as stage floors writes them: the third order is chosen, the fourth is better on the test text."""
+    rows = {}
+    for kind, above in (("witten_bell", 0.02), ("kneser_ney", 0.0), ("ppm", 0.05)):
+        for order, bits in enumerate((4.0, 2.2, 1.62, 1.61, 1.7, 1.8), start=1):
+            judged = bits + above + (0.2 if order == 4 else 0.0)
+            test = {"nats_per_token": (bits + above) * 2, "bits_per_byte": bits + above}
+            rows[f"{kind}_{order}"] = test | {"validation_bits_per_byte": judged}
+    chosen = {kind: f"{kind}_3" for kind in ("witten_bell", "kneser_ney", "ppm")} | {"strongest": "kneser_ney_3"}
+    across = {f"kneser_ney_{n}": {"nats_per_token": 3.1, "bits_per_byte": 1.55} for n in range(1, 7)}
+    found = {"corpus": corpus, "tokens": 21_196, "bytes": 63_588, "train_tokens": 92_341}
+    return found | {"floors": rows, "chosen": chosen, "across_windows": across}
 
 
 def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, random: np.random.Generator) -> None:

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from bdh.corpora.tokens import TokenCorpus
+from bdh.project.device import fix_seed
 from bdh.project.errors import TrainingError
 from bdh.project.processes import Stop, Stopped
 from bdh.training import loop, resume
 from bdh.training.display import Display
 from bdh.training.resume import CheckpointFolder
-from bdh.training.state import Training
-from tests.support.toys import Toy, corpus, settings
+from bdh.training.state import Refit, Training
+from tests.support.toys import Toy, corpus, settings, write_corpus
 
 
 class Killed(BaseException):
@@ -195,3 +197,64 @@ def test_resume_adds_up_what_the_training_cost(project):
     assert before > 0
     assert resumed.usage.report()["seconds"] >= before
     assert resumed.tokens_seen == 12 * 4 * 16
+
+
+def unlike(folder):
+    """A corpus whose validation text has no letter in common with its training text."""
+    return TokenCorpus.open(write_corpus(folder, validation="XYZ ZYX, YXZ " * 24))
+
+
+def refitted(text, folder, best, spoil=None, **overrides):
+    """A second training in one 'process', up to the step that `best` names."""
+    torch.rand(3)
+    training = Refit(
+        Toy(dropout=0.3), text, settings(**overrides), best, seed=0, device=torch.device("cpu"), precision=torch.float32
+    )
+    if spoil:
+        spoil(training)
+    checkpoints = CheckpointFolder("k", "r", folder)
+    checkpoints.prepare()
+    loop.run(training, checkpoints, Stop(), Display("k", training.steps), lambda rows: None)
+    return training
+
+
+@pytest.mark.parametrize("judged", ["raw", "average"])
+def test_refit_ends_at_the_chosen_step_and_repeats_after_a_kill(tmp_path, judged):
+    text, best = corpus(tmp_path / "tokens"), {"step": 7, "judged": judged}
+    straight = refitted(text, tmp_path / "straight", best)
+    assert (straight.step, straight.history, straight.model.steps_seen) == (7, [], [*range(1, 8)])
+    for step in (2, 3, 6):
+        with pytest.raises(Killed):
+            refitted(text, tmp_path / f"killed{step}", best, spoil=killing(step))
+        same(refitted(text, tmp_path / f"killed{step}", best), straight)
+
+
+def test_refit_keeps_the_raw_or_the_averaged_weights_as_they_were_chosen(tmp_path):
+    text = corpus(tmp_path / "tokens")
+    raw, average = (refitted(text, tmp_path / name, {"step": 7, "judged": name}) for name in ("raw", "average"))
+    for (name, one), other, mean in zip(
+        raw.model.named_parameters(), average.model.parameters(), average.average.tensors, strict=True
+    ):
+        assert torch.equal(other, mean)
+        assert not torch.equal(one, other), name
+
+
+def test_refit_reads_the_validation_text_at_the_learning_rates_of_the_first_training(tmp_path):
+    """Without the validation text it is the first training, step for step."""
+    text = unlike(tmp_path / "tokens")
+    best = {"step": 5, "judged": "raw"}
+    first = Training(Toy(), text, settings(), seed=0, device=torch.device("cpu"), precision=torch.float32)
+    second = Refit(Toy(), text, settings(), best, seed=0, device=torch.device("cpu"), precision=torch.float32)
+    read = [{text.decode(window) for step in range(1, 40) for window in t.batch(step)[0]} for t in (first, second)]
+    new = [[window for window in windows if "X" in window] for windows in read]
+    assert not new[0]
+    assert new[1]
+    assert not any("a" in window for window in new[1]), "no window joins the two texts"
+    for training in (first, second):
+        training.text, training.segments = text.tokens("train"), text.segments("train")
+        fix_seed(0, torch.device("cpu"))
+        while training.step < 5:
+            training.advance()
+    assert first.last_loss == second.last_loss
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -94,6 +94,28 @@ def straight(runs):
     return runs[0]
 
 
+def test_stage_refits_and_a_kill_in_either_training_changes_nothing(straight, tmp_path):
+    """12 steps of the first training; the next ones belong to the second, whose kill must not repeat the first."""
+    whole, killed = (make_project(tmp_path / name, refit=True) for name in ("whole", "killed"))
+    moments = [["step", 5], ["step", 11], ["step", 2]]
+    process = start(tmp_path, "-c", FORKS, str(whole), str(killed), json.dumps(moments))
+    out, errors = process.communicate(timeout=240)
+    assert out, errors
+    assert json.loads(out.splitlines()[-1]) == [0, -9, -9, -9, 0], errors
+    assert results(killed) == results(whole)
+    key = "bdh-sample_plays-0"
+    once, twice = (json.loads((f / f"reports/train/{key}.json").read_text()) for f in (straight, whole))
+    assert once["best_step"] > 3, "or the third kill would find no second training"
+    assert twice["refit"] is True
+    assert "refit" not in once
+    same = [name for name in once if not name.startswith("density/")]
+    assert [twice[name] for name in same] == [once[name] for name in same]
+    weights = "model.safetensors"
+    assert results(whole)[weights] != results(straight)[weights]
+    assert results(whole)[f"{key}.csv"] == results(straight)[f"{key}.csv"]
+    assert not (whole / "data/checkpoints/bdh-sample_plays-0").exists()
+
+
 def test_stage_writes_the_run_and_its_reports(straight):
     key = "bdh-sample_plays-0"
     config = json.loads((straight / f"data/runs/{key}/config.json").read_text())

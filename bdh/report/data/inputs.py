@@ -34,6 +34,9 @@ RESULTS = {
 }
 """The files of one run, in the order of the pipeline."""
 
+FLOORS = "reports/floors/{corpus}.json"
+"""What counting reaches on one corpus."""
+
 OF_A_MODEL = ("samples", "units")
 """Those that a training that diverged does not have: there is no model to write or to read texts."""
 
@@ -183,10 +186,12 @@ class Ablation:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What is known of one corpus: statistics of its tokens, with the provenance of its files among them."""
+    """What is known of one corpus: statistics of its tokens, with the provenance of its files among them, and what
+    n-gram models reach on its held-out text (`floors`)."""
 
     name: str
     stats: Values
+    floors: Values
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ def load_inputs(params: Params) -> Inputs:
         corpora=tuple(params.corpora),
         seeds=tuple(params.seeds),
         runs=tuple(load_run(*key) for key in params.runs()),
-        facts={name: CorpusFacts(name, read_values(_stats(name))) for name in params.corpora},
+        facts={name: CorpusFacts(name, read_values(_stats(name)), _read_floors(name)) for name in params.corpora},
         scaling=read_values(SCALING),
         families={variant: params.family_of(variant) for variant in params.variants},
         ablations={v: ablation for v in params.variants if (ablation := _ablation(params, v)) is not None},
@@ -247,7 +252,7 @@ def _ablation(params: Params, variant: str) -> Ablation | None:
 
 def missing_files(params: Params) -> list[Path]:
     """Files of the comparison that are not there, those of the corpora first."""
-    needed = [_stats(corpus) for corpus in params.corpora]
+    needed = [place(corpus) for corpus in params.corpora for place in (_stats, _floors)]
     for variant, corpus, seed in params.runs():
         paths = _paths(files.run_key(variant, corpus, seed))
         ended_early = bool(_divergence(read_values(paths["train"])))
@@ -282,6 +287,18 @@ def _paths(key: str) -> dict[str, Path]:
 
 def _stats(corpus: str) -> Path:
     return files.TOKENS / corpus / "stats.json"
+
+
+def _floors(corpus: str) -> Path:
+    return Path(FLOORS.format(corpus=corpus))
+
+
+def _read_floors(corpus: str) -> Values:
+    """The n-gram models of one corpus; RunError when they are another's."""
+    values = read_values(_floors(corpus))
+    if values.text("corpus") != corpus:
+        raise RunError(f"{values.path} is about {values.text('corpus')}, not {corpus}; delete it and run `dvc repro`")
+    return values
 
 
 def _check_owner(values: Values, key: str) -> None:

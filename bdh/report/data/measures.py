@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
-from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults
+from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults, damaged
 from bdh.report.data.spread import Difference, Side, Spread, over_pairs, over_seeds, seed_difference
 
 LN2 = math.log(2.0)
 BACKWARD_SHARE = 2.0
 Measure = Callable[[RunResults], float | None]
+NGRAMS = {"witten_bell": "Witten-Bell", "kneser_ney": "Kneser-Ney", "ppm": "PPM-D"}
+STRONGEST = "strongest"
 
 
 def validation_bits(run: RunResults) -> float | None:
@@ -77,6 +80,54 @@ def unigram_bits(facts: CorpusFacts, runs: Sequence[RunResults]) -> float | None
 def floor_bits(facts: CorpusFacts) -> float | None:
     """Bits per byte of the generator's own choices on the test split; only sample corpora have it."""
     return facts.stats.number("entropy_floor/test")
+
+
+@dataclass(frozen=True)
+class NGram:
+    """An n-gram model of the training split: its name in the files and on the page, and what it reaches.
+
+    bits: per byte of the scored tokens of the test split. nats: per token of them. validation_bits: per byte of the
+    validation split, None where it was not read.
+    """
+
+    key: str
+    title: str
+    bits: float
+    nats: float
+    validation_bits: float | None
+
+
+def ngrams(facts: CorpusFacts) -> list[NGram]:
+    """The n-gram model of each kind, its order chosen on the validation split, in the order of NGRAMS."""
+    return [_ngram(facts, "floors", _chosen_ngram(facts, kind)) for kind in NGRAMS]
+
+
+def strongest_ngram(facts: CorpusFacts) -> NGram:
+    """The best of `ngrams` on the validation split: what a model must beat before its mechanism is worth a word."""
+    return _ngram(facts, "floors", _chosen_ngram(facts, STRONGEST))
+
+
+def ngram_across_windows(facts: CorpusFacts) -> NGram:
+    """The Kneser-Ney model of `ngrams` when it may read on across the borders of windows."""
+    return _ngram(facts, "across_windows", _chosen_ngram(facts, "kneser_ney"))
+
+
+def _chosen_ngram(facts: CorpusFacts, kind: str) -> str:
+    found = facts.floors.text(f"chosen/{kind}")
+    if found is None or found.rpartition("_")[0] not in NGRAMS:
+        raise damaged(facts.floors.path, f"chosen/{kind} is {found!r}, not the name of a model")
+    return found
+
+
+def _ngram(facts: CorpusFacts, section: str, key: str) -> NGram:
+    values, (kind, _, order) = facts.floors, key.rpartition("_")
+    bits, nats, validation = (
+        values.number(f"{section}/{key}/{name}")
+        for name in ("bits_per_byte", "nats_per_token", "validation_bits_per_byte")
+    )
+    if bits is None or nats is None:
+        raise damaged(values.path, f"{section}/{key} has no bits_per_byte and nats_per_token")
+    return NGram(key, f"{NGRAMS[kind]} {order}-gram", bits, nats, validation)
 
 
 def over(runs: Sequence[RunResults], measure: Measure) -> Spread | None:

@@ -10,7 +10,7 @@ from bdh.frontier.registry import rows
 from bdh.project.files import replacing
 from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, RunResults
+from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults
 from bdh.report.data.measures import Measure
 from bdh.report.data.spread import Spread
 from bdh.report.tables.quality import Standing, standings
@@ -126,6 +126,7 @@ def _corpus(inputs: Inputs, corpus: str) -> dict[str, Any]:
         "floor_bits_per_byte": measures.floor_bits(facts),
     }
     found: dict[str, Any] = {name: value for name, value in baselines.items() if value is not None}
+    found["floors"] = _floors(facts)
     judged = [(bits, run) for run in runs if (bits := measures.test_bits(run)) is not None]
     if judged:
         bits, run = min(judged, key=lambda pair: pair[0])
@@ -135,6 +136,17 @@ def _corpus(inputs: Inputs, corpus: str) -> dict[str, Any]:
     return found
 
 
+def _floors(facts: CorpusFacts) -> dict[str, Any]:
+    """Bits per byte of the n-gram model of each kind, by name, and of the strongest."""
+    strongest, across = measures.strongest_ngram(facts), measures.ngram_across_windows(facts)
+    bits = {model.key: model.bits for model in measures.ngrams(facts)}
+    return (
+        {"strongest": strongest.key, "strongest_bits_per_byte": strongest.bits}
+        | bits
+        | {f"{across.key}_across_windows": across.bits}
+    )
+
+
 def _variant(inputs: Inputs, corpus: str, variant: str, standing: Standing | None) -> dict[str, Any]:
     runs = inputs.of(corpus, variant)
     found: dict[str, Any] = {"seeds": sum(not run.divergence for run in runs)}
@@ -142,6 +154,9 @@ def _variant(inputs: Inputs, corpus: str, variant: str, standing: Standing | Non
     bits, unigram = spreads["test_bits_per_byte"], measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
     if bits is not None and unigram is not None:
         spreads["gain_over_unigram_bits_per_byte"] = Spread(unigram - bits.mean, bits.sd, bits.n)
+    if bits is not None:
+        floor = measures.strongest_ngram(inputs.facts[corpus]).bits
+        spreads["gain_over_ngram_bits_per_byte"] = Spread(floor - bits.mean, bits.sd, bits.n)
     for name, spread in spreads.items():
         if spread is not None:
             found[name] = int(spread.mean) if name in COUNTS and spread.mean.is_integer() else spread.mean

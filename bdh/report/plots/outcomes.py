@@ -9,6 +9,7 @@ from bdh.frontier.registry import METRICS
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.plots.figure import Curve, Panel, slot_of
+from bdh.report.plots.training import levels
 from bdh.report.tables.arms import sweep_panel
 
 
@@ -68,16 +69,18 @@ def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
         high = None if bits.half is None else [bits.mean + bits.half]
         slot = slot_of(inputs.variants, variant)
         points.append(Curve(variant, slot, [size.mean], [bits.mean], low, high, points_only=True))
+    drawn, outside = levels(inputs, corpus, [y for point in points for y in point.y])
+    bars = any(point.low is not None for point in points)
+    seeds = "Bars: 95 % t interval of the mean over seeds." if bars else "One seed each."
     return Panel(
         f"{corpus}-parameters",
         "Test bits per byte against size",
         "parameters",
         "test, bits per byte",
         points,
+        drawn,
         log_x=True,
-        note="Bars: 95 % t interval of the mean over seeds."
-        if any(p.low is not None for p in points)
-        else "One seed each.",
+        note=f"{seeds} {outside}".strip(),
     )
 
 

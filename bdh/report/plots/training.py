@@ -69,7 +69,7 @@ SETTINGS = {"step", "learning_rate", "gradient_norm"}
 def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
     """Every plot of training on one corpus; a quantity that no run recorded gives no plot."""
     learning = _lines(inputs, corpus, _validation_bits)
-    levels, note = _levels(inputs, corpus, learning)
+    drawn, note = levels(inputs, corpus, [y for line in learning for y in line.y])
     panels = [
         Panel(
             f"{corpus}-learning-steps",
@@ -77,7 +77,7 @@ def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
             "training step",
             "validation, bits per byte",
             learning,
-            levels,
+            drawn,
             note=f"Step 0 is left out. {note}",
         ),
         Panel(
@@ -86,7 +86,7 @@ def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
             "training operations, FLOP",
             "validation, bits per byte",
             _against_flops(inputs, corpus, learning),
-            levels,
+            drawn,
             log_x=True,
             note=note,
         ),
@@ -94,21 +94,22 @@ def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
     return panels + [_diagnostic(inputs, corpus, name) for name in diagnostics(inputs.of(corpus))]
 
 
-def _levels(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> tuple[list[tuple[str, float]], str]:
-    """Baselines near enough to the lines to be drawn, and a sentence about those that are not."""
-    values = [y for line in lines for y in line.y]
+def levels(inputs: Inputs, corpus: str, values: Sequence[float]) -> tuple[list[tuple[str, float]], str]:
+    """Baselines near enough to the values drawn (bits per byte) to be drawn too, and a sentence about the others."""
     facts = inputs.facts[corpus]
+    ngram = measures.strongest_ngram(facts)
     known = (
+        (f"{ngram.title} (test)", ngram.bits),
         ("unigram (test)", measures.unigram_bits(facts, inputs.of(corpus))),
         ("known floor (test)", measures.floor_bits(facts)),
     )
-    levels = [(name, level) for name, level in known if level is not None]
+    found = [(name, level) for name, level in known if level is not None]
     if not values:
-        return levels, ""
+        return found, ""
     low, high = min(values), max(values)
     reach = 0.5 * (high - low)
-    drawn = [(name, level) for name, level in levels if low - reach <= level <= high + reach]
-    off = [f"{name} {formats.fixed(level)}" for name, level in levels if (name, level) not in drawn]
+    drawn = [(name, level) for name, level in found if low - reach <= level <= high + reach]
+    off = [f"{name} {formats.fixed(level)}" for name, level in found if (name, level) not in drawn]
     return drawn, f"Outside the plot: {', '.join(off)}." if off else ""
 
 

@@ -5,15 +5,17 @@ The tests beside bdh are paired, on the same corpus and seeds; mean and interval
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bdh.report import formats
 from bdh.report.data import measures
-from bdh.report.data.inputs import Inputs, RunResults, divergences
+from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults, divergences
 from bdh.report.data.spread import Difference, Spread, Verdict, holm, of_interval
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
 
+BITS = "bits per byte"
 COLUMNS = (
     Column("parameters", "count", "Tied parameters counted once."),
     Column("without embeddings", "count", "Parameters without token embedding and readout."),
@@ -25,13 +27,16 @@ COLUMNS = (
     Column("test", "perplexity per token", "Depends on the tokenizer: compare within one corpus only."),
     Column("gain over unigram", "bits per byte", "Unigram baseline minus the model: positive is better than unigram."),
     Column("gain over unigram", "percent", "The same as a share of the unigram baseline."),
+    Column(
+        "minus n-gram", "bits per byte", "Model minus the strongest n-gram model: negative is better than counting."
+    ),
     Column("above floor", "bits per byte", "Model minus the known entropy of the generator; sample corpora only."),
     Column("behind lowest", "bits per byte", "Test bits per byte minus those of the lowest, with a 95 % interval."),
 )
 
 
 def quality_table(inputs: Inputs, corpus: str) -> Table:
-    """One row per variant on one corpus, then the reference rows: floor, unigram, uniform guess."""
+    """One row per variant on one corpus, then the reference rows: known floor, n-grams, unigram, uniform guess."""
     order = measures.ranking(inputs, corpus)
     lowest = order[0][0] if order else None
     gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
@@ -44,7 +49,12 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
         f"{corpus}: prediction of held-out text",
         COLUMNS,
         rows + _reference_rows(inputs, corpus),
-        notes=[*_notes(inputs, gaps, lowest, tested), *_shorter(inputs, corpus), *_diverged(inputs, corpus)],
+        notes=[
+            *_notes(inputs, gaps, lowest, tested),
+            _counted(inputs.facts[corpus]),
+            *_shorter(inputs, corpus),
+            *_diverged(inputs, corpus),
+        ],
     )
 
 
@@ -57,6 +67,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
         measures.floor_bits(inputs.facts[corpus]),
     )
     gain = None if bits is None or unigram is None else Spread(unigram - bits.mean, bits.sd, bits.n)
+    ngram = None if bits is None else bits.mean - measures.strongest_ngram(inputs.facts[corpus]).bits
     above = None if bits is None or floor is None else Spread(bits.mean - floor, bits.sd, bits.n)
     cells = [
         _count(runs, "parameters", reason),
@@ -71,6 +82,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
         Cell(formats.percent(gain.mean / unigram), gain.mean / unigram)
         if gain is not None and unigram
         else missing_cell(reason),
+        _ngram_cell(ngram, reason),
         spread_cell(above, reason=reason if floor is not None else "the corpus has no known floor"),
         _gap_cell(variant, bits, gaps, reason),
     ]
@@ -112,6 +124,14 @@ def _gain_cell(gain: Spread | None, reason: str) -> Cell:
     return Cell(formats.signed(gain.mean), gain.mean, note, tone)
 
 
+def _ngram_cell(above: float | None, reason: str) -> Cell:
+    if above is None:
+        return missing_cell(reason)
+    if above < 0:
+        return Cell(formats.signed(above), above)
+    return Cell(formats.signed(above), above, "does not beat the strongest n-gram model", "bad")
+
+
 def _gap_cell(variant: str, bits: Spread | None, gaps: dict[str, Difference | None], reason: str) -> Cell:
     if bits is None:
         return missing_cell(reason)
@@ -125,29 +145,59 @@ def _gap_cell(variant: str, bits: Spread | None, gaps: dict[str, Difference | No
 
 def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
     facts, runs = inputs.facts[corpus], inputs.of(corpus)
-    known = (
-        ("known floor", measures.floor_bits(facts), "entropy of the generator's own choices"),
+    strongest, across = measures.strongest_ngram(facts), measures.ngram_across_windows(facts)
+    known: list[tuple[str, float | None, str, measures.NGram | None]] = [
+        ("known floor", measures.floor_bits(facts), "entropy of the generator's own choices", None)
+    ]
+    for model in sorted(measures.ngrams(facts), key=lambda model: model.key != strongest.key):
+        note = "counts of the training split, on the tokens that were judged, inside their windows"
+        best = "; the strongest" if model.key == strongest.key else ""
+        known.append((model.title, model.bits, f"{note}; order chosen on validation{best}", model))
+    reads_on = f"{across.title} across windows"
+    known.append((reads_on, across.bits, "the same, reading on in the document, as a carried state could", across))
+    known.append(
         (
             "unigram",
             measures.unigram_bits(facts, runs),
             "add-one counts of the training split, on the tokens that were judged",
-        ),
-        ("uniform guess", measures.uniform_bits(facts, runs), "every token of the vocabulary equally likely"),
+            None,
+        )
+    )
+    known.append(
+        ("uniform guess", measures.uniform_bits(facts, runs), "every token of the vocabulary equally likely", None)
     )
     unigram, floor = measures.unigram_bits(facts, runs), measures.floor_bits(facts)
     rows = []
-    for title, bits, note in known:
+    for title, bits, note, ngram in known:
         if bits is None:
             continue
-        blank = [missing_cell() for _ in COLUMNS]
-        blank[6] = Cell(formats.fixed(bits), bits)
+        cells = dict.fromkeys(((c.title, c.unit) for c in COLUMNS), missing_cell())
+        cells["test", BITS] = Cell(formats.fixed(bits), bits)
+        cells["minus n-gram", BITS] = Cell(formats.signed(bits - strongest.bits), bits - strongest.bits)
+        if ngram is not None:
+            cells["test", "perplexity per token"] = Cell(formats.fixed(math.exp(ngram.nats), 2), math.exp(ngram.nats))
+            if (judged := ngram.validation_bits) is not None:
+                cells["validation", BITS] = Cell(formats.fixed(judged), judged)
         if unigram:
-            blank[8] = Cell(formats.signed(unigram - bits), unigram - bits)
-            blank[9] = Cell(formats.percent((unigram - bits) / unigram), (unigram - bits) / unigram)
+            cells["gain over unigram", BITS] = Cell(formats.signed(unigram - bits), unigram - bits)
+            share = (unigram - bits) / unigram
+            cells["gain over unigram", "percent"] = Cell(formats.percent(share), share)
         if floor is not None:
-            blank[10] = Cell(formats.fixed(bits - floor), bits - floor)
-        rows.append(Row(title, blank, reference=True, note=note))
+            cells["above floor", BITS] = Cell(formats.fixed(bits - floor), bits - floor)
+        rows.append(Row(title, list(cells.values()), reference=True, note=note))
     return rows
+
+
+def _counted(facts: CorpusFacts) -> str:
+    """What the n-gram models know: how many tokens they count, and what they may read."""
+    counted, whole = facts.floors.number("train_tokens"), facts.stats.number("splits/train/tokens")
+    share = (
+        "" if counted is None or whole is None or counted >= whole else f"the last {formats.whole(counted)} tokens of "
+    )
+    return (
+        f"n-gram models count {share}the training split once; an n-gram reads the n-1 tokens before its target, inside"
+        " the window or (across windows) the document. Validation: held-out windows of stage hebbian's length."
+    )
 
 
 def _shorter(inputs: Inputs, corpus: str) -> list[str]:

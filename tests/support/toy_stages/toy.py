@@ -8,15 +8,16 @@ from pathlib import Path
 
 from bdh import tracking
 from bdh.params import load, named_settings
+from bdh.project.closure import PLAIN_STAGES, VARIANT_STAGES
 from bdh.project.files import HEBBIAN, RAW, REPORTS, RUNS, TOKENS, run_key, write_json
 
 STEPS = range(0, 60, 10)
 
 
 def code():
-    for stage in ("fetch", "tokenize", "compare"):
+    for stage in PLAIN_STAGES:
         write_json(Path("data/code") / f"{stage}.json", {})
-    for stage in ("train", "hebbian", "frontier"):
+    for stage in VARIANT_STAGES:
         for variant in load().variant:
             write_json(Path("data/code") / stage / f"{variant}.json", {})
 
@@ -27,6 +28,10 @@ def fetch(corpus):
 
 def tokenize(corpus):
     write_json(TOKENS / corpus / "stats.json", {"digest": "d" * 64})
+
+
+def floors(corpus):
+    write_json(REPORTS / "floors" / f"{corpus}.json", {"corpus": corpus})
 
 
 def history_row(step, rate):
