@@ -11,7 +11,7 @@ long the documents are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +27,7 @@ from bdh.models.base import LanguageModel, damp_state
 
 REACH = 0.01
 MOST_WINDOWS = 16
+HALF, QUARTER = 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class CarriedReadings:
 class Readings:
     """One text and one model, for all arms.
 
-    dampings: per token, that of the arms first, then the others of the sweep. watches: what the carried states were
-    like, by damping (empty until `carried` is read). `activity` watches the activations of arm `observe`.
+    dampings: per token, that of the arms first, then the others of the sweep. overlaps: by which shares of their
+    length windows are moved. watches: what the carried states were like, by damping (empty until `carried` is read).
+    `activity` watches the activations of arm `observe`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Readings:
         text: HeldOut,
         dampings: Sequence[float],
         *,
+        overlaps: Sequence[float] = (HALF, QUARTER),
         activity: Activity | None = None,
         device: torch.device | str = "cpu",
         bfloat16: bool = False,
@@ -58,6 +61,7 @@ class Readings:
         self.model = model
         self.text = text
         self.dampings = list(dict.fromkeys(dampings))
+        self.overlaps = tuple(overlaps)
         self.activity = activity
         ends = set(np.flatnonzero(np.diff(text.document, append=-1)).tolist())
         self.watches = {damping: StateWatch(ends) for damping in self.dampings}
@@ -195,6 +199,42 @@ def shuffled(readings: Readings) -> np.ndarray:
     return found
 
 
+def overlap(readings: Readings) -> np.ndarray:
+    """Windows moved by a half: every token after a document's first window has at least half a window before it."""
+    return read_moved(readings.reader(), HALF)
+
+
+def overlap_quarter(readings: Readings) -> np.ndarray:
+    """Windows moved by a quarter: at least three quarters of a window stand before every such token."""
+    return read_moved(readings.reader(), QUARTER)
+
+
+def read_moved(reader: Reader, share: float) -> np.ndarray:
+    """Fresh streams of the trained length, each moved by `share` of a window and scored where it is new.
+
+    The first window of a document scores all its tokens. No state is carried, so the spans of a text do not depend on
+    each other: the longest are read first, many side by side.
+    """
+    text = reader.text
+    spans = []
+    for windows in _windows_by_document(text):
+        start, end = int(text.bounds[windows[0]]), int(text.bounds[windows[-1] + 1])
+        spans += list(_moved_spans(start, end, text.window, max(1, int(share * text.window))))
+    spans.sort(key=lambda span: span[0] - span[1])
+    at_once = reader.streams_at_once(text.window)
+    for start in range(0, len(spans), at_once):
+        begins, ends, scored = (list(part) for part in zip(*spans[start : start + at_once], strict=True))
+        reader.read_spans(begins, ends, scored)
+    return reader.nats
+
+
+def _moved_spans(start: int, end: int, window: int, move: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, first scored token) of the windows that score each of the tokens start..end once."""
+    yield start, min(start + window, end), start
+    for fresh in range(start + window, end, move):
+        yield fresh + move - window, min(fresh + move, end), fresh
+
+
 def longer_context(readings: Readings) -> np.ndarray:
     """No state: at least as many earlier tokens of the document as `carry` reaches back to are read again.
 
@@ -261,6 +301,18 @@ def _needs_two_documents(readings: Readings) -> str | None:
     return _needs_state(readings)
 
 
+def _needs_half(readings: Readings) -> str | None:
+    return _turned_off(readings, HALF)
+
+
+def _needs_quarter(readings: Readings) -> str | None:
+    return _turned_off(readings, QUARTER)
+
+
+def _turned_off(readings: Readings, share: float) -> str | None:
+    return None if share in readings.overlaps else f"hebbian.overlaps in params.yaml does not list {share}"
+
+
 def _needs_positions(readings: Readings) -> str | None:
     limit, needed = readings.model.max_positions(), 2 * reach(readings.damping, readings.text.window)
     if limit is not None and limit < needed:
@@ -286,6 +338,8 @@ ARMS: dict[str, Arm] = {
     "carry": Arm("does the synaptic state of the document so far help?", carry, _needs_state),
     "carry_corpus": Arm("does the state adapt to the stream of documents?", carry_corpus, _needs_state),
     "shuffled": Arm("is it content, or just some state?", shuffled, _needs_two_documents),
+    "overlap": Arm("or is it only the border of the window, moved by a half?", overlap, _needs_half),
+    "overlap_quarter": Arm("and moved by a quarter?", overlap_quarter, _needs_quarter),
     "longer_context": Arm("or is it only context length?", longer_context, _needs_positions),
     "observe": Arm(
         "the protocol of the two-stage reference: a coactivation state that is watched and never read", observe

@@ -62,14 +62,16 @@ def evaluate(
     before = weights_sha256(model)
     activity = Activity(text, codes=codes_to_keep(model, text))
     dampings = (settings.damping, *settings.damping_sweep)
-    readings = Readings(model, text, dampings, activity=activity, device=device, bfloat16=bfloat16)
+    readings = Readings(
+        model, text, dampings, overlaps=settings.overlaps, activity=activity, device=device, bfloat16=bfloat16
+    )
     arms, reasons = _read_arms(readings)
     after = weights_sha256(model)
     if before != after:
         raise RunError("stage B changed the weights of the model; its numbers are void")
     if not np.array_equal(arms["static"], arms["observe"]):
         raise RunError("observing the coactivation state changed a prediction; its numbers are void")
-    scores = Scores(text, arms["static"], settings.bootstrap)
+    scores = Scores(text, arms["static"], settings.bootstrap, overlap=arms.get("overlap"))
     state = coactivation_of(activity, text, settings)
     if state is None:
         reasons["observe"] = NO_CODES

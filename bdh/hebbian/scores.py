@@ -1,6 +1,6 @@
-"""Numbers of one arm from the surprisal of every scored token: totals, strata, differences to the static arm.
+"""Numbers of one arm from the surprisal of every scored token: totals, strata, differences to `static` and `overlap`.
 
-Strata are years, sectors, roles of speakers and places in the document; intervals are over units of text.
+Strata are years, sectors, roles of speakers, places in the document and the window; intervals are over units of text.
 P scored tokens, U units of the bootstrap, K strata of one kind.
 """
 
@@ -18,7 +18,7 @@ from bdh.intervals import ratio_interval, too_few
 
 BLOCK = 1024
 FEW_DOCUMENTS = 8
-KINDS = ("by_year", "by_sector", "by_role", "by_position")
+KINDS = ("by_year", "by_sector", "by_role", "by_position", "by_window")
 ABSENT = {
     "by_year": "the corpus names no year of its documents",
     "by_sector": "the corpus names no sector of its documents",
@@ -28,9 +28,13 @@ LN2 = math.log(2.0)
 LARGEST_EXPONENT = 700.0
 SCORES = (
     "nats_per_token", "bits_per_byte", "bits_low", "bits_high", "perplexity", "difference_to_static", "ci_low",
-    "ci_high", "bootstrap_unit", "bootstrap_units", "tokens", "bytes", "documents",
+    "ci_high", "difference_to_overlap", "overlap_low", "overlap_high", "bootstrap_unit", "bootstrap_units", "tokens",
+    "bytes", "documents",
 )  # fmt: skip
 NUMBERS = (*SCORES, *KINDS)
+STATIC = ("difference_to_static", "ci_low", "ci_high")
+OVERLAP = ("difference_to_overlap", "overlap_low", "overlap_high")
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,13 @@ def whole_text(text: HeldOut) -> Strata:
 def strata_of(text: HeldOut, kind: str) -> Strata:
     """Strata of one of `KINDS`; without labels where the corpus has none (see `ABSENT`).
 
-    Positions fall into buckets that double in width: [1,2), [2,4), [4,8), ...; the label is the bucket's start.
+    Positions fall into buckets that double in width: [1,2), [2,4), [4,8), ...; places in the static window (0 is its
+    first input) into quarters of it. The label is the bucket's start.
     """
+    if kind == "by_window":
+        starts = [-(-quarter * text.window // QUARTERS) for quarter in range(QUARTERS)]
+        code_P = (text.position - 1) % text.window * QUARTERS // text.window
+        return _strata(text, [str(start) for start in starts], code_P)
     if kind == "by_position":
         code_P = np.floor(np.log2(text.position)).astype(np.int64)
         return _strata(text, [str(2**exponent) for exponent in range(int(code_P.max()) + 1)], code_P)
@@ -120,12 +129,21 @@ def cannot_run(reason: str) -> dict[str, Any]:
 
 
 class Scores:
-    """Reports of arms over one text, all against the same static arm; strata are laid out once."""
+    """Reports of arms over one text, all against the same arms static and overlap; strata are laid out once."""
 
-    def __init__(self, text: HeldOut, static: np.ndarray, resamplings: int, seed: int = 0) -> None:
-        """`static` (P): surprisal of every scored token in the static arm, in nats."""
-        self.static = static
-        self.resamplings, self.seed = resamplings, seed
+    def __init__(
+        self,
+        text: HeldOut,
+        static: np.ndarray,
+        resamplings: int,
+        seed: int = 0,
+        *,
+        overlap: np.ndarray | None = None,
+    ) -> None:
+        """static, overlap (P): surprisal of every scored token in these arms, in nats; without `overlap` nothing is
+        compared with it."""
+        self.references = {STATIC: static} | ({} if overlap is None else {OVERLAP: overlap})
+        self.resamplings, self.seed, self.window = resamplings, seed, text.window
         self.whole = whole_text(text)
         self.strata = {kind: strata_of(text, kind) for kind in KINDS}
 
@@ -136,15 +154,20 @@ class Scores:
         zero where the arm is better, with the 95 % interval of a paired bootstrap over documents - or over blocks of
         1024 tokens where fewer than 8 documents were read. With fewer than 8 such units in a stratum its difference
         and intervals are null and `reason` says so; an arm that predicts exactly like static differs by exactly 0.
+        difference_to_overlap, overlap_low, overlap_high: the same against windows moved by a half, so that what a
+        carried state adds can be told from what the border of a window takes away; `by_window` says where it does.
         """
         report = self.total(nats)
         for kind in KINDS:
             strata = self.strata[kind]
             rows = self._entries(strata, nats)
-            if kind == "by_position":
-                spans = [{"from": int(label), "to": 2 * int(label)} for label in strata.labels]
+            if kind in ("by_position", "by_window"):
+                starts = [int(label) for label in strata.labels]
+                ends = [*starts[1:], 2 * starts[-1] if kind == "by_position" else self.window]
                 report[kind] = [
-                    span | row for span, label in zip(spans, strata.labels, strict=True) if (row := rows.get(label))
+                    {"from": start, "to": end} | row
+                    for start, end in zip(starts, ends, strict=True)
+                    if (row := rows.get(str(start)))
                 ]
             else:
                 report[kind] = rows
@@ -155,15 +178,23 @@ class Scores:
         return self._entries(self.whole, nats)["all"]
 
     def _entries(self, strata: Strata, nats: np.ndarray) -> dict[str, dict[str, Any]]:
-        nats_UK, static_UK = strata.sums(nats), strata.sums(self.static)
-        same = np.array_equal(nats, self.static)
+        nats_UK = strata.sums(nats)
+        extra_UK = {
+            names: None if np.array_equal(nats, other) else nats_UK - strata.sums(other)
+            for names, other in self.references.items()
+        }
         return {
-            label: self._entry(strata, k, nats_UK[:, k], static_UK[:, k], same)
+            label: self._entry(
+                strata, k, nats_UK[:, k], {n: None if x is None else x[:, k].copy() for n, x in extra_UK.items()}
+            )
             for k, label in enumerate(strata.labels)
             if strata.documents_K[k]
         }
 
-    def _entry(self, strata: Strata, k: int, nats_U: np.ndarray, static_U: np.ndarray, same: bool) -> dict[str, Any]:
+    def _entry(
+        self, strata: Strata, k: int, nats_U: np.ndarray, extra_U: dict[tuple[str, str, str], np.ndarray | None]
+    ) -> dict[str, Any]:
+        """`extra_U`: nats beyond each reference, by the names of its numbers; None where every token costs the same."""
         there = strata.tokens_UK[:, k] > 0
         tokens, bytes_U = int(strata.tokens_UK[:, k].sum()), strata.bytes_UK[there, k]
         found = dict.fromkeys(SCORES) | score(float(nats_U.sum()), tokens, int(bytes_U.sum()))
@@ -174,13 +205,13 @@ class Scores:
         )
         if reason is None:
             found["bits_low"], found["bits_high"] = self._interval(nats_U[there], bytes_U)
-        if same and found["bytes"]:
-            return found | dict.fromkeys(("difference_to_static", "ci_low", "ci_high"), 0.0)
-        if reason is not None:
-            return found | {"reason": reason}
-        found["difference_to_static"] = float((nats_U - static_U).sum() / LN2 / found["bytes"])
-        found["ci_low"], found["ci_high"] = self._interval((nats_U - static_U)[there], bytes_U)
-        return found
+        for names, extra in extra_U.items():
+            if extra is None and found["bytes"]:
+                found |= dict.fromkeys(names, 0.0)
+            elif extra is not None and reason is None:
+                value = float(extra.sum() / LN2 / found["bytes"])
+                found |= zip(names, (value, *self._interval(extra[there], bytes_U)), strict=True)
+        return found | ({"reason": reason} if reason is not None and found[STATIC[0]] is None else {})
 
     def _interval(self, nats_U: np.ndarray, bytes_U: np.ndarray) -> tuple[float | None, float | None]:
         return ratio_interval(nats_U / LN2, bytes_U, resamplings=self.resamplings, seed=self.seed)

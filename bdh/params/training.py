@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from bdh.params.section import Count, Fraction, Name, NonNegative, Positive, Section, Switch
 
@@ -99,11 +99,18 @@ class HebbianScale(Section):
     max_tokens: Count
 
 
+def _known_move(share: float) -> float:
+    if share not in (0.5, 0.25):
+        raise ValueError("windows are moved by 0.5 or 0.25 of their length")
+    return share
+
+
 class Hebbian(Section):
     """Stage B."""
 
     damping: Annotated[float, Field(gt=0.0, le=1.0)]
     damping_sweep: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(max_length=8)]
+    overlaps: list[Annotated[float, AfterValidator(_known_move)]]
     eta: Positive
     snapshot_every: Count
     bootstrap: Count

@@ -14,7 +14,7 @@ from bdh.report.plots.figure import DARK, LIGHT, Panel, draw_panel, swatches
 from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import synapse_panels, training_panels
 from bdh.report.tables.activity import activity_table
-from bdh.report.tables.arms import sweep_table, synapse_table
+from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table
 from bdh.report.tables.corpora import corpora_table
 from bdh.report.tables.frontier import frontier_tables
 from bdh.report.tables.quality import against_bdh_table, quality_table
@@ -43,8 +43,9 @@ DEFINITIONS = (
     ("bits per byte", "Total nats over the scored tokens, over ln 2, over their UTF-8 bytes; end-of-text tokens are "
      "left out. It does not depend on the tokenizer."),
     ("arm", "A rule for what happens to the synaptic state while held-out text streams through frozen weights. "
-     "Static: reset at every window. Carry: kept through a document, damped. Observe: coactivation watched, never "
-     "read."),
+     "Static: reset at every window. Carry: kept through a document, damped. Overlap: no "
+     "state, but windows moved by a half, and only the new half scored. Shuffled: another document's state. Observe: "
+     "coactivation watched, never read."),
     ("density", "Share of activations that are not zero."),
     ("FLOP", "Floating-point operations, a multiply-add counts as two. Training operations are the forward operations "
      "times three, an upper bound where only a part of the model is trained."),
@@ -111,8 +112,8 @@ def _tables(inputs: Inputs) -> dict[str, list[Table]]:
 
 
 def _synapses(inputs: Inputs, corpus: str) -> list[Table]:
-    swept = sweep_table(inputs, corpus)
-    return [synapse_table(inputs, corpus), *([swept] if swept else [])]
+    more = (overlap_table(inputs, corpus), sweep_table(inputs, corpus))
+    return [synapse_table(inputs, corpus), *(table for table in more if table)]
 
 
 def _plots(inputs: Inputs, corpus: str) -> list[tuple[Panel, str]]:

@@ -13,9 +13,9 @@ from bdh.hebbian.evaluation import evaluate
 from bdh.hebbian.reader import weights_sha256
 from bdh.hebbian.scores import KINDS, NUMBERS, SCORES
 from bdh.hebbian.state import StateWatch, effective_rank
-from bdh.models.base import build, damp_state
+from bdh.models.base import LanguageModel, Output, build, damp_state
 from bdh.project.errors import RunError
-from tests.support.arm_readings import by_hand, hebbian_settings, nats_of
+from tests.support.arm_readings import by_hand, hebbian_settings, moved_by_hand, nats_of
 from tests.support.held_out_text import VOCAB, held_out, small_bdh
 
 SETTINGS = hebbian_settings()
@@ -34,6 +34,64 @@ def test_hebbian_carry_changes_predictions_only_after_the_first_window_of_a_docu
     later = text.position > text.window
     assert np.abs(carry - static)[later].max() > 1e-3
     np.testing.assert_allclose(carry[~later], static[~later], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("arm", "move"), [("overlap", 8), ("overlap_quarter", 4)])
+@pytest.mark.parametrize("build_model", [small_bdh, lambda: build("transformer", vocab_size=VOCAB, seed=0)])
+def test_hebbian_overlap_equals_one_window_at_a_time(arm, move, build_model, monkeypatch):
+    monkeypatch.setattr("bdh.hebbian.reader.MOST_TOKENS", 48)
+    model, text = build_model().double(), held_out()
+    found = nats_of(arm, model, text)
+    np.testing.assert_allclose(found, moved_by_hand(model, text, move), rtol=1e-6, atol=1e-7)
+    first = text.position <= text.window
+    np.testing.assert_allclose(found[first], nats_of("static", model, text)[first], rtol=1e-9)
+    assert np.abs(found - nats_of("static", model, text))[~first].max() > 1e-3
+
+
+class Lookup(LanguageModel):
+    """Predicts from the `context` last tokens alone; logits are looked up, so equal contexts give equal bits."""
+
+    carries_state = False
+
+    def __init__(self, context):
+        super().__init__()
+        self.vocab_size, self.context = VOCAB, context
+        self.table = torch.nn.Parameter(torch.randn(VOCAB + 1, VOCAB + 1, VOCAB, dtype=torch.float64))
+
+    def forward(self, tokens_BT, targets_BT=None, state=None):
+        before_BT = torch.nn.functional.pad(tokens_BT[:, :-1], (1, 0), value=VOCAB)
+        nothing_BT = torch.full_like(tokens_BT, VOCAB)
+        seen = [nothing_BT, tokens_BT][self.context > 0], [nothing_BT, before_BT][self.context > 1]
+        return Output(self.table[seen], None, None, None)
+
+    def initial_state(self, batch_size):
+        return {}
+
+    def flops_per_token(self, window):
+        return 1.0
+
+
+@pytest.mark.parametrize("window", [16, 13, 2])
+@pytest.mark.parametrize("arm", ["overlap", "overlap_quarter"])
+def test_hebbian_overlap_changes_nothing_but_what_a_border_hides(arm, window):
+    """The input itself is always there: a model of it alone gains nothing. One of the token before it gains at the
+    first input of windows and nowhere else."""
+    text = held_out(window=window)
+    for context in (0, 1):
+        model = Lookup(context)
+        assert np.array_equal(nats_of(arm, model, text), nats_of("static", model, text))
+    model = Lookup(2)
+    differs = nats_of(arm, model, text) != nats_of("static", model, text)
+    borders = ((text.position - 1) % window == 0) & (text.position > window)
+    assert np.array_equal(differs, borders)
+
+
+def test_hebbian_overlap_scores_the_same_tokens_in_the_same_units():
+    found = evaluate(small_bdh(), held_out((70, 33, 9, 50, 2)), SETTINGS)
+    tables = {arm: rows.drop(columns=["arm", "nats"]) for arm, rows in found.units.groupby("arm")}
+    for arm in ("overlap", "overlap_quarter"):
+        assert tables[arm].to_numpy().tolist() == tables["static"].to_numpy().tolist()
+        assert found.report["arms"][arm]["tokens"] == found.report["arms"]["static"]["tokens"]
 
 
 def test_hebbian_observe_is_bit_equal_to_static():

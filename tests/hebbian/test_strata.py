@@ -41,7 +41,7 @@ def test_hebbian_report_adds_up():
         assert arm["bits_per_byte"] == pytest.approx(rows["nats"].sum() / math.log(2) / arm["bytes"], rel=1e-12)
         assert arm["perplexity"] == pytest.approx(math.exp(arm["nats_per_token"]))
         assert arm["bits_low"] < arm["bits_per_byte"] < arm["bits_high"]
-        for strata in (arm["by_position"], arm["by_year"].values()):
+        for strata in (arm["by_position"], arm["by_window"], arm["by_year"].values()):
             assert sum(part["tokens"] for part in strata) == arm["tokens"]
             assert sum(part["nats_per_token"] * part["tokens"] for part in strata) == pytest.approx(rows["nats"].sum())
         assert set(arm["by_sector"]) == {"Energy", "Health Care"}
@@ -54,6 +54,38 @@ def test_hebbian_report_adds_up():
     assert carry["difference_to_static"] == pytest.approx(carry["bits_per_byte"] - static["bits_per_byte"])
     assert carry["ci_low"] <= carry["difference_to_static"] <= carry["ci_high"]
     assert carry["by_role"]["analyst"]["ci_low"] < carry["by_role"]["analyst"]["ci_high"]
+    overlap = report["arms"]["overlap"]
+    assert overlap["difference_to_overlap"] == overlap["overlap_low"] == overlap["overlap_high"] == 0.0
+    assert static["difference_to_overlap"] == pytest.approx(-overlap["difference_to_static"])
+    for name in ("carry", "shuffled"):
+        arm = report["arms"][name]
+        assert arm["difference_to_overlap"] == pytest.approx(arm["bits_per_byte"] - overlap["bits_per_byte"])
+        assert arm["overlap_low"] < arm["difference_to_overlap"] < arm["overlap_high"]
+        gains = [part["difference_to_overlap"] * part["bytes"] for part in arm["by_window"]]
+        assert sum(gains) == pytest.approx(arm["difference_to_overlap"] * arm["bytes"])
+
+
+def test_hebbian_quarters_of_the_window_tell_a_repaired_border_from_a_memory():
+    """Two planted arms: one gains at the first inputs of windows alone, one at all of them."""
+    text = held_out((200,) * 9, window=18)
+    border = np.where((text.position - 1) % text.window < 5, 0.5, 0.0)
+    static = np.random.default_rng(0).gamma(2.0, 1.0, text.scored)
+    scores = Scores(text, static, 100, overlap=static - border)
+    for gain, expected in ((border, (0.5, 0.0, 0.0, 0.0)), (np.full(text.scored, 0.1), (0.1, 0.1, 0.1, 0.1))):
+        parts = scores.arm(static - gain)["by_window"]
+        assert [(part["from"], part["to"]) for part in parts] == [(0, 5), (5, 9), (9, 14), (14, 18)]
+        per_token = [-part["difference_to_static"] * math.log(2) * part["bytes"] / part["tokens"] for part in parts]
+        assert per_token == pytest.approx(expected, abs=1e-9)
+        beyond = [-part["difference_to_overlap"] * math.log(2) * part["bytes"] / part["tokens"] for part in parts]
+        assert beyond == pytest.approx(np.subtract(expected, (0.5, 0.0, 0.0, 0.0)), abs=1e-9)
+
+
+def test_hebbian_without_overlaps_nothing_is_compared_with_them():
+    report = evaluate(small_bdh(), held_out(LENGTHS), hebbian_settings(overlaps=())).report
+    assert "hebbian.overlaps in params.yaml does not list 0.5" in report["arms"]["overlap"]["reason"]
+    assert "does not list 0.25" in report["arms"]["overlap_quarter"]["reason"]
+    assert report["arms"]["carry"]["difference_to_overlap"] is report["arms"]["carry"]["overlap_low"] is None
+    assert report["arms"]["carry"]["difference_to_static"] is not None
 
 
 def test_hebbian_strata_of_few_documents_are_not_measurable():

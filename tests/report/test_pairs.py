@@ -172,7 +172,10 @@ def test_strata_show_intervals_or_that_they_are_not_measurable(results):
     ("arms", "which"),
     [
         (("carry",), "bdh, carry minus static; bdh_structured, carry minus static"),
-        (("carry", "carry_corpus", "shuffled"), "every arm minus static, of every variant"),
+        (
+            ("carry", "carry_corpus", "shuffled", "overlap", "overlap_quarter"),
+            "every arm minus static, of every variant",
+        ),
     ],
 )
 def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results, tmp_path, arms, which):

@@ -15,7 +15,7 @@ from bdh.report.data.summary import result_rows, summarise, write_results
 from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import training_panels
 from bdh.report.tables.activity import activity_table
-from bdh.report.tables.arms import arms_of, synapse_table
+from bdh.report.tables.arms import arms_of, overlap_table, synapse_table
 from bdh.report.tables.corpora import corpora_table
 from bdh.report.tables.frontier import frontier_tables
 from bdh.report.tables.quality import COLUMNS, quality_table
@@ -243,6 +243,30 @@ def test_synapse_table_judges_by_the_interval(change):
     assert row(table, "bdh_structured").cells[carry].detail.endswith("no difference shown")
     assert row(table, "transformer").cells[carry].detail == "not run"
     assert any("carry of transformer" in note and "no state of constant size" in note for note in table.notes)
+
+
+def test_overlap_table_tells_a_repaired_border_from_a_state_that_does_more(change):
+    """The fixture gains in the first quarter alone; the transformer has a moved window and no state to compare."""
+    inputs = change()
+    table = overlap_table(inputs, CORPUS)
+    assert [r.title for r in table.rows] == ["bdh", "bdh_structured"]
+    titles = ["carry", "shuffled", *(f"carry, tokens {32 * i} to {32 * i + 31}" for i in range(4))]
+    assert [c.title for c in table.columns] == titles
+    carry, shuffled, *quarters = row(table, "bdh").cells
+    run = inputs.of(CORPUS, "bdh")[0]
+    gap = run.hebbian.number("arms/carry/bits_per_byte") - run.hebbian.number("arms/overlap/bits_per_byte")
+    assert carry.value == pytest.approx(gap)
+    assert carry.detail.endswith("better")
+    assert shuffled.detail.endswith("worse")
+    assert [cell.value for cell in quarters] == pytest.approx([4 * gap, 0.0, 0.0, 0.0])
+
+
+def test_overlap_table_is_not_there_without_the_arm(change):
+    def without(report):
+        report["arms"]["overlap"] = {"bits_per_byte": None, "reason": "hebbian.overlaps does not list 0.5"}
+
+    names = ("bdh", "bdh_structured")
+    assert overlap_table(change(**{f"hebbian__{name}__{CORPUS}__0": without for name in names}), CORPUS) is None
 
 
 def test_observe_is_exactly_zero_or_a_fault(change):

@@ -144,15 +144,18 @@ def write_evaluations(
     nats = size * math.log(2) * (final + 0.08 * np.random.default_rng(1).standard_normal(DOCUMENTS))
     nats = nats + size * math.log(2) * 0.03 * random.standard_normal(DOCUMENTS)
     gains = {"static": 0.0, "carry": -0.021, "carry_corpus": 0.004, "shuffled": 0.0011, "observe": 0.0}
+    gains |= {"overlap": -0.012, "overlap_quarter": -0.015}
     arms, tables = {}, []
     for arm, gain in gains.items():
-        if not carries and arm not in ("static", "observe"):
+        if not carries and arm in ("carry", "carry_corpus", "shuffled"):
             arms[arm] = {"bits_per_byte": None, "difference_to_static": None, "reason": "no state of constant size"}
             continue
         shifted = nats + gain * size * math.log(2) * (1 + 0.3 * random.standard_normal(DOCUMENTS))
         arms[arm] = arm_entry(shifted, nats, size, gain, "calls" in key or "transcripts" in key)
         row = {"arm": arm, "kind": "document", "id": np.arange(DOCUMENTS), "tokens": size // 3, "bytes": size}
         tables.append(pd.DataFrame(row | {"nats": shifted}))
+    for entry in arms.values():
+        compare_to_overlap(entry, arms["overlap"]["bits_per_byte"])
     report = {
         "tokens": int(size.sum() // 3), "bytes": int(size.sum()), "documents": DOCUMENTS,
         "questions": {"carry": "does the synaptic state help?", "observe": "what does coactivation do, unread?"},
@@ -242,6 +245,19 @@ def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: floa
         "by_role": roles if strata else {},
         "by_position": [{"from": start, "to": 2 * start, "bits_per_byte": bits} for start, bits in places],
     }
+
+
+def compare_to_overlap(entry: dict, overlap: float) -> None:
+    """The numbers of one arm beside overlap, whole and by quarter of a window of 128 tokens; all in the first."""
+    if entry["bits_per_byte"] is None:
+        return
+    gap = entry["bits_per_byte"] - overlap
+    entry |= {"difference_to_overlap": gap, "overlap_low": gap - 0.002, "overlap_high": gap + 0.002}
+    entry["by_window"] = [
+        {"from": 32 * i, "to": 32 * i + 32, "bytes": 2500, "difference_to_overlap": value}
+        | {"overlap_low": value - 0.002, "overlap_high": value + 0.002}
+        for i, value in enumerate((4 * gap, 0.0, 0.0, 0.0))
+    ]
 
 
 def sweep_row(damping: float, carry: dict) -> dict:

@@ -172,10 +172,10 @@ def _side(run: RunResults, arm: str = "static") -> Side | None:
     return None if bits is None else Side(bits, arm_units(run, arm))
 
 
-def compare_arms(runs: Sequence[RunResults], arm: str) -> Difference | None:
-    """Bits per byte of one arm minus the static arm over the seeds of one variant, in pairs as above."""
-    pairs = [(_side(run, arm), _side(run)) for run in runs]
-    whole = [(mine, static) for mine, static in pairs if mine is not None and static is not None]
+def compare_arms(runs: Sequence[RunResults], arm: str, against: str = "static") -> Difference | None:
+    """Bits per byte of one arm minus another over the seeds of one variant, in pairs as above."""
+    pairs = [(_side(run, arm), _side(run, against)) for run in runs]
+    whole = [(mine, other) for mine, other in pairs if mine is not None and other is not None]
     return over_pairs(whole) if whole else None
 
 

@@ -39,7 +39,8 @@ def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
         _against_parameters(inputs, corpus),
         _positions(inputs, corpus, "static"),
         _positions(inputs, corpus, "carry"),
-        _carry_gain(inputs, corpus),
+        _carry_gain(inputs, corpus, "static"),
+        _carry_gain(inputs, corpus, "overlap"),
         sweep_panel(inputs, corpus),
         *(_curves(inputs, corpus, family) for family in (*FAMILIES, *_others(inputs.of(corpus)))),
     ]
@@ -95,16 +96,17 @@ def _positions(inputs: Inputs, corpus: str, arm: str) -> Panel:
     )
 
 
-def _carry_gain(inputs: Inputs, corpus: str) -> Panel:
+def _carry_gain(inputs: Inputs, corpus: str, against: str) -> Panel:
     def gain(run: RunResults) -> list[tuple[float, float]]:
-        static = dict(positions(run, "static"))
-        return [(x, y - static[x]) for x, y in positions(run, "carry") if x in static]
+        other = dict(positions(run, against))
+        return [(x, y - other[x]) for x, y in positions(run, "carry") if x in other]
 
+    beyond = {"static": "", "overlap": " beyond a moved window"}[against]
     return Panel(
-        f"{corpus}-position-gain",
-        "What carrying the state changes, by position",
+        f"{corpus}-position-gain{'-overlap' if beyond else ''}",
+        f"What carrying the state changes{beyond}, by position",
         "position in the document, tokens",
-        "carry minus static, bits per byte",
+        f"carry minus {against}, bits per byte",
         _mean_lines(inputs, corpus, gain),
         [("no change", 0.0)],
         log_x=True,

@@ -152,6 +152,68 @@ def _reason(runs: list[RunResults], arm: str) -> str:
     return _first(runs, f"arms/{arm}/reason") or _first(runs, "reason") or ""
 
 
+STATE_ARMS = ("carry", "shuffled")
+
+
+def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
+    """One row per variant with a state: what its arms gain over windows that are only moved; None without any.
+
+    The whole text, and by quarter of the static window.
+    """
+    every = inputs.of(corpus)
+    quarters = next((found for run in every if (found := _quarters(run))), [])
+    carrying = [v for v in inputs.variants if measures.compare_arms(inputs.of(corpus, v), "carry", "overlap")]
+    if not carrying:
+        return None
+    columns = [
+        *(Column(arm, "minus overlap, bits per byte", _question(every, arm)) for arm in STATE_ARMS),
+        *(
+            Column(f"carry, tokens {start} to {end - 1}", "minus overlap, bits per byte", "Place in the static window.")
+            for start, end in quarters
+        ),
+    ]
+    rows = []
+    for variant in carrying:
+        runs = inputs.of(corpus, variant)
+        cells = [_beyond_cell(runs, arm) for arm in STATE_ARMS]
+        cells += [_quarter_cell(runs, start) for start, _ in quarters]
+        rows.append(Row(variant, cells, slot_of(inputs.variants, variant)))
+    notes = [
+        "Overlap reads windows of the same length, moved by a half, without any state: every token after a document's"
+        " first window has half a window before it. Negative: the carried state does more than that. A state that only"
+        " repairs the border of the window gains no more than overlap does.",
+        "Intervals: paired by unit of text; several seeds: over seeds and text in the first two columns, from the"
+        " lowest to the highest end by quarter. Quarters hold the tokens of every window, a document's first one too,"
+        " and are not tested against each other.",
+    ]
+    return Table(f"{corpus}-overlap", f"{corpus}: the carried state beside a moved window", columns, rows, notes=notes)
+
+
+def _quarters(run: RunResults) -> list[tuple[int, int]]:
+    """First and last token (exclusive) of the quarters of the window that arm carry was judged in."""
+    return [(int(row["from"]), int(row["to"])) for row in run.hebbian.rows("arms/carry/by_window", "from", "to")]
+
+
+def _beyond_cell(runs: list[RunResults], arm: str) -> Cell:
+    gap = measures.compare_arms(runs, arm, "overlap")
+    if gap is None:
+        return missing_cell(_reason(runs, arm) or "not run")
+    verdict = of_interval(gap.low, gap.high)
+    parts = (formats.interval(gap.low, gap.high, 4), f"n {len(runs)}" if len(runs) > 1 else "", verdict.word)
+    return Cell(formats.signed(gap.value, 4), gap.value, "", verdict.tone, detail="\n".join(p for p in parts if p))
+
+
+def _quarter_cell(runs: list[RunResults], start: int) -> Cell:
+    names = ("from", "difference_to_overlap", "overlap_low", "overlap_high")
+    rows = [row for run in runs for row in run.hebbian.rows("arms/carry/by_window", *names) if row["from"] == start]
+    value = over_seeds(row["difference_to_overlap"] for row in rows)
+    if value is None:
+        return missing_cell("not measurable")
+    span = formats.widest(((row["overlap_low"], row["overlap_high"]) for row in rows), 4)
+    parts = (formats.deviation(value, 4), span)
+    return Cell(formats.signed(value.mean, 4), value.mean, detail="\n".join(p for p in parts if p))
+
+
 SWEEP = "damping_sweep/rows"
 
 
