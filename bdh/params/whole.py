@@ -10,7 +10,17 @@ from pydantic import Field
 from bdh.models.catalog import known_architectures, settings_of
 from bdh.params.corpora import Corpus
 from bdh.params.section import Count, Name, Scale, Section, suggest
-from bdh.params.training import Frontier, FrontierScale, Hebbian, HebbianScale, Overrides, Scales, Train, Variant
+from bdh.params.training import (
+    Frontier,
+    FrontierScale,
+    Hebbian,
+    HebbianScale,
+    Overrides,
+    Report,
+    Scales,
+    Train,
+    Variant,
+)
 from bdh.project.errors import ParamsError
 
 WINDOW_SETTINGS = ("block_size", "window")
@@ -32,6 +42,7 @@ class Params(Section):
     variant: dict[Name, Variant]
     hebbian: Hebbian
     frontier: Frontier
+    report: Report
 
     def runs(self) -> list[tuple[str, str, int]]:
         """Every run of the comparison as (variant, corpus, seed), in the order of the pipeline."""
