@@ -15,7 +15,16 @@ from typing import Any
 from bdh.project.files import replacing, write_json
 from bdh.report import formats
 from bdh.report.claims import frontier_rules, model_rules
-from bdh.report.claims.finding import JUDGED, NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, TOO_SMALL, Finding, fewest_seeds
+from bdh.report.claims.finding import (
+    JUDGED,
+    NOT_MEASURABLE,
+    NOT_MEASURED,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    TOO_SMALL,
+    Finding,
+    fewest_seeds,
+)
 from bdh.report.data.inputs import Inputs
 from bdh.report.data.spread import NOT_DISTINCT, ONE_SEED
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
@@ -235,11 +244,15 @@ def _judged(claim: Claim, inputs: Inputs) -> Judged:
     seeds = fewest_seeds(runs)
     if finding.effect is not None and finding.effect.seeds:
         seeds = min(seeds, finding.effect.seeds)
-    if finding.verdict in JUDGED and claim.at_scale and inputs.scale != REFERENCE_SCALE:
+    without_interval = finding.verdict == NOT_MEASURABLE and not finding.reason
+    judged = finding.verdict in JUDGED or without_interval
+    if judged and claim.at_scale and inputs.scale != REFERENCE_SCALE:
         reason = f"The claim is about the references' scale; these runs are of scale {inputs.scale}."
         finding = replace(finding, verdict=TOO_SMALL, reason=reason)
-    elif finding.verdict in JUDGED and seeds < 2:
+    elif judged and seeds < 2:
         finding = replace(finding, verdict=ONE_SEED)
+    elif without_interval:
+        finding = replace(finding, reason="No interval over seeds can be had.")
     return Judged(claim, finding, len(runs), seeds)
 
 
