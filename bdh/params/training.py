@@ -124,6 +124,12 @@ class FrontierScale(Section):
     max_tokens: Count
 
 
+class Report(Section):
+    """Rules of the comparison page."""
+
+    smallest_effect: Positive
+
+
 class Frontier(Section):
     """Frontier metrics."""
 

@@ -16,6 +16,7 @@ from bdh.params.training import (
     Hebbian,
     HebbianScale,
     Overrides,
+    Report,
     Scales,
     Train,
     Tune,
@@ -46,6 +47,7 @@ class Params(Section):
     frontier: Frontier
     tune: Tune
     tuned: Tuned
+    report: Report
 
     def runs(self) -> list[tuple[str, str, int]]:
         """Every run of the comparison as (variant, corpus, seed), in the order of the pipeline."""

@@ -9,8 +9,7 @@ from bdh.report import formats
 from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs
-from bdh.report.data.spread import ABOVE, BELOW, BETTER, WORSE
-from bdh.report.tables.arms import variant_verdict
+from bdh.report.data.spread import ABOVE, BELOW, BETTER, LOWERED, ONE_SEED, WHY_ONE_SEED, WORSE, of_difference
 from bdh.report.tables.frontier import metric_verdict
 
 LABELS = {
@@ -21,7 +20,7 @@ LABELS = {
 
 def label(inputs: Inputs) -> str:
     """What the scale of the runs allows to conclude."""
-    seeds = "One seed (n 1): nothing over seeds is measured." if len(inputs.seeds) == 1 else ""
+    seeds = WHY_ONE_SEED if inputs.one_seed else ""
     return f"{LABELS.get(inputs.scale, inputs.scale)} {seeds}".strip()
 
 
@@ -70,10 +69,11 @@ def _prediction(inputs: Inputs, corpus: str) -> str:
     gap = measures.compare_variants(inputs, corpus, second, order[0][0])
     if gap is None or gap.low is None:
         return f"{start}; its lead over {second} is not tested."
-    if not gap.excludes_zero:
-        return f"{start}, but its lead over {second} is within chance ({formats.difference(gap)}, over {gap.over})."
-    caution = "" if gap.covers_seeds else "; with one seed the chance of training is not in it"
-    return f"{start}; {second} follows at {formats.difference(gap)}, an interval over {gap.over}{caution}."
+    found = of_difference(gap, inputs.smallest_effect).word
+    if found == ONE_SEED:
+        told = f"{second} follows at {formats.difference(gap)}, over {gap.over}, this seed only"
+        return f"{start}; {told} ({ONE_SEED})."
+    return f"{start}; {second} minus it {formats.difference(gap)}, over {gap.over}: {found}."
 
 
 def _counting(inputs: Inputs, corpus: str) -> str:
@@ -104,7 +104,7 @@ def _carry(inputs: Inputs) -> str:
     words: dict[str, list[str]] = {}
     for corpus in inputs.corpora:
         for variant in inputs.variants:
-            verdict = variant_verdict(inputs.of(corpus, variant), "carry")
+            verdict = measures.judge_arm(inputs, corpus, variant, "carry")
             if verdict is not None:
                 words.setdefault(verdict.word, []).append(f"{variant} on {corpus}")
     if not words:
@@ -118,15 +118,24 @@ def _carry(inputs: Inputs) -> str:
 
 
 def _metric(inputs: Inputs, row: MetricRow) -> str:
-    found = [metric_verdict(inputs.of(c, v), row.path) for c in inputs.corpora for v in inputs.variants]
-    verdicts = [verdict.word for verdict in found if verdict is not None]
+    found = {
+        f"{v} on {c}": verdict.word
+        for c in inputs.corpora
+        for v in inputs.variants
+        if (verdict := metric_verdict(inputs, c, v, row.path)) is not None
+    }
+    verdicts = list(found.values())
     if not verdicts:
         return ""
+    if set(verdicts) == {ONE_SEED}:
+        return f"{row.title}, {row.description}: {len(verdicts)} (variant, corpus) pairs measured; {ONE_SEED}."
+    fallen = [pair for pair, word in found.items() if word == BELOW]
+    told = f" Where {LOWERED}: {_list(fallen)}." if fallen else ""
     above, below = (sum(word == side for word in verdicts) for side in (ABOVE, BELOW))
     others = len(verdicts) - above - below
     return (
         f"{row.title}, {row.description}: of {len(verdicts)} (variant, corpus) pairs {above} are above their"
-        f" nulls, {below} below, {others} not distinguishable or not tested."
+        f" nulls, {below} below, {others} not distinguishable or not tested.{told}"
     )
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bdh.report import headline
 from bdh.report.claims.ledger import claims_table
 from bdh.report.data.inputs import Inputs
+from bdh.report.data.spread import EQUAL, NO_DIFFERENCE, ONE_SEED
 from bdh.report.plots.figure import DARK, LIGHT, Panel, draw_panel, swatches
 from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import synapse_panels, training_panels
@@ -51,8 +52,20 @@ DEFINITIONS = (
      "times three, an upper bound where only a part of the model is trained."),
     ("TMI, SPS, SEC, MCL", "Modularity of the neuron graph, persistence of the synaptic state, coupling of surprise "
      "and activity, share of neurons that are selective for exactly one concept; each beside draws of its null."),
-    ("interval", "95 %. Over documents or blocks of text: paired bootstrap. Over seeds: Student's t, paired by seed, "
-     "and by document or block where they are the same."),
+    ("interval", "95 %: of a hundred such intervals about 95 hold the true value. One seed: paired bootstrap over "
+     "documents (or blocks of text), this seed only. Several seeds: over seeds and documents, each with Student's "
+     "quantile of its own number; over seeds alone where there are fewer than 8 documents."),
+)  # fmt: skip
+OF_ONE_SEED = ((ONE_SEED, "The page compares single trainings; why they are not judged stands at its top."),)
+OF_SEVERAL_SEEDS = (
+    ("better, worse", "Over several seeds the whole interval lies on one side of 0, the difference is at least the "
+     "smallest effect of interest (report.smallest_effect), and p, adjusted for everything that is judged, is below "
+     "0.05."),
+    (EQUAL, "The whole interval lies within the smallest effect of interest of 0."),
+    (NO_DIFFERENCE, "None of these: the runs do not tell."),
+    ("p, adjusted", "The page asks many questions, and luck alone would seem to answer some. All p-values behind its "
+     "verdicts (variants, arms, strata, frontier metrics) are raised together, so that at most 5 % of what is called "
+     "different is expected to be luck (Benjamini and Yekutieli)."),
 )  # fmt: skip
 
 
@@ -86,7 +99,7 @@ def render_page(inputs: Inputs) -> str:
         samples=samples,
         samples_note=SAMPLES_NOTE,
         diverged=diverged,
-        definitions=DEFINITIONS,
+        definitions=DEFINITIONS + (OF_ONE_SEED if inputs.one_seed else OF_SEVERAL_SEEDS),
     )
 
 

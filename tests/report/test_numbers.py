@@ -87,6 +87,27 @@ def documents(bits: np.ndarray, size: np.ndarray) -> pd.DataFrame:
     )
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "adjusted", "word"),
+    [
+        (-0.03, -0.01, 0.01, verdicts.BETTER),
+        (0.01, 0.03, 0.01, verdicts.WORSE),
+        (-0.03, -0.01, 0.05, verdicts.NO_DIFFERENCE),
+        (-0.03, -0.01, None, verdicts.BETTER),
+        (-0.012, -0.002, 0.01, verdicts.NO_DIFFERENCE),
+        (-0.009, -0.001, 0.01, verdicts.EQUAL),
+        (-0.009, 0.009, 0.9, verdicts.EQUAL),
+        (-0.01, 0.009, 0.9, verdicts.NO_DIFFERENCE),
+    ],
+)
+def test_words_ask_for_the_interval_the_size_and_the_family(low, high, adjusted, word):
+    assert verdicts.of_interval(low, high, 0.01, adjusted).word == word
+    gap = verdicts.Difference((low + high) / 2, low, high, "seeds", seeds=2)
+    assert verdicts.of_difference(gap, 0.01, adjusted).word == word
+    alone = verdicts.Difference((low + high) / 2, low, high, "documents", seeds=1)
+    assert verdicts.of_difference(alone, 0.01, adjusted).word == verdicts.ONE_SEED
+
+
 def test_paired_difference_has_a_negative_and_a_positive_control():
     random = np.random.default_rng(5)
     size = random.integers(500, 4000, 30)
@@ -126,7 +147,7 @@ def test_paired_difference_needs_the_same_text_and_enough_of_them():
         (1.0, 2.0, verdicts.WORSE),
         (-1.0, 1.0, verdicts.NO_DIFFERENCE),
         (-1.0, 0.0, verdicts.NO_DIFFERENCE),
-        (0.0, 0.0, verdicts.NO_DIFFERENCE),
+        (0.0, 0.0, verdicts.EQUAL),
         (None, None, verdicts.NOT_TESTED),
     ],
 )
@@ -139,6 +160,8 @@ def test_verdict_of_several_seeds_says_when_they_differ():
     assert verdicts.of_seeds([better, better]) == better
     assert verdicts.of_seeds([better, even, better]).word == "seeds differ: 2 better, 1 no difference shown"
     assert verdicts.of_seeds([]).word == verdicts.NOT_TESTED
+    assert verdicts.of_seeds([better]).word == verdicts.ONE_SEED
+    assert verdicts.of_seeds([verdicts.Verdict(verdicts.NOT_TESTED)]).word == verdicts.NOT_TESTED
 
 
 def test_verdict_beside_a_null_prefers_the_written_one():

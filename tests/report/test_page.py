@@ -1,5 +1,6 @@
 """The page: self-contained, accessible, the same bytes from the same results, honest about what is missing."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from bdh.report.data.inputs import load_inputs
+from bdh.report.data.spread import WHY_ONE_SEED
+from bdh.report.data.summary import result_rows, summarise
 from bdh.report.page import render_page
 from bdh.report.plots import figure
 from tests.support.report_fixtures import Axes, write_diverged, write_everything
@@ -136,6 +139,44 @@ def test_page_is_the_same_in_every_process(tmp_path):
         pages.append(done.stdout)
     assert pages[0] == pages[1]
     assert len(pages[0]) > 50_000
+
+
+JUDGING = ("better", "worse", "practically equal", "no difference shown", "supported", "not supported")
+JUDGING += ("above its null", "below its null", "not distinguishable from its null")
+
+
+def test_page_of_one_seed_judges_nothing_and_says_why_once(made):
+    """No p, no verdict about a difference, no claim supported: on the page, in the summary and in the table of runs."""
+    html, _ = made
+    shown = re.findall(r"<(?:td|span class=\"detail\")[^>]*>([^<]*)", html)
+    assert not [text for text in shown if text.splitlines() and text.splitlines()[-1].removeprefix("★ ") in JUDGING]
+    assert not re.search(r", p (?:&lt; )?0\.", html)
+    assert html.count("one seed: not judged") > 20
+    assert "".join(made[1].text).count(WHY_ONE_SEED) == 1
+
+
+def test_summary_and_results_of_one_seed_have_no_p_and_no_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seeds, judged in (((0,), False), ((0, 1), True)):
+        axes = Axes(corpora=("sample_calls",), seeds=seeds)
+        write_everything(tmp_path, axes)
+        inputs = load_inputs(axes)
+        names = {name.rpartition("/")[2] for row in result_rows(inputs) for name in row}
+        assert bool({"p", "untrained_p", "minus_bdh_p", "minus_bdh_p_adjusted"} & names) == judged
+        words = {value for row in result_rows(inputs) for value in row.values() if isinstance(value, str)}
+        assert bool(words & set(JUDGING)) == judged
+        text = json.dumps(summarise(inputs))
+        assert ('"p"' in text, any(f'"{word}"' in text for word in JUDGING)) == (judged, judged)
+
+
+def test_page_of_several_seeds_names_the_family_and_the_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = Axes(corpora=("sample_calls",), seeds=(0, 1))
+    write_everything(tmp_path, axes)
+    text = "".join(Elements(render_page(load_inputs(axes))).text)
+    assert "Benjamini and Yekutieli, false discovery rate 5 %): the family is all" in text
+    assert "at least 0.01 bits per byte (the smallest effect of interest)" in text
+    assert WHY_ONE_SEED not in text
 
 
 def test_page_styles_the_swatch_of_every_variant(made):

@@ -10,7 +10,15 @@ from scipy import stats
 
 from bdh.report import headline
 from bdh.report.data.inputs import load_inputs
-from bdh.report.data.spread import Side, crossed_difference, holm, over_pairs, paired_seeds
+from bdh.report.data.spread import (
+    Side,
+    crossed_difference,
+    crossed_half,
+    crossed_parts,
+    discoveries,
+    over_pairs,
+    paired_seeds,
+)
 from bdh.report.data.summary import result_rows, summarise
 from bdh.report.tables.arms import sweep_panel, sweep_table, variant_verdict
 from bdh.report.tables.quality import against_bdh_table, standings
@@ -89,9 +97,85 @@ def test_pairs_fall_back_where_text_is_missing_short_or_of_another_evaluation():
     assert (one.low, one.over) == (None, "nothing")
 
 
-def test_holm_equals_a_known_example():
-    assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
+def test_discoveries_equal_a_known_example_and_hold_their_rate():
+    """Benjamini and Yekutieli by hand: p * m * (1 + 1/2 + 1/3) / rank, made monotone from the largest."""
+    assert discoveries({}) == {}
+    found = discoveries({("a",): 0.01, ("b",): 0.04, ("c",): 0.03})
+    assert list(found) == [("a",), ("b",), ("c",)]
+    assert list(found.values()) == pytest.approx([0.055, 0.22 / 3, 0.22 / 3])
+    random = np.random.default_rng(4)
+    wrong = sum(min(discoveries({(str(i),): p for i, p in enumerate(random.random(60))}).values()) < 0.05
+                for _ in range(200))  # fmt: skip
+    assert wrong <= 17, "5 % of 200 families without any difference may have one called so, and 2 standard errors"
+
+
+def test_a_tie_over_several_seeds_is_an_interval_of_nothing_and_one_seed_has_none():
+    assert (paired_seeds([0.0, 0.0]).low, paired_seeds([0.0, 0.0]).high, paired_seeds([0.0]).low) == (0.0, 0.0, None)
+    assert paired_seeds([0.1, 0.1]).low is None, "two seeds that do not differ: not believable, no interval"
+    size = np.arange(1000, 1012)
+    same = units(np.full(12, 2.0), size)
+    assert crossed_difference([(same, same)] * 3).high == 0.0
+
+
+def test_blocks_of_text_are_no_units_beside_seeds():
+    """Blocks of one document vary together: an interval over them would be too narrow."""
+    random = np.random.default_rng(2)
+    pairs = [
+        tuple(t.assign(kind="block of 1024 tokens") for t in pair) for pair in tables(random, 3, 12, 0.1, 0.1, 0.1)
+    ]
+    sides = [tuple(Side(_bits(side), side) for side in pair) for pair in pairs]
+    assert crossed_difference(pairs) is None
+    assert over_pairs(sides).over == "seeds"
+    assert over_pairs(sides[:1]).p is None
+
+
+REPEATS, BLOCKS = 2000, 8
+SHARES = (0.0, 0.1, 0.3, 0.5)
+MOST_WRONG = 0.05 + 2 * math.sqrt(0.05 * 0.95 / REPEATS)
+
+
+def differences(random, seeds, share, of_seed, documents=14):
+    """Differences in bits (R,S,U) without a true one: seeds, documents and their blocks vary, and all by chance alone.
+
+    share: of the variance of a block that is between documents.
+    """
+    size = random.integers(2000, 4000, documents).astype(float)
+    text = math.sqrt(share) * random.standard_normal((REPEATS, 1, documents))
+    blocks = random.standard_normal((REPEATS, 1, documents, BLOCKS)).mean(-1) * math.sqrt(1 - share)
+    both = 0.3 * random.standard_normal((REPEATS, seeds, documents))
+    every = of_seed * random.standard_normal((REPEATS, seeds, 1))
+    return (text + blocks + both + every) * size, size
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("of_seed", [0.0, 0.1, 0.5])
+def test_intervals_over_seeds_and_documents_cover_whatever_varies(seeds, of_seed):
+    """The rate at which an interval leaves out the truth, for every share of variance between documents."""
+    random = np.random.default_rng([seeds, round(10 * of_seed)])
+    for share in SHARES:
+        bits, size = differences(random, seeds, share, of_seed)
+        mean, by_seed, by_text = crossed_parts(bits, size)
+        wrong = np.mean(np.abs(mean) > crossed_half(by_seed, by_text, seeds, size.size))
+        assert wrong <= MOST_WRONG, (share, wrong)
+
+
+def test_one_quantile_for_the_sum_of_both_variances_would_miss_at_two_seeds():
+    """The control of the above: Satterthwaite's degrees of freedom, the usual way, miss more often than 5 %."""
+    bits, size = differences(np.random.default_rng(0), 2, 0.0, 0.3, documents=24)
+    mean, by_seed, by_text = crossed_parts(bits, size)
+    freedom = (by_seed + by_text) ** 2 / (by_seed**2 + by_text**2 / (size.size - 1))
+    wrong = np.mean(np.abs(mean) > stats.t.ppf(0.975, freedom) * np.sqrt(by_seed + by_text))
+    assert wrong > MOST_WRONG
+
+
+def test_p_over_seeds_and_documents_is_the_level_at_which_the_interval_reaches_zero():
+    gap = crossed_difference(tables(np.random.default_rng(3), 3, 12, -0.1, 0.05, 0.05))
+    pairs = tables(np.random.default_rng(3), 3, 12, -0.1, 0.05, 0.05)
+    size = pairs[0][0]["bytes"].to_numpy(float)
+    bits = np.stack([((a["nats"] - b["nats"]) / math.log(2)).to_numpy() for a, b in pairs])
+    _, by_seed, by_text = crossed_parts(bits, size)
+    assert crossed_half(by_seed, by_text, 3, 12, gap.p) == pytest.approx(abs(gap.value))
+    assert (gap.p < 0.05) == gap.excludes_zero
 
 
 @pytest.fixture
@@ -115,11 +199,11 @@ def test_one_seed_says_that_nothing_over_seeds_is_measured(results):
     inputs = results((0,))
     table = against_bdh_table(inputs, CORPUS)
     found = cells(table, "transformer")
-    assert found["verdict over seeds"].text == "not measurable: n 1 seeds"
-    assert (found["seeds n"].text, found["over"].text) == ("1", "24 documents")
-    assert any("nothing over seeds is measured" in note for note in table.notes)
+    assert found["verdict over seeds"].text == "one seed: not judged"
+    assert (found["seeds n"].text, found["over"].text) == ("1", "24 documents, this seed only")
+    assert (found["p"].value, found["p, adjusted false discovery"].value) == (None, None)
     assert "nothing over seeds is measured" in headline.label(inputs)
-    assert summarise(inputs)["over_seeds"] == "not measured: one seed"
+    assert summarise(inputs)["over_seeds"] == "one seed: not judged"
     assert not [name for name in summarise(inputs)["corpora"][CORPUS]["variants"]["bdh"] if name.endswith("_low")]
     row = result_rows(inputs)[0]
     assert row["over_seeds/n"] == 1
@@ -163,7 +247,7 @@ def test_strata_show_intervals_or_that_they_are_not_measurable(results):
     analyst, executive = next(row for row in table.rows if row.title == "bdh, carry minus static").cells
     assert (analyst.text, analyst.value, analyst.note) == ("not measurable", None, "not measurable: too few")
     assert executive.value is not None
-    assert executive.detail.endswith("no difference shown")
+    assert executive.detail.endswith("one seed: not judged")
     counts = {row.title: [cell.text for cell in row.cells] for row in table.rows if row.reference}
     assert counts == {"documents": ["2", "8"], "tokens": ["700", "700"], "bytes": ["2,500", "2,500"]}
 

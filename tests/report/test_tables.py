@@ -11,6 +11,7 @@ from scipy import stats
 from bdh.report import headline
 from bdh.report.data import measures
 from bdh.report.data.inputs import flatten, load_inputs
+from bdh.report.data.measures import adjusted
 from bdh.report.data.summary import result_rows, summarise, write_results
 from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import training_panels
@@ -159,7 +160,7 @@ def test_best_is_marked_only_over_seeds_and_when_every_interval_excludes_zero(ch
     assert best((0, 1, 2), 1.5, 1.8, 1.5001)[0] == []
     found, notes = best((0,), 1.5, 1.7, 1.8)
     assert found == []
-    assert "takes two seeds or more" in notes
+    assert "No variant is marked best: one seed: not judged." in notes
 
 
 def test_interval_behind_the_lowest_comes_from_the_units(change, tmp_path):
@@ -229,7 +230,7 @@ def test_unigram_is_that_of_the_tokens_that_were_judged(change):
     assert row(table, "unigram").cells[column("test", "bits per byte")].value == 1.9
 
 
-def test_synapse_table_judges_by_the_interval(change):
+def test_synapse_table_shows_the_interval_of_one_seed_and_does_not_judge_it(change):
     def worse(report):
         report["arms"]["carry"] |= {"difference_to_static": 0.1, "ci_low": 0.05, "ci_high": 0.2}
 
@@ -239,8 +240,8 @@ def test_synapse_table_judges_by_the_interval(change):
     inputs = change(**{f"hebbian__bdh__{CORPUS}__0": worse, f"hebbian__bdh_structured__{CORPUS}__0": unsure})
     table = synapse_table(inputs, CORPUS)
     carry = 1 + arms_of(inputs.of(CORPUS)).index("carry")
-    assert row(table, "bdh").cells[carry].detail.endswith("worse")
-    assert row(table, "bdh_structured").cells[carry].detail.endswith("no difference shown")
+    assert row(table, "bdh").cells[carry].detail == "[+0.050, +0.200]\none seed: not judged"
+    assert row(table, "bdh_structured").cells[carry].tone == "none"
     assert row(table, "transformer").cells[carry].detail == "not run"
     assert any("carry of transformer" in note and "no state of constant size" in note for note in table.notes)
 
@@ -287,12 +288,31 @@ def test_frontier_tables_show_value_null_and_verdict(change):
     assert list(tables) == ["tmi", "sps", "sec"]
     titles = [c.title for c in tables["tmi"].columns]
     cells = dict(zip(titles, row(tables["tmi"], "bdh").cells, strict=True))
-    assert (cells["value"].value, cells["untrained twins"].value, cells["p"].value) == (0.31, 0.25, 0.012)
-    assert cells["nulls"].detail.startswith("permuted: 0.240 ± 0.020, p 0.012")
+    assert (cells["value"].value, cells["untrained twins"].value, cells["p"].value) == (0.31, 0.25, None)
+    assert cells["nulls"].detail.startswith("permuted: 0.240 ± 0.020\n")
     assert cells["reference protocol"].value == 0.11
-    assert cells["verdict"].text == "above its null"
+    assert cells["verdict"].text == "one seed: not judged"
     assert [r.title for r in tables["tmi"].rows] == ["bdh", "bdh_structured"]
     assert any("Not for transformer: the model has no neuron graph" in note for note in tables["tmi"].notes)
+
+
+def test_frontier_verdicts_of_several_seeds_hold_in_the_family(change):
+    """The largest p over seeds and nulls, adjusted with everything that is judged; a metric below its null is named."""
+
+    def tmi(p):
+        return lambda report: report["tmi"].update(p=p, nulls={"permuted": {"mean": 0.24, "sd": 0.02, "p": p}})
+
+    def told(p):
+        edits = {f"frontier__{v}__{CORPUS}__{s}": tmi(p) for v in ("bdh", "bdh_structured") for s in (0, 1)}
+        inputs = change(Axes(corpora=(CORPUS,), seeds=(0, 1)), **edits)
+        table = next(t for t in frontier_tables(inputs, CORPUS) if t.name.endswith("tmi"))
+        return row(table, "bdh").cells[-1].text, inputs
+
+    assert told(0.012)[0] == "not distinguishable from its null", "0.012 among so many tests"
+    word, inputs = told(1e-9)
+    assert word == "above its null"
+    assert adjusted(inputs)["metric", CORPUS, "bdh", "tmi"] > 1e-9
+    assert {key[0] for key in adjusted(inputs)} == {"variant", "arm", "stratum", "metric"}
 
 
 def test_activity_strata_and_corpora_tables_show_the_numbers_of_the_files(change):

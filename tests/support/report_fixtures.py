@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,30 @@ class Axes:
     scale: str = "laptop"
     families: tuple[tuple[str, str], ...] = ()
     ablations: tuple[tuple[str, tuple[str, str, str]], ...] = ()
+    settings: tuple[tuple[str, tuple[tuple[str, object], ...]], ...] = ()
+    smallest_effect: float = 0.01
+
+    @property
+    def report(self) -> SimpleNamespace:
+        return SimpleNamespace(smallest_effect=self.smallest_effect)
+
+    def hebbian_scale(self) -> SimpleNamespace:
+        return SimpleNamespace(window=128)
+
+    def architecture_of(self, variant: str) -> str:
+        return self.family_of(variant)
+
+    def _of(self, variant: str, part: str) -> dict:
+        given = dict(dict(self.settings).get(variant, ()))
+        return {name.removeprefix(part): value for name, value in given.items() if name.startswith(part)}
+
+    def model_of(self, variant: str, corpus: str) -> dict:
+        """What `settings` names `model.<key>` for the variant."""
+        return self._of(variant, "model.")
+
+    def train_of(self, variant: str, corpus: str) -> SimpleNamespace:
+        """What `settings` names `train.<key>` for the variant."""
+        return SimpleNamespace(model_dump=lambda: self._of(variant, "train."))
 
     def family_of(self, variant: str) -> str:
         return dict(self.families).get(variant, variant.split("_")[0])

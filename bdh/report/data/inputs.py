@@ -194,11 +194,14 @@ class CorpusFacts:
     floors: Values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """All results that one comparison is made of, in the order of params.yaml.
 
-    families: what the claims count every variant to. ablations: of those variants that are one.
+    families: what the claims count every variant to. ablations: of those variants that are one. settings: of every
+    variant and corpus, by dotted name (`train.l21`, `model.hebbian_lr`). smallest_effect: smallest difference of
+    interest, bits per byte. window: tokens that stage hebbian reads at once. recipe: where settings come from
+    (`reference`, or `tuned`: the same number of draws for every family).
     """
 
     scale: str
@@ -210,10 +213,19 @@ class Inputs:
     scaling: Values = field(default_factory=lambda: Values(SCALING))
     families: dict[str, str] = field(default_factory=dict)
     ablations: dict[str, Ablation] = field(default_factory=dict)
+    settings: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    smallest_effect: float = 0.01
+    window: int = 128
+    recipe: str = "reference"
 
     def of(self, corpus: str, variant: str | None = None) -> list[RunResults]:
         """Runs on one corpus, of one variant or of all."""
         return [run for run in self.runs if run.corpus == corpus and variant in (None, run.variant)]
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether the comparison has a single seed, so that nothing is judged."""
+        return len(self.seeds) == 1
 
     def family(self, *names: str) -> list[str]:
         """The variants that belong to one of the families."""
@@ -242,7 +254,18 @@ def load_inputs(params: Params) -> Inputs:
         scaling=read_values(SCALING),
         families={variant: params.family_of(variant) for variant in params.variants},
         ablations={v: ablation for v in params.variants if (ablation := _ablation(params, v)) is not None},
+        settings={(v, c): _settings(params, v, c) for v in params.variants for c in params.corpora},
+        smallest_effect=params.report.smallest_effect,
+        window=params.hebbian_scale().window,
     )
+
+
+def _settings(params: Params, variant: str, corpus: str) -> dict[str, Any]:
+    train = params.train_of(variant, corpus).model_dump()
+    model = params.model_of(variant, corpus)
+    own = {f"train.{name}": value for name, value in train.items()}
+    own |= {f"model.{name}": value for name, value in model.items()}
+    return own | {"architecture": params.architecture_of(variant)}
 
 
 def _ablation(params: Params, variant: str) -> Ablation | None:

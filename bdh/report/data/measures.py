@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from bdh.frontier.registry import rows as metric_rows
 from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults, damaged
-from bdh.report.data.spread import Difference, Side, Spread, over_pairs, over_seeds, seed_difference
+from bdh.report.data.spread import (
+    Difference,
+    Key,
+    Side,
+    Spread,
+    Verdict,
+    discoveries,
+    of_difference,
+    over_pairs,
+    over_seeds,
+    paired_seeds,
+    seed_difference,
+)
 
 LN2 = math.log(2.0)
+BASE = "bdh"
+"""The variant that the others are compared with."""
+
+UNREAD = ("static", "observe")
+"""Arms that are not judged: the one that the others are compared with, and the one that reads nothing."""
+
+STRATA = ("by_year", "by_sector", "by_role")
 BACKWARD_SHARE = 2.0
 Measure = Callable[[RunResults], float | None]
 NGRAMS = {"witten_bell": "Witten-Bell", "kneser_ney": "Kneser-Ney", "ppm": "PPM-D"}
@@ -177,6 +198,89 @@ def compare_arms(runs: Sequence[RunResults], arm: str, against: str = "static") 
     pairs = [(_side(run, arm), _side(run, against)) for run in runs]
     whole = [(mine, other) for mine, other in pairs if mine is not None and other is not None]
     return over_pairs(whole) if whole else None
+
+
+def stratum_difference(runs: Sequence[RunResults], arm: str, kind: str, label: str) -> Difference | None:
+    """Bits per byte of one arm minus static in one stratum, over seeds; of one seed its interval over the text."""
+    path = f"arms/{arm}/{kind}/{label}"
+    found = [run for run in runs if run.hebbian.number(f"{path}/difference_to_static") is not None]
+    values = [value for run in found if (value := run.hebbian.number(f"{path}/difference_to_static")) is not None]
+    if len(values) == 1:
+        low, high = (found[0].hebbian.number(f"{path}/{end}") for end in ("ci_low", "ci_high"))
+        return Difference(values[0], low, high, "units of text", seeds=1)
+    return paired_seeds(values) if values else None
+
+
+def metric_chance(runs: Sequence[RunResults], path: str) -> float | None:
+    """The p of a frontier metric over seeds: the largest of every seed, null and twins, since all must be beaten.
+
+    None for one seed, and where a seed has none.
+    """
+    found = [
+        max(chances)
+        for run in runs
+        if run.frontier.number(f"{path}/value") is not None and (chances := _null_chances(run, path))
+    ]
+    measured = sum(run.frontier.number(f"{path}/value") is not None for run in runs)
+    return max(found) if len(found) == measured > 1 else None
+
+
+def _null_chances(run: RunResults, path: str) -> list[float]:
+    names = [f"{path}/nulls/{name}/p" for name in run.frontier.children(f"{path}/nulls")]
+    keys = (f"{path}/p", f"{path}/untrained_p", *names)
+    return [p for key in keys if (p := run.frontier.number(key)) is not None]
+
+
+@functools.lru_cache(maxsize=4)
+def adjusted(inputs: Inputs) -> dict[Key, float]:
+    """The p-value of everything that the page judges, adjusted in one family; empty for one seed.
+
+    Keys: ("variant", corpus, variant) against bdh; ("arm", corpus, variant, arm) against static; ("stratum", corpus,
+    variant, arm, kind, label) against static; ("metric", corpus, variant, path) against its nulls.
+    """
+    found: dict[Key, float | None] = {}
+    for corpus in inputs.corpora:
+        for variant in inputs.variants:
+            runs = inputs.of(corpus, variant)
+            if variant != BASE and BASE in inputs.variants:
+                found["variant", corpus, variant] = _chance(compare_variants(inputs, corpus, variant, BASE))
+            for arm in dict.fromkeys(name for run in runs for name in run.hebbian.children("arms")):
+                if arm in UNREAD:
+                    continue
+                found["arm", corpus, variant, arm] = _chance(compare_arms(runs, arm))
+                for kind in STRATA:
+                    for label in dict.fromkeys(n for run in runs for n in run.hebbian.children(f"arms/{arm}/{kind}")):
+                        gap = stratum_difference(runs, arm, kind, label)
+                        found["stratum", corpus, variant, arm, kind, label] = _chance(gap)
+            for row in metric_rows():
+                found["metric", corpus, variant, row.path] = metric_chance(runs, row.path)
+    return discoveries({key: p for key, p in found.items() if p is not None})
+
+
+def _chance(gap: Difference | None) -> float | None:
+    return None if gap is None or gap.seeds < 2 else gap.p
+
+
+def family_note(inputs: Inputs) -> str:
+    """How many p-values are adjusted together, and what they are of; empty for one seed."""
+    count = len(adjusted(inputs))
+    if not count:
+        return ""
+    return (
+        f"p-values are adjusted together (Benjamini and Yekutieli, false discovery rate 5 %): the family is all {count}"
+        " tests behind verdicts of variants, arms, strata and frontier metrics on this page."
+    )
+
+
+def judge(inputs: Inputs, key: Key, gap: Difference | None) -> Verdict:
+    """The verdict on one difference of the family: by its interval over seeds, its size, and its adjusted p."""
+    return of_difference(gap, inputs.smallest_effect, adjusted(inputs).get(key))
+
+
+def judge_arm(inputs: Inputs, corpus: str, variant: str, arm: str) -> Verdict | None:
+    """The verdict on one arm against static, None where no run measured it."""
+    gap = compare_arms(inputs.of(corpus, variant), arm)
+    return None if gap is None else judge(inputs, ("arm", corpus, variant, arm), gap)
 
 
 def ranking(inputs: Inputs, corpus: str) -> list[tuple[str, Spread]]:

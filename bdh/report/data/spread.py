@@ -1,25 +1,29 @@
 """Numbers over seeds, differences with their intervals, and the rules that turn them into words.
 
-The words say nothing that the rule does not. Two sides are compared in pairs: by seed, and by unit of text where every
-run has them. With several seeds and the same text the differences form a table of seeds by units. Their mean varies
-with the seeds and with the text: the variance is the sum of that between the means of seeds and that between the means
-of units (their interaction is counted in both, so the interval errs on the wide side), with the degrees of freedom of
-Satterthwaite (1946), Biometrics Bulletin 2. S seeds, U units.
+The words say nothing that the rule does not. The seed is the unit of evidence: one seed is never judged. Two sides are
+compared in pairs: by seed, and by document where every run has them. With several seeds and the same documents the
+differences form a table of seeds by documents, and their mean varies with both. Each of the two variances (between the
+means of seeds, between the means of documents) has its own Student quantile: half the interval is the root of
+t(S-1)^2 * variance of seeds + t(U-1)^2 * variance of documents, which covers at least 95 % whatever the two shares are
+(Banerjee 1960, Sankhya 22). Blocks of one document are not independent of each other: with those, and with few
+documents, the interval is over the seeds alone. S seeds, U units.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from bdh.intervals import FEWEST_UNITS, ratio_interval
 
 RESAMPLINGS = 2000
+Key = tuple[str, ...]
+"""What is judged: its kind, corpus, variant, and where there are any arm, stratum or metric."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Spread:
 class Difference:
     """A difference, its 95 % interval (None, None when it cannot be had) and what the interval is over.
 
-    p: two-sided, of no difference. seeds, units: how many seeds and units of text it is over (0: they are not in it).
+    p: two-sided, of no difference; None for one seed. seeds: how many trainings it rests on. units: how many units of
+    text it is over (0: they are not in it).
     """
 
     value: float
@@ -93,7 +98,7 @@ def seed_difference(a: Spread, b: Spread) -> Difference:
     """
     value = a.mean - b.mean
     if a.sd is None or b.sd is None or a.sd + b.sd == 0.0:
-        return Difference(value, None, None, "seeds")
+        return Difference(value, None, None, "seeds", seeds=min(a.n, b.n))
     part_a, part_b = a.sd**2 / a.n, b.sd**2 / b.n
     freedom = (part_a + part_b) ** 2 / (part_a**2 / (a.n - 1) + part_b**2 / (b.n - 1))
     error = math.sqrt(part_a + part_b)
@@ -129,13 +134,22 @@ LEVEL = 0.05
 
 BETTER = "better"
 WORSE = "worse"
+EQUAL = "practically equal"
 NO_DIFFERENCE = "no difference shown"
 NOT_TESTED = "not tested (no interval)"
+ONE_SEED = "one seed: not judged"
+WHY_ONE_SEED = (
+    "One seed: nothing over seeds is measured, and nothing is judged. Another seed, or other rounding on another"
+    " machine, moves results by as much as variants differ. Intervals are over documents, for this seed only."
+)
 DISTINCT = "differs from its null"
 ABOVE = "above its null"
 BELOW = "below its null"
+LOWERED = "training lowered it below its nulls"
 NOT_DISTINCT = "not distinguishable from its null"
 NULL_TONES = {ABOVE: "good", BELOW: "even", NOT_DISTINCT: "even"}
+OF_SEVERAL = {BETTER, WORSE, EQUAL, NO_DIFFERENCE, DISTINCT, ABOVE, BELOW, NOT_DISTINCT}
+"""Words that take two seeds or more."""
 
 
 @dataclass(frozen=True)
@@ -146,22 +160,39 @@ class Verdict:
     tone: str = "none"
 
 
-def of_interval(low: float | None, high: float | None) -> Verdict:
-    """Verdict on a difference in bits per byte: below 0 is better, above 0 worse, around 0 shows no difference."""
+def of_interval(low: float | None, high: float | None, smallest: float = 0.0, adjusted: float | None = None) -> Verdict:
+    """Verdict on a difference in bits per byte with its 95 % interval over several seeds.
+
+    Better or worse: the whole interval on one side of 0, the estimate (its middle) at least `smallest` from 0, and the
+    p-value `adjusted` for all that is judged, where there is one, below 0.05. Practically equal: the whole interval
+    within `smallest` of 0. Else no difference is shown.
+    """
     if low is None or high is None:
         return Verdict(NOT_TESTED)
-    if high < 0:
-        return Verdict(BETTER, "good")
-    if low > 0:
-        return Verdict(WORSE, "bad")
+    if (smallest > 0 and -smallest < low and high < smallest) or low == high == 0.0:
+        return Verdict(EQUAL, "even")
+    if abs(low + high) / 2 >= smallest and (adjusted is None or adjusted < LEVEL):
+        if high < 0:
+            return Verdict(BETTER, "good")
+        if low > 0:
+            return Verdict(WORSE, "bad")
     return Verdict(NO_DIFFERENCE, "even")
 
 
+def of_difference(gap: Difference | None, smallest: float, adjusted: float | None = None) -> Verdict:
+    """The same of a difference; one seed is not judged."""
+    if gap is None:
+        return Verdict(NOT_TESTED)
+    return Verdict(ONE_SEED) if gap.seeds < 2 else of_interval(gap.low, gap.high, smallest, adjusted)
+
+
 def of_seeds(verdicts: list[Verdict]) -> Verdict:
-    """One verdict for several seeds: theirs when all agree, otherwise how many say what."""
+    """One verdict for several seeds: theirs when all agree, otherwise how many say what; one seed is not judged."""
     words = [verdict.word for verdict in verdicts]
     if not words:
         return Verdict(NOT_TESTED)
+    if len(words) == 1 and words[0] in OF_SEVERAL:
+        return Verdict(ONE_SEED)
     if len(set(words)) == 1:
         return verdicts[0]
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
@@ -202,13 +233,15 @@ class Side:
 def over_pairs(pairs: Sequence[tuple[Side, Side]]) -> Difference:
     """Bits per byte of the first side minus the second, one pair per seed.
 
-    One seed: units resampled in pairs. Several: over seeds and units together, over seeds alone when the units of text
-    are too few, differ, or are not there. No interval where neither is possible.
+    One seed: units resampled in pairs, and no p. Several: over seeds and documents together, over seeds alone when the
+    documents are too few, differ, or are not there. No interval where neither is possible.
     """
     tables = [(a.units, b.units) for a, b in pairs if a.whole and b.whole]
     if len(pairs) == 1:
         found = paired_difference(*tables[0]) if tables else None
-        return found or Difference(pairs[0][0].bits - pairs[0][1].bits, None, None, "nothing")
+        if found is None:
+            return Difference(pairs[0][0].bits - pairs[0][1].bits, None, None, "nothing", seeds=1)
+        return replace(found, p=None, seeds=1)
     if len(tables) == len(pairs):
         crossed = crossed_difference([(a, b) for a, b in tables if a is not None and b is not None])
         if crossed is not None:
@@ -217,45 +250,92 @@ def over_pairs(pairs: Sequence[tuple[Side, Side]]) -> Difference:
 
 
 def paired_seeds(differences: Sequence[float]) -> Difference:
-    """Mean of one difference per seed with Student's paired t interval; none when the seeds do not differ."""
+    """Mean of one difference per seed with Student's paired t interval; none when the seeds do not differ.
+
+    Several differences that are all exactly 0 have the interval from 0 to 0.
+    """
     values = np.asarray(differences, dtype=np.float64)
     S, value = values.size, float(values.mean())
     error = float(values.std(ddof=1)) / math.sqrt(S) if S > 1 else 0.0
     if error == 0.0:
-        return Difference(value, None, None, "seeds", seeds=S)
+        return _without_chance(value, "seeds", S)
     half = t_quantile(S - 1) * error
     return Difference(value, value - half, value + half, "seeds", t_chance(value / error, S - 1), S)
 
 
+def _without_chance(value: float, over: str, seeds: int, units: int = 0) -> Difference:
+    """A difference that is the same everywhere: no interval, but where it is exactly 0 over several seeds, a tie."""
+    tie = value == 0.0 and seeds > 1
+    return Difference(value, 0.0 if tie else None, 0.0 if tie else None, over, 1.0 if tie else None, seeds, units)
+
+
 def crossed_difference(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> Difference | None:
-    """Mean difference in bits per byte over S >= 2 seeds and U >= 8 units of the same text; None without those."""
+    """Mean difference in bits per byte over S >= 2 seeds and U >= 8 documents; None without those."""
     same = ["kind", "id", "bytes"]
     first = tables[0][0]
     rows = first[same].to_numpy().tolist()
-    if len(first) < FEWEST_UNITS or any(side[same].to_numpy().tolist() != rows for pair in tables for side in pair):
+    if len(first) < FEWEST_UNITS or units_of(first) != DOCUMENTS:
+        return None
+    if any(side[same].to_numpy().tolist() != rows for pair in tables for side in pair):
         return None
     bytes_U = first["bytes"].to_numpy(dtype=np.float64)
     bits_SU = np.stack([((a["nats"] - b["nats"]) / math.log(2)).to_numpy(dtype=np.float64) for a, b in tables])
     S, U = bits_SU.shape
-    value = float(bits_SU.sum() / (S * bytes_U.sum()))
-    seeds = float((bits_SU.sum(1) / bytes_U.sum()).var(ddof=1)) / S
-    rest_U = bits_SU.mean(0) - value * bytes_U
-    text = float(rest_U @ rest_U) * U / (U - 1) / float(bytes_U.sum()) ** 2
-    over = f"seeds and {units_of(first)}"
-    if seeds + text == 0.0:
-        return Difference(value, None, None, over, seeds=S, units=U)
-    freedom = (seeds + text) ** 2 / (seeds**2 / (S - 1) + text**2 / (U - 1))
-    error = math.sqrt(seeds + text)
-    half = t_quantile(freedom) * error
-    return Difference(value, value - half, value + half, over, t_chance(value / error, freedom), S, U)
+    over = f"seeds and {DOCUMENTS}"
+    mean, seeds_part, text_part = (float(part) for part in crossed_parts(bits_SU, bytes_U))
+    if seeds_part + text_part == 0.0:
+        return _without_chance(mean, over, S, U)
+    half = float(crossed_half(seeds_part, text_part, S, U))
+    return Difference(mean, mean - half, mean + half, over, _crossed_chance(mean, seeds_part, text_part, S, U), S, U)
 
 
-def holm(chances: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for their number: Holm (1979), Scandinavian Journal of Statistics 6; None stays None."""
-    there = sorted((p, place) for place, p in enumerate(chances) if p is not None)
-    adjusted: list[float | None] = [None] * len(chances)
-    largest = 0.0
-    for rank, (p, place) in enumerate(there):
-        largest = max(largest, min(1.0, p * (len(there) - rank)))
-        adjusted[place] = largest
-    return adjusted
+DOCUMENTS = "documents"
+
+
+def crossed_parts(bits: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean difference and its variances from seeds and from documents, each of shape (...).
+
+    bits: differences in bits (...,S,U); size: bytes of the documents (U,). The interaction of seeds and documents is
+    counted in both variances.
+    """
+    S, U = bits.shape[-2:]
+    total = float(size.sum())
+    mean = bits.sum((-2, -1)) / (S * total)
+    seeds_part = (bits.sum(-1) / total).var(-1, ddof=1) / S
+    rest = bits.mean(-2) - mean[..., None] * size
+    return mean, seeds_part, (rest**2).sum(-1) * U / (U - 1) / total**2
+
+
+def crossed_half(
+    seeds_part: np.ndarray | float, text_part: np.ndarray | float, S: int, U: int, level: float = LEVEL
+) -> np.ndarray | float:
+    """Half the interval from two variances, each with Student's quantile of its own degrees of freedom."""
+    t_S, t_U = (float(stats.t.isf(level / 2, count - 1)) for count in (S, U))
+    return np.sqrt(t_S**2 * seeds_part + t_U**2 * text_part)
+
+
+SMALLEST_CHANCE = 1e-12
+
+
+def _crossed_chance(value: float, seeds_part: float, text_part: float, S: int, U: int) -> float:
+    """The level at which the interval just reaches 0."""
+
+    def beyond(level: float) -> float:
+        return abs(value) - float(crossed_half(seeds_part, text_part, S, U, level))
+
+    if beyond(1.0) <= 0:
+        return 1.0
+    if beyond(SMALLEST_CHANCE) >= 0:
+        return SMALLEST_CHANCE
+    return float(optimize.brentq(beyond, SMALLEST_CHANCE, 1.0, xtol=1e-14))
+
+
+def discoveries(chances: Mapping[Key, float]) -> dict[Key, float]:
+    """The p-values of one family, adjusted so that of what is called different at most 5 % is expected to be false.
+
+    Benjamini & Yekutieli (2001), Annals of Statistics 29: it holds however the tests depend on each other.
+    """
+    if not chances:
+        return {}
+    adjusted = stats.false_discovery_control(list(chances.values()), method="by")
+    return dict(zip(chances, (float(p) for p in adjusted), strict=True))

@@ -12,7 +12,7 @@ from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
 from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults
 from bdh.report.data.measures import Measure
-from bdh.report.data.spread import Spread
+from bdh.report.data.spread import ONE_SEED, Spread
 from bdh.report.tables.quality import Standing, standings
 
 STAGES = ("train", "timing", "hebbian", "frontier")
@@ -28,7 +28,16 @@ def result_rows(inputs: Inputs) -> list[dict[str, Any]]:
     them, and lists, are in the files of the stage.
     """
     beside = {corpus: standings(inputs, corpus) for corpus in inputs.corpora}
-    return [_row(run, beside[run.corpus].get(run.variant)) for run in inputs.runs]
+    rows = [_row(run, beside[run.corpus].get(run.variant)) for run in inputs.runs]
+    return (
+        [{name: value for name, value in row.items() if not _judges(name)} for row in rows] if inputs.one_seed else rows
+    )
+
+
+def _judges(name: str) -> bool:
+    """Whether a column of stage frontier is a p-value or a verdict: one seed is not judged."""
+    last = name.rpartition("/")[2]
+    return last in ("p", "verdict") or last.endswith("_p")
 
 
 def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -67,8 +76,16 @@ def _over_seeds(standing: Standing) -> dict[str, Any]:
     if bits.half is not None:
         found |= {"low": bits.mean - bits.half, "high": bits.mean + bits.half}
     if gap is not None and gap.low is not None:
-        found |= {"minus_bdh": gap.value, "minus_bdh_low": gap.low, "minus_bdh_high": gap.high, "minus_bdh_p": gap.p}
-        found |= {"minus_bdh_p_adjusted": standing.adjusted, "minus_bdh_over": gap.over}
+        found |= {
+            "minus_bdh": gap.value,
+            "minus_bdh_low": gap.low,
+            "minus_bdh_high": gap.high,
+            "minus_bdh_over": gap.over,
+        }
+        if gap.p is not None:
+            found |= {"minus_bdh_p": gap.p, "minus_bdh_p_adjusted": standing.adjusted}
+    if gap is not None:
+        found["verdict"] = standing.verdict.word
     return {f"over_seeds/{name}": value for name, value in found.items()}
 
 
@@ -97,14 +114,16 @@ def summarise(inputs: Inputs) -> dict[str, Any]:
 
     A mean over several seeds has its sample standard deviation `_sd`, its 95 % t interval `_low`, `_high` and its
     number `_n` beside it; with one seed `over_seeds` says that nothing over seeds is measured. `minus_bdh` is paired by
-    seed and unit of text; its interval and `p_adjusted` (Holm) cover the chance of training only where `seeds` is above
-    1.
+    seed and document; with one seed its interval is over the text that was read, and it has no p and no verdict.
+    `p_adjusted` is over everything that the page judges (Benjamini and Yekutieli).
 
     Times are left out: they differ from machine to machine and are in results.csv.
     """
     return {
         "scale": inputs.scale,
-        "over_seeds": f"{len(inputs.seeds)} seeds" if len(inputs.seeds) > 1 else "not measured: one seed",
+        "over_seeds": f"{len(inputs.seeds)} seeds" if len(inputs.seeds) > 1 else ONE_SEED,
+        "smallest_effect_bits_per_byte": inputs.smallest_effect,
+        "tests_adjusted_together": len(measures.adjusted(inputs)),
         "runs": _runs(inputs),
         "corpora": {corpus: _corpus(inputs, corpus) for corpus in inputs.corpora},
         "claims": {f"claim_{claim.number:02d}": finding.verdict for claim, finding in judge(inputs)},
@@ -166,7 +185,8 @@ def _variant(inputs: Inputs, corpus: str, variant: str, standing: Standing | Non
                 found[f"{name}_n"] = spread.n
     if standing is not None and (gap := standing.gap) is not None and gap.low is not None:
         found["minus_bdh"] = {
-            "bits_per_byte": gap.value, "low": gap.low, "high": gap.high, "p": gap.p, "p_adjusted": standing.adjusted,
-            "seeds": max(1, gap.seeds), "units_of_text": gap.units,
+            "bits_per_byte": gap.value, "low": gap.low, "high": gap.high, "seeds": max(1, gap.seeds),
+            "units_of_text": gap.units, "verdict": standing.verdict.word,
+            **({} if gap.p is None else {"p": gap.p, "p_adjusted": standing.adjusted}),
         }  # fmt: skip
     return found

@@ -10,7 +10,7 @@ import math
 from bdh.report import formats
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults
-from bdh.report.data.spread import Spread, Verdict, of_interval, of_seeds, over_seeds
+from bdh.report.data.spread import Spread, Verdict, of_difference, of_interval, of_seeds, over_seeds
 from bdh.report.plots.figure import Curve, Panel, slot_of
 from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
@@ -198,7 +198,7 @@ def _beyond_cell(runs: list[RunResults], arm: str) -> Cell:
     gap = measures.compare_arms(runs, arm, "overlap")
     if gap is None:
         return missing_cell(_reason(runs, arm) or "not run")
-    verdict = of_interval(gap.low, gap.high)
+    verdict = of_difference(gap, 0.0)
     parts = (formats.interval(gap.low, gap.high, 4), f"n {len(runs)}" if len(runs) > 1 else "", verdict.word)
     return Cell(formats.signed(gap.value, 4), gap.value, "", verdict.tone, detail="\n".join(p for p in parts if p))
 

@@ -14,7 +14,19 @@ from bdh.frontier.registry import MetricRow, rows
 from bdh.report import formats
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults
-from bdh.report.data.spread import Difference, Verdict, of_null, of_seeds
+from bdh.report.data.spread import (
+    ABOVE,
+    BELOW,
+    DISTINCT,
+    LEVEL,
+    LOWERED,
+    NOT_DISTINCT,
+    ONE_SEED,
+    Difference,
+    Verdict,
+    of_null,
+    of_seeds,
+)
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
@@ -89,14 +101,20 @@ def _table(inputs: Inputs, corpus: str, metric: MetricRow) -> Table:
     cells: list[Row] = []
     absent: dict[str, list[str]] = {}
     for variant in inputs.variants:
-        verdict = metric_verdict(inputs.of(corpus, variant), metric.path)
+        verdict = metric_verdict(inputs, corpus, variant, metric.path)
         if verdict is None:
             absent.setdefault(_reason(inputs.of(corpus, variant), metric.path), []).append(variant)
         else:
             cells.append(_row(inputs, corpus, variant, metric.path, verdict))
     notes = [f"Read a value only as its distance from the nulls: it is far from 0 without any signal. {RULE}"]
-    if len(inputs.seeds) > 1:
-        notes.append("Over several seeds: means; the widest interval, the largest p.")
+    if not inputs.one_seed:
+        notes.append(
+            "Over several seeds: means; the widest interval, the largest p. The verdict takes the same word of every"
+            " seed and the largest p over seeds, nulls and twins, adjusted with everything that this page judges."
+        )
+    fallen = [row.title for row in cells if row.cells[-1].text == BELOW]
+    if fallen:
+        notes.append(f"{', '.join(fallen)}: {LOWERED}.")
     notes += baseline_notes(inputs, corpus, metric.path) if metric.metric.share_of_neurons else []
     notes += [f"Not for {', '.join(names)}: {reason}." for reason, names in absent.items()]
     return Table(
@@ -108,10 +126,20 @@ def _table(inputs: Inputs, corpus: str, metric: MetricRow) -> Table:
     )
 
 
-def metric_verdict(runs: list[RunResults], metric: str) -> Verdict | None:
-    """Verdict on one metric over the seeds of one variant, None when no seed has it."""
+def metric_verdict(inputs: Inputs, corpus: str, variant: str, metric: str) -> Verdict | None:
+    """Verdict on one metric over the seeds of one variant, None when no seed has it.
+
+    Above or below its null: every seed says so, and the p over seeds holds in the family of all that is judged.
+    """
+    runs = inputs.of(corpus, variant)
     found = [run_verdict(run, metric) for run in runs if run.frontier.number(f"{metric}/value") is not None]
-    return of_seeds(found) if found else None
+    if not found:
+        return None
+    verdict = of_seeds(found)
+    adjusted = measures.adjusted(inputs).get(("metric", corpus, variant, metric))
+    if verdict.word in (ABOVE, BELOW, DISTINCT) and (adjusted is None or adjusted >= LEVEL):
+        return Verdict(NOT_DISTINCT, "even")
+    return verdict
 
 
 def run_verdict(run: RunResults, metric: str) -> Verdict:
@@ -130,9 +158,11 @@ def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdic
         part("value"),
         Cell(formats.interval(_end(runs, metric, "ci_low", min), _end(runs, metric, "ci_high", max), sign=False)),
         _with_sd(runs, f"{metric}/untrained_mean", f"{metric}/untrained_sd"),
-        _nulls(runs, metric),
+        _nulls(runs, metric, not inputs.one_seed),
         part("z", 1),
-        Cell(formats.chance(_end(runs, metric, "p", max)), _end(runs, metric, "p", max)),
+        missing_cell(ONE_SEED)
+        if inputs.one_seed
+        else Cell(formats.chance(_end(runs, metric, "p", max)), _end(runs, metric, "p", max)),
         missing_cell() if units is None else Cell(formats.whole(units.mean), units.mean),
         part("reference_protocol"),
         part("reference_protocol_untrained"),
@@ -154,15 +184,15 @@ def _with_sd(runs: list[RunResults], mean_key: str, sd_key: str) -> Cell:
     return Cell(formats.fixed(mean.mean) + ("" if sd is None else f" ± {formats.fixed(sd.mean)}"), mean.mean)
 
 
-def _nulls(runs: list[RunResults], metric: str) -> Cell:
-    """The first null in full size, every null by name below it."""
+def _nulls(runs: list[RunResults], metric: str, tested: bool) -> Cell:
+    """The first null in full size, every null by name below it; tested: with the p of each, the largest over seeds."""
     first = _with_sd(runs, f"{metric}/null_mean", f"{metric}/null_sd")
     names = dict.fromkeys(name for run in runs for name in run.frontier.children(f"{metric}/nulls"))
     lines = []
     for name in names:
         one = _with_sd(runs, f"{metric}/nulls/{name}/mean", f"{metric}/nulls/{name}/sd")
-        p = measures.over(runs, measures.number_of("frontier", f"{metric}/nulls/{name}/p"))
-        numbers = one.text + ("" if p is None else f", p {formats.chance(p.mean)}")
+        p = _end(runs, metric, f"nulls/{name}/p", max) if tested else None
+        numbers = one.text + ("" if p is None else f", p {formats.chance(p)}")
         line = f"{name}: {numbers}"
         lines += [line] if len(line) <= LONGEST_LINE else [*textwrap.wrap(f"{name}:", LONGEST_LINE), numbers]
     return Cell(first.text, first.value, first.note, detail="\n".join(lines))

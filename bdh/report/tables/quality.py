@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from bdh.report import formats
 from bdh.report.data import measures
 from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults, divergences
-from bdh.report.data.spread import Difference, Spread, Verdict, holm, of_interval
+from bdh.report.data.measures import BASE
+from bdh.report.data.spread import ONE_SEED, WORSE, Difference, Spread, Verdict, of_difference
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
 
@@ -40,9 +41,7 @@ def quality_table(inputs: Inputs, corpus: str) -> Table:
     order = measures.ranking(inputs, corpus)
     lowest = order[0][0] if order else None
     gaps = {v: measures.compare_variants(inputs, corpus, v, str(lowest)) for v, _ in order if v != lowest}
-    tested = bool(gaps) and all(
-        gap is not None and gap.covers_seeds and gap.low is not None and gap.low > 0 for gap in gaps.values()
-    )
+    tested = bool(gaps) and all(of_difference(gap, inputs.smallest_effect).word == WORSE for gap in gaps.values())
     rows = [_row(inputs, corpus, variant, lowest if tested else None, gaps) for variant in inputs.variants]
     return Table(
         f"{corpus}-quality",
@@ -223,13 +222,13 @@ def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | Non
     notes = [
         f"Intervals of the last column: 95 %, paired by {kind}."
         if covered
-        else f"Intervals of the last column: 95 %, {kind} resampled in pairs; the chance of training is not in them."
+        else f"Intervals of the last column: 95 %, over {kind} resampled in pairs, this seed only."
         for kind, covered in sorted(kinds)
     ]
     if tested:
-        notes.append(f"★ {lowest}: lowest, and over seeds its interval against every other variant excludes 0.")
-    elif len(inputs.seeds) == 1 and gaps:
-        notes.append("No variant is marked best: that takes two seeds or more.")
+        notes.append(f"★ {lowest}: lowest; over seeds every other variant is worse by the smallest effect of interest.")
+    elif inputs.one_seed and gaps:
+        notes.append(f"No variant is marked best: {ONE_SEED}.")
     elif gaps:
         notes.append("No variant is marked best: none is shown over seeds to be below all others.")
     notes.append("No other column is tested or ranked.")
@@ -238,35 +237,25 @@ def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | Non
     return notes
 
 
-BASE = "bdh"
-ONE_SEED = (
-    "One seed: nothing over seeds is measured. Intervals are over text, and the chance of training is not in them."
-)
 AGAINST_COLUMNS = (
     Column("seeds", "n", "Trainings with a test result."),
     Column("test", "bits per byte", "Mean over seeds, half its 95 % t interval, n."),
     Column("minus bdh", "bits per byte", "Paired by seed and by unit of text, with a 95 % interval."),
     Column("over", "", "What the interval is over, with numbers."),
     Column("p", "", "Two-sided, of no difference."),
-    Column("p, adjusted", "Holm", "For the number of variants that are compared on this corpus."),
+    Column("p, adjusted", "false discovery", "In one family with everything that this page judges."),
     Column("verdict", "over seeds", "By the interval over seeds; one seed has none."),
 )
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One variant beside bdh: its bits per byte over seeds, the paired difference, and p adjusted by Holm."""
+    """One variant beside bdh: its bits per byte over seeds, the paired difference, p in the family, and the verdict."""
 
     bits: Spread
     gap: Difference | None
     adjusted: float | None
-
-    @property
-    def verdict(self) -> Verdict:
-        """By the interval over seeds alone."""
-        if self.gap is None or not self.gap.covers_seeds:
-            return Verdict(f"not measurable: n {self.gap.seeds or 1 if self.gap else self.bits.n} seeds")
-        return of_interval(self.gap.low, self.gap.high)
+    verdict: Verdict
 
 
 def standings(inputs: Inputs, corpus: str) -> dict[str, Standing]:
@@ -274,13 +263,13 @@ def standings(inputs: Inputs, corpus: str) -> dict[str, Standing]:
     bits = {variant: measures.over(inputs.of(corpus, variant), measures.test_bits) for variant in inputs.variants}
     others = [variant for variant in inputs.variants if variant != BASE and bits[variant] is not None]
     gaps = {variant: measures.compare_variants(inputs, corpus, variant, BASE) for variant in others}
-    chances = [None if (gap := gaps[variant]) is None else gap.p for variant in others]
-    adjusted = dict(zip(others, holm(chances), strict=True))
-    return {
-        variant: Standing(spread, gaps.get(variant), adjusted.get(variant))
-        for variant, spread in bits.items()
-        if spread is not None
-    }
+    found = {}
+    for variant, spread in bits.items():
+        if spread is not None:
+            key, gap = ("variant", corpus, variant), gaps.get(variant)
+            verdict = measures.judge(inputs, key, gap)
+            found[variant] = Standing(spread, gap, measures.adjusted(inputs).get(key), verdict)
+    return found
 
 
 def against_bdh_table(inputs: Inputs, corpus: str) -> Table:
@@ -290,10 +279,21 @@ def against_bdh_table(inputs: Inputs, corpus: str) -> Table:
         Row(variant, _cells(variant, found.get(variant)), slot_of(inputs.variants, variant))
         for variant in inputs.variants
     ]
-    notes = [ONE_SEED] if len(inputs.seeds) == 1 else []
+    notes = [text for text in (words(inputs), measures.family_note(inputs)) if text]
     if BASE not in inputs.variants:
         notes.append("bdh is not among the variants: there is nothing to compare with.")
     return Table(f"{corpus}-against-bdh", f"{corpus}: every variant beside bdh", AGAINST_COLUMNS, rows, notes=notes)
+
+
+def words(inputs: Inputs) -> str:
+    """What the words of a verdict on a difference mean; empty for one seed, which is not judged."""
+    if inputs.one_seed:
+        return ""
+    size = f"{inputs.smallest_effect:g} bits per byte"
+    return (
+        f"Better, worse: the interval over seeds leaves out 0, the difference is at least {size} (the smallest effect"
+        f" of interest), adjusted p below 0.05. Practically equal: the whole interval within {size} of 0."
+    )
 
 
 def _cells(variant: str, standing: Standing | None) -> list[Cell]:
@@ -312,13 +312,14 @@ def _cells(variant: str, standing: Standing | None) -> list[Cell]:
         if gap.low is not None
         else missing_cell("not measurable: no interval can be had"),
         Cell(_over_seeds(gap), _over_seeds(gap)),
-        Cell(formats.chance(gap.p), gap.p),
+        missing_cell(ONE_SEED) if gap.p is None else Cell(formats.chance(gap.p), gap.p),
         Cell(formats.chance(standing.adjusted), standing.adjusted),
         verdict_cell(standing.verdict),
     ]
 
 
 def _over_seeds(gap: Difference) -> str:
-    parts = [f"{gap.seeds} seeds"] if gap.seeds else []
+    parts = [f"{gap.seeds} seeds"] if gap.seeds > 1 else []
     parts += [f"{gap.units} {gap.over.removeprefix('seeds and ')}"] if gap.units else []
+    parts += ["this seed only"] if gap.units and gap.seeds == 1 else []
     return ", ".join(parts) or formats.ABSENT

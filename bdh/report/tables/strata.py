@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bdh.report import formats
+from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults
-from bdh.report.data.spread import of_interval, of_seeds, over_seeds
+from bdh.report.data.spread import over_seeds
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.arms import arms_of
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
@@ -43,7 +44,7 @@ def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
             rows.append(Row(f"{variant}, static", [_bits_cell(runs, kind, label) for label in labels], slot))
         for arm in arms:
             if strata(runs, arm, kind):
-                cells = [_difference_cell(runs, f"arms/{arm}/{kind}/{label}") for label in labels]
+                cells = [_difference_cell(inputs, runs, (arm, kind, label)) for label in labels]
                 row = Row(f"{variant}, {arm.replace('_', ' ')} minus static", cells, slot)
                 if all(cell.text == NOT_MEASURABLE for cell in cells):
                     left_out.append(row.title)
@@ -58,9 +59,10 @@ def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
         rows,
         first=Column("variant, arm"),
         notes=[
-            "Intervals: 95 %, bootstrap over the units of text in the stratum, paired for differences; several seeds:"
-            " from the lowest to the highest end. A stratum with fewer than 8 units is not measurable.",
-            "Strata are not tested against each other, and nothing is adjusted for their number.",
+            "Intervals of static: 95 %, bootstrap over the units of text in the stratum; several seeds: from the lowest"
+            " to the highest end. Of differences: over seeds; one seed: over its text. A stratum with fewer than 8"
+            " units is not measurable.",
+            "Strata are not tested against each other.",
             *_notes_on(left_out, rows),
         ],
     )
@@ -84,16 +86,16 @@ def _bits_cell(runs: Sequence[RunResults], kind: str, label: str) -> Cell:
     return Cell(formats.fixed(value.mean), value.mean, detail=detail)
 
 
-def _difference_cell(runs: Sequence[RunResults], path: str) -> Cell:
-    value = over_seeds(run.hebbian.number(f"{path}/difference_to_static") for run in runs)
-    if value is None:
+def _difference_cell(inputs: Inputs, runs: Sequence[RunResults], stratum: tuple[str, str, str]) -> Cell:
+    path = f"arms/{'/'.join(stratum)}"
+    gap = measures.stratum_difference(runs, *stratum)
+    if gap is None:
         reason = next((text for run in runs if (text := run.hebbian.text(f"{path}/reason"))), "no documents")
         return Cell(NOT_MEASURABLE if reason.startswith(NOT_MEASURABLE) else formats.ABSENT, None, reason)
-    verdict = of_seeds(
-        [of_interval(run.hebbian.number(f"{path}/ci_low"), run.hebbian.number(f"{path}/ci_high")) for run in runs]
-    )
-    parts = (formats.deviation(value), _span(runs, path, "ci_low", "ci_high"), verdict.word)
-    return Cell(formats.signed(value.mean), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
+    verdict = measures.judge(inputs, ("stratum", runs[0].corpus, runs[0].variant, *stratum), gap)
+    count = f"n {gap.seeds}" if gap.seeds > 1 else ""
+    parts = (formats.interval(gap.low, gap.high), count, verdict.word)
+    return Cell(formats.signed(gap.value), gap.value, "", verdict.tone, detail="\n".join(p for p in parts if p))
 
 
 def _span(runs: Sequence[RunResults], path: str, low: str, high: str, sign: bool = True) -> str:
