@@ -43,8 +43,8 @@ MODELS = ("witten_bell", "kneser_ney", "ppm")
 ORDERS = (1, 2, 3, 4, 5, 6)
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 UNSEEN = -1
-MOST_TOKENS = 16_000_000
-"""Tokens of training that the floors count, the last ones: all of every corpus here, and below 4 GB of memory."""
+MOST_TOKENS = 6_000_000
+"""Tokens of training that the floors count, the last ones: 1.6 GB of memory and half a minute per reading."""
 
 
 class ScoredText(Protocol):

@@ -44,7 +44,7 @@ def test_shakespeare_is_tested_on_the_official_part_and_validated_all_over_the_r
 
 def test_divine_comedy_has_its_hundred_cantos(mirror: Path, tmp_path: Path) -> None:
     corpus = build("divine_comedy", tmp_path)
-    assert corpus.documents["split"].value_counts().to_dict() == {"train": 84, "validation": 5, "test": 11}
+    assert corpus.documents["split"].value_counts().to_dict() == {"train": 85, "validation": 5, "test": 10}
     tokens = corpus.tokens("test")
     for row in corpus.documents.query("split == 'test'").itertuples():
         assert corpus.decode(tokens[row.token_start : row.token_start + 6]) == "CANTO "

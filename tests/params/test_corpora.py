@@ -66,15 +66,16 @@ def test_params_rewritten_by_dvc_give_the_same_corpora(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rewritten", [False, True])
 def test_own_text_needs_its_section_alone(rewritten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my").mkdir()
-    texts = [f"text {number}, {'word ' * 20}" for number in range(60)]
-    (tmp_path / "my/texts.txt").write_text("<|endoftext|>".join(texts), encoding="utf-8")
+    (tmp_path / "my/texts.txt").write_text("".join(f"line {n:03d}.\n" for n in range(10_000)), encoding="utf-8")
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["corpus"]["mine"] = documented()["mine"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     if rewritten:
         apply_overrides(tmp_path / "params.yaml", ["corpora=[mine]"])
     corpus = run(tmp_path, monkeypatch, "mine")
-    assert len(corpus.documents) == 60
+    sizes = {split: len(corpus.tokens(split)) for split in ("train", "validation", "test")}
+    assert sizes["test"] == sum(sizes.values()) // 10
+    assert sizes["validation"] == 4096 * len(corpus.segments("validation"))
     assert corpus.name == "mine"
     assert documented()["mine"]["source"]["licence"] == "mine"
 
