@@ -325,5 +325,5 @@ def test_pipeline_change_and_back_restores_the_pointer_and_makes_no_run(copy):
     copy.write_params(raw)
     assert copy.repro() == set()
     assert copy.pointer() == before
-    assert len(list(store.search())) == count + len(ran)
+    assert len(list(store.search())) == count + len(ran - {"code"})
     assert audit(store) == []
