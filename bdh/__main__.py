@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import typer
 
+from bdh.commands.checks import audit, golden, sync
 from bdh.commands.doctor import doctor
 from bdh.commands.generate import generate
-from bdh.commands.golden import golden
 from bdh.commands.repro import repro
-from bdh.commands.sync import audit, sync
+from bdh.commands.tune import tune
 from bdh.commands.ui import ui
 from bdh.project.errors import EXIT_CODE, reported
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (repro, doctor, ui, audit, sync, generate, golden):
+for command in (repro, tune, doctor, ui, audit, sync, generate, golden):
     app.command()(command)
 
 USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])  # ClickException, wherever typer keeps it

@@ -10,7 +10,18 @@ from pydantic import Field
 from bdh.models.catalog import known_architectures, settings_of
 from bdh.params.corpora import Corpus
 from bdh.params.section import Count, Name, Scale, Section, suggest
-from bdh.params.training import Frontier, FrontierScale, Hebbian, HebbianScale, Overrides, Scales, Train, Variant
+from bdh.params.training import (
+    Frontier,
+    FrontierScale,
+    Hebbian,
+    HebbianScale,
+    Overrides,
+    Scales,
+    Train,
+    Tune,
+    Tuned,
+    Variant,
+)
 from bdh.project.errors import ParamsError
 
 WINDOW_SETTINGS = ("block_size", "window")
@@ -21,6 +32,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     scale: Scale
+    recipe: Literal["reference", "tuned"]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Count
@@ -32,6 +44,8 @@ class Params(Section):
     variant: dict[Name, Variant]
     hebbian: Hebbian
     frontier: Frontier
+    tune: Tune
+    tuned: Tuned
 
     def runs(self) -> list[tuple[str, str, int]]:
         """Every run of the comparison as (variant, corpus, seed), in the order of the pipeline."""
@@ -86,7 +100,7 @@ class Params(Section):
     def train_of(self, variant: str, corpus: str) -> Train:
         """Optimisation settings of one run: the scale's, overridden by the corpus, then by the variant's sections."""
         merged = getattr(self.scales, self.scale).train.model_dump()
-        for overrides in [getattr(self.corpus[corpus].scales, self.scale), *self._own(variant)]:
+        for overrides in [getattr(self.corpus[corpus].scales, self.scale), *self._own(variant, corpus)]:
             merged |= overrides.train.model_dump(exclude_unset=True)
         return Train(**merged)
 
@@ -101,7 +115,7 @@ class Params(Section):
         model = {name: setting.default for name, setting in known.items()}
         model |= {name: self.train_of(variant, corpus).window for name in WINDOW_SETTINGS if name in known}
         model |= {name: value for name, value in shared.items() if name in known}
-        for overrides in self._own(variant):
+        for overrides in self._own(variant, corpus):
             model |= overrides.model
         return model
 
@@ -111,10 +125,21 @@ class Params(Section):
 
     def inherited_by(self, variant: str) -> dict[str, Any]:
         """What a preset inherits, by section: every key that bears on a training, as it is given in params.yaml."""
-        return {
+        found = {
             name: self.variant[name].model_dump(include={"of", "model", "train", "scales"}, exclude_unset=True)
             for name in self.sections_of(variant)[1:]
         }
+        if self.recipe == "tuned":
+            chosen = getattr(self.tuned, self.scale)
+            tuned = {corpus: named[variant] for corpus, named in chosen.items() if variant in named}
+            found["tuned"] = {corpus: overrides.model_dump(exclude_unset=True) for corpus, overrides in tuned.items()}
+        return found
+
+    def with_settings(self, variant: str, corpus: str, chosen: Overrides) -> Params:
+        """The same with recipe `tuned` switched on and `chosen` as what it gives the variant on the corpus."""
+        of_scale = getattr(self.tuned, self.scale)
+        corpora = of_scale | {corpus: of_scale.get(corpus, {}) | {variant: chosen}}
+        return self.model_copy(update={"recipe": "tuned", "tuned": self.tuned.model_copy(update={self.scale: corpora})})
 
     def hebbian_scale(self) -> HebbianScale:
         """Size of stage B at the chosen scale."""
@@ -124,12 +149,22 @@ class Params(Section):
         """Size of the frontier evaluation at the chosen scale."""
         return getattr(self.frontier, self.scale)
 
-    def _own(self, variant: str) -> list[Overrides]:
-        """What the sections of a variant override, the weakest first: each for all scales, then at this scale."""
+    def _own(self, variant: str, corpus: str) -> list[Overrides]:
+        """What a variant overrides, the weakest first: its sections for all scales and at this one, then its recipe."""
         found: list[Overrides] = []
         for section in (self.variant[name] for name in reversed(self.sections_of(variant))):
             found += [section] if section.scales is None else [section, getattr(section.scales, self.scale)]
-        return found
+        return found if self.recipe == "reference" else [*found, self._tuned(variant, corpus)]
+
+    def _tuned(self, variant: str, corpus: str) -> Overrides:
+        """What the search chose; ParamsError where it has not been made."""
+        chosen = getattr(self.tuned, self.scale).get(corpus, {}).get(variant)
+        if chosen is None:
+            raise ParamsError(
+                f"recipe: tuned.{self.scale}.{corpus} has no settings for {variant}; "
+                f"`bdh tune {variant} --corpus {corpus}` finds them, recipe: reference goes without"
+            )
+        return chosen
 
 
 def corpus_of(params: Params, name: str) -> Corpus:

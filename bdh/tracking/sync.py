@@ -4,11 +4,12 @@ A run belongs to a stage of dvc.lock when its tags say the same stage, parameter
 and has a remedy for every disagreement. `sync` may be repeated and fills an empty store too: where the store has the
 finished run of a stage, the pointer is set to it; where it has none, the run is made again from the report files, with
 the tag `original_run_id`. Then children hang under their parents, headlines stand beside the models, `dvc.out.*` tags
-are set.
+are set. Trials of `bdh tune` (rows of docs/tuning.csv) are runs of an experiment of their own.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,9 +23,10 @@ from bdh.project.lockfile import LockedStage, stage_and_key
 from bdh.tracking import identity, mirror
 from bdh.tracking.champions import crown
 from bdh.tracking.identity import Pointer, all_pointers, read_pointer, repoint, tracked_entries
+from bdh.tracking.mirror import is_number
 from bdh.tracking.record import Record, plain_tags
 from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_of, parent_tags, sweep
-from bdh.tracking.store import Store
+from bdh.tracking.store import EXPERIMENT, Store
 
 SYNC = "`bdh sync` fills the store in"
 SHOWN = 3
@@ -247,3 +249,52 @@ def _dead_runs(store: Store) -> Iterator[Disagreement]:
         if identity.alive(run.data.tags) is False:
             problem = f"run {run.info.run_id} is RUNNING, but its process is gone"
             yield Disagreement(run.info.run_name, problem, "`bdh sync` closes it, or the next stage that starts")
+
+
+TUNING = f"{EXPERIMENT}-tuning"
+TAG = "trial"
+NAMES = ("scale", "corpus", "variant", "draw", "commit", "device")
+
+
+def mirror_trials(store: Store, rows: list[dict[str, str]]) -> int:
+    """Add the trials that the store lacks; how many. Equal rows make one run, so that repeating it adds nothing."""
+    client = store.client
+    experiment = client.get_experiment_by_name(TUNING)
+    experiment_id = client.create_experiment(TUNING) if experiment is None else experiment.experiment_id
+    known = _known_trials(client, experiment_id)
+    missing = [row for row in rows if identity_of(row) not in known]
+    for row in missing:
+        tags = {name: row[name] for name in NAMES if row.get(name)} | {TAG: identity_of(row)}
+        name = f"{row['variant']}-{row['corpus']}-{row['draw']}"
+        run = client.create_run(experiment_id, tags=tags, run_name=name)
+        for key, value in row.items():
+            if key.startswith(("model.", "train.")) and value:
+                client.log_param(run.info.run_id, key, value)
+            elif key not in NAMES and (number := _number(value)) is not None:
+                client.log_metric(run.info.run_id, key, number)
+        client.set_terminated(run.info.run_id, "FAILED" if row.get("diverged_at") else "FINISHED")
+    return len(missing)
+
+
+def identity_of(row: Mapping[str, str]) -> str:
+    """A trial by everything that its row says."""
+    text = "\n".join(f"{name}={row[name]}" for name in sorted(row) if row[name])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _known_trials(client: Any, experiment_id: str) -> set[str]:
+    found, token = set(), None
+    while True:
+        page = client.search_runs([experiment_id], max_results=1000, page_token=token)
+        found |= {run.data.tags.get(TAG, "") for run in page}
+        token = page.token
+        if not token:
+            return found
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if is_number(number) else None

@@ -46,11 +46,12 @@ class Run:
     device: torch.device
     precision: torch.dtype
     group: ProcessGroup = ALONE
+    name: str = ""
 
     @property
     def key(self) -> str:
-        """Name of the run."""
-        return run_key(self.variant, self.corpus.name, self.seed)
+        """Name of the run; a trial of the search has a `name` of its own."""
+        return self.name or run_key(self.variant, self.corpus.name, self.seed)
 
     def settings(self) -> dict[str, Any]:
         """All settings by dotted name, for the tracker and the fingerprint."""
@@ -104,7 +105,7 @@ def check_names(params: Params, variant: str, corpus: str) -> None:
             )
 
 
-def describe(params: Params, variant: str, corpus: str, seed: int, group: ProcessGroup = ALONE) -> Run:
+def describe(params: Params, variant: str, corpus: str, seed: int, group: ProcessGroup = ALONE, name: str = "") -> Run:
     """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe."""
     check_names(params, variant, corpus)
     device = choose_device(params.device, params.threads)
@@ -118,6 +119,7 @@ def describe(params: Params, variant: str, corpus: str, seed: int, group: Proces
         device,
         choose_precision(params.precision, device),
         group,
+        name,
     )
 
 
