@@ -100,7 +100,7 @@ def test_golden_file_without_a_checker_has_not_passed(tmp_path):
 
 
 def test_golden_checkers_are_found_by_listing_the_folder(tmp_path, monkeypatch):
-    assert (checkers()["official_"], checkers()["neuro_"]) == ("official", "reservoirs")
+    assert (checkers()["official_"], checkers()["neuro_"]) == ("models", "reservoirs")
     (tmp_path / "other.py").write_text('import torch\nCHECKS = {"other_": check, "more_": check}\n')
     (tmp_path / "__init__.py").write_text("")
     monkeypatch.setattr(vectors, "CASES", tmp_path)

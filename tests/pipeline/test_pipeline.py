@@ -50,7 +50,8 @@ def test_pipeline_one_value_reruns_one_variant_and_back_restores_it(finished):
     before = report.read_bytes()
     finished.set(**{"variant.bdh.train": {"learning_rate": 0.001}})
     changed = finished.stages_run(finished.repro().stdout)
-    assert changed == {f"{stage}@bdh-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"compare"}
+    stages = {f"{stage}@bdh-sample_plays-0" for stage in ("train", "hebbian", "frontier")}
+    assert changed == stages | {"code", "compare"}
     assert report.read_bytes() != before
     runs_changed = len(finished.mlflow_runs())
     assert runs_changed == runs_before + 4
@@ -99,7 +100,7 @@ def test_pipeline_variant_that_diverges_is_a_row_and_stops_nothing(finished):
     finally:
         finished.set(**{"variant.transformer.train": {}})
         finished.repro()
-    assert ran == {f"{stage}@transformer-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"compare"}
+    assert ran == {f"{stage}@transformer-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"code", "compare"}
     assert ">diverged at step " in page
     assert summary["runs"] == {"expected": 2, "complete": 1, "diverged": 1}
     bits = [found["corpora"]["sample_plays"]["variants"]["bdh"]["test_bits_per_byte"] for found in (before, summary)]
