@@ -161,13 +161,13 @@ class Span(Section):
         return self
 
 
-class Choices(Section):
+class OneOf(Section):
     """One of some values, all equally likely."""
 
     choices: Annotated[list[int | float | bool | str], Field(min_length=1)]
 
 
-Dimension = Span | Choices
+Dimension = Span | OneOf
 
 
 class Space(Section):

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from bdh.params import FILE, Params
-from bdh.params.training import Choices, Dimension, Overrides, Space
+from bdh.params.training import Dimension, OneOf, Overrides, Space
 from bdh.project.files import replacing, write_json
 
 TABLE = Path("docs/tuning.csv")
@@ -52,7 +52,7 @@ def points(space: Space, draws: int, seed: int) -> list[Point]:
 
 def value_at(dimension: Dimension, place: float) -> int | float | bool | str:
     """The value at `place` (0 to 1, 1 excluded), numbers with three significant digits so that they can be written."""
-    if isinstance(dimension, Choices):
+    if isinstance(dimension, OneOf):
         return dimension.choices[int(place * len(dimension.choices))]
     low, high = dimension.low, dimension.high
     value = low * (high / low) ** place if dimension.spread == "logarithmic" else low + (high - low) * place

@@ -100,7 +100,10 @@ def test_pipeline_variant_that_diverges_is_a_row_and_stops_nothing(finished):
     finally:
         finished.set(**{"variant.transformer.train": {}})
         finished.repro()
-    assert ran == {f"{stage}@transformer-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {"code", "compare"}
+    assert ran == {f"{stage}@transformer-sample_plays-0" for stage in ("train", "hebbian", "frontier")} | {
+        "code",
+        "compare",
+    }
     assert ">diverged at step " in page
     assert summary["runs"] == {"expected": 2, "complete": 1, "diverged": 1}
     bits = [found["corpora"]["sample_plays"]["variants"]["bdh"]["test_bits_per_byte"] for found in (before, summary)]

@@ -123,7 +123,7 @@ def test_closure_manifests_are_the_dependencies_of_the_pipeline():
     for stage in VARIANT_STAGES:
         assert f"data/code/{stage}/${{item.variant}}.json" in pipeline[stage]["deps"]
         assert not [path for path in pipeline[stage]["deps"] if path.startswith("bdh")]
-    assert pipeline["code"]["params"] == ["variant"]
+    assert pipeline["code"]["params"] == ["variant", "recipe", "tuned", "scale"]
 
 
 @pytest.mark.parametrize("stage", PLAIN_STAGES)

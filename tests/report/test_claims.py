@@ -245,7 +245,7 @@ REACHED = (
     (14, NOT_MEASURED, SCALED_UP, {}, scaled(ddp_8=0.99, ddp_4_recurrent_trained=0.98)),
     (15, SUPPORTED, NEURO, bits(neuro=2.0, calmer=2.1), {}),
     (15, NOT_SUPPORTED, NEURO, bits(neuro=2.0, calmer=1.9), {}),
-    (15, NOT_DISTINCT, NEURO, bits(neuro=2.0, calmer=2.001), {}),
+    (15, NOT_DISTINCT, NEURO, bits(neuro=2.0, calmer=2.0075), {}),
     (15, NOT_MEASURED, SCALED_UP, {}, {}),
     (16, SUPPORTED, SCALED_UP, swept(66.0), {}),
     (16, NOT_SUPPORTED, SCALED_UP, swept(40.0), {}),

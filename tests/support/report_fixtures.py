@@ -29,6 +29,7 @@ class Axes:
     ablations: tuple[tuple[str, tuple[str, str, str]], ...] = ()
     settings: tuple[tuple[str, tuple[tuple[str, object], ...]], ...] = ()
     smallest_effect: float = 0.01
+    recipe: str = "reference"
 
     @property
     def report(self) -> SimpleNamespace:

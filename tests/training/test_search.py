@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from bdh.params import load
-from bdh.params.training import Choices, Space, Span
+from bdh.params.training import OneOf, Space, Span
 from bdh.project.errors import ParamsError
 from bdh.training import search
 from tests.support.stage_project import make_project
 
 SPACE = Space(
-    model={"dropout": Choices(choices=[0.0, 0.1, 0.3])},
+    model={"dropout": OneOf(choices=[0.0, 0.1, 0.3])},
     train={
         "learning_rate": Span(low=0.001, high=0.1, spread="logarithmic"),
         "weight_decay": Span(low=1.0, high=2.0, spread="even"),

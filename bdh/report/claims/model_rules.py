@@ -16,7 +16,6 @@ from bdh.report.claims.finding import (
     NOT_MEASURED,
     NOT_SUPPORTED,
     SUPPORTED,
-    TOO_SMALL,
     Finding,
     below,
     better,
@@ -68,7 +67,7 @@ def _adaptation(gaps: dict[str, Difference | None]) -> str:
     if len(known) < len(gaps):
         return NOT_MEASURED
     if NOT_TESTED in words or ONE_SEED in words:
-        return TOO_SMALL
+        return NOT_MEASURABLE
     if words[0] != BETTER:
         return NOT_DISTINCT
     return SUPPORTED if set(words) == {BETTER} else NOT_SUPPORTED

@@ -257,6 +257,7 @@ def load_inputs(params: Params) -> Inputs:
         settings={(v, c): _settings(params, v, c) for v in params.variants for c in params.corpora},
         smallest_effect=params.report.smallest_effect,
         window=params.hebbian_scale().window,
+        recipe=params.recipe,
     )
 
 
