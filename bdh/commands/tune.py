@@ -27,7 +27,9 @@ class TuningError(HatcheryError):
 
 
 def tune(
-    variants: Annotated[list[str] | None, typer.Argument(help="Variants; all of params.yaml without any.")] = None,
+    variants: Annotated[
+        list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Variants; all of params.yaml without any.")
+    ] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="Corpora; all of params.yaml without any.")] = None,
     jobs: Annotated[int, typer.Option(help="Trials at a time.", min=1)] = 1,
     draws: Annotated[int | None, typer.Option(help="Draws up to this number only.", min=1)] = None,

@@ -20,6 +20,7 @@ from tests.support.tracked_project import ROOT, UNWANTED, finished_project
 
 KEY = "bdh-toy-0"
 OPTIONS = {
+    "tune": {"[VARIANT]...", "--corpus", "--jobs", "--draws", "--choose", "--trial"},
     "repro": {"--jobs"},
     "doctor": set(),
     "ui": {"--port"},

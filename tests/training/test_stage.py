@@ -18,6 +18,7 @@ from bdh.training.checkpoints import load_run
 from bdh.training.validation import ValidationSet
 from stages import compare, frontier, hebbian
 from stages.train import app
+from tests.support.report_fixtures import dump, floors
 from tests.support.stage_project import MODEL, make_project, start
 from tests.support.toys import write_corpus
 
@@ -264,6 +265,7 @@ def test_stage_that_diverges_ends_well_and_the_others_tell_it(tmp_path, monkeypa
     assert report["diverged"].keys() == {"step", "reason"}
     assert not any(name.startswith(("validation", "density")) for name in report)
 
+    dump(tmp_path / "reports/floors/sample_plays.json", floors("sample_plays"))
     hebbian.main(*run)
     frontier.main(*run)
     compare.main()
