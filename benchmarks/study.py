@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
-from bdh.params import Params, load
+import yaml
+
 from bdh.project.files import read_json, run_key, write_json
 
 TARGET = Path("reports/reference")
@@ -23,10 +25,20 @@ KINDS = {"train": "json", "hebbian": "json", "timing": "json", "history": "csv"}
 ARMS = ("static", "carry")
 
 
+def read_params(path: Path) -> dict:
+    """params.yaml as it was when the cells ran; keys that came later may be missing, so it is not validated."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def cells_of(params: dict) -> product:
+    """Every (variant, corpus, seed) of a params.yaml."""
+    return product(params["variants"], params["corpora"], params["seeds"])
+
+
 def gather(recipe: str, folder: Path, commit: str) -> None:
     """Copy the small files of every finished cell of a project, and the parameters that they were made with."""
-    params = load(folder / "params.yaml")
-    for variant, corpus, seed in params.runs():
+    params = read_params(folder / "params.yaml")
+    for variant, corpus, seed in cells_of(params):
         key = run_key(variant, corpus, seed)
         files = {kind: folder / "reports" / kind / f"{key}.{ending}" for kind, ending in KINDS.items()}
         if not all(path.exists() for path in files.values()):
@@ -39,10 +51,10 @@ def gather(recipe: str, folder: Path, commit: str) -> None:
     shutil.copyfile(folder / "params.yaml", TARGET / recipe / "params.yaml")
 
 
-def rows_of(recipe: str, params: Params) -> tuple[list[dict], list[dict]]:
+def rows_of(recipe: str, params: dict) -> tuple[list[dict], list[dict]]:
     """Rows of the finished cells of a recipe, and its cells without a result."""
     rows, missing = [], []
-    for variant, corpus, seed in params.runs():
+    for variant, corpus, seed in cells_of(params):
         key = run_key(variant, corpus, seed)
         cell = {"variant": variant, "corpus": corpus, "seed": seed, "recipe": recipe}
         found = {kind: TARGET / recipe / kind / f"{key}.json" for kind in ("train", "hebbian", "timing", "origin")}
@@ -51,7 +63,7 @@ def rows_of(recipe: str, params: Params) -> tuple[list[dict], list[dict]]:
             continue
         train, held_out, timing, origin = (read_json(found[kind]) for kind in ("train", "hebbian", "timing", "origin"))
         row = cell | {
-            "split": params.corpus[corpus].text.split.by,
+            "split": params["corpus"][corpus]["text"]["split"]["by"],
             "nats_per_token": held_out["arms"]["static"]["nats_per_token"],
             "bits_per_byte": held_out["arms"]["static"]["bits_per_byte"],
             "carry_nats_per_token": held_out["arms"]["carry"]["nats_per_token"],
@@ -79,7 +91,7 @@ def main() -> None:
         gather(recipe, Path(folder), options.commit)
     rows, missing = [], []
     for path in sorted(TARGET.glob("*/params.yaml")):
-        done, left = rows_of(path.parent.name, load(path))
+        done, left = rows_of(path.parent.name, read_params(path))
         rows += done
         missing += left
     write_json(TARGET / "summary.json", {"rows": rows, "not_run": missing})
