@@ -44,6 +44,7 @@ def tune(
     """
     enter_root()
     from bdh.params import load
+    from bdh.params.trials import read_trials
     from bdh.training import search
 
     params = load()
@@ -51,13 +52,17 @@ def tune(
         variant, name, draw = trial.split("-")
         search.run_trial(params, variant, name, int(draw))
         return
-    names = _known("variant", variants or params.variants, params.variant)
     corpora = _known("corpus", corpus or params.corpora, params.corpus)
+    wanted = _known("variant", variants or params.variants, params.variant)
+    names = [name for name in wanted if any(params.searchable(name, one) for one in corpora)]
+    for name in wanted:
+        if name not in names:
+            say(f"{name}: trains nothing, so there is nothing to search for")
     cells = list(_missing(params, names, corpora, draws))
     if cells:
         call([*DVC, "repro", "code", *(f"tokenize@{name}" for name in corpora)])
         _run(params, cells, jobs)
-    _mirror(search.read_table())
+    _mirror(read_trials())
     if choose:
         for line in search.write_choices(params, names, corpora):
             say(line)
@@ -74,11 +79,12 @@ def _known(kind: str, wanted: list[str], sections: dict[str, Any]) -> list[str]:
 
 def _missing(params: Params, variants: list[str], corpora: list[str], draws: int | None) -> Iterator[Cell]:
     """Trials that the table does not hold, draw by draw, so that a search that ends early is even."""
+    from bdh.params.trials import cell_of, read_trials
     from bdh.training import search
 
     size = getattr(params.tune, params.scale)
     points = search.points(size.space, size.draws, params.tune.seed)
-    done = {search.cell_of(row): row for row in search.read_table()}
+    done = {cell_of(row): row for row in read_trials()}
     for draw, point in enumerate(points[:draws]):
         for variant in variants:
             for corpus in corpora:

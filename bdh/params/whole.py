@@ -133,9 +133,13 @@ class Params(Section):
         }
         if self.recipe == "tuned":
             chosen = getattr(self.tuned, self.scale)
-            tuned = {corpus: named[variant] for corpus, named in chosen.items() if variant in named}
-            found["tuned"] = {corpus: overrides.model_dump(exclude_unset=True) for corpus, overrides in tuned.items()}
+            tuned = {corpus: self._chosen(variant, corpus) for corpus in chosen}
+            found["tuned"] = {c: one.model_dump(exclude_unset=True) for c, one in tuned.items() if one is not None}
         return found
+
+    def searchable(self, variant: str, corpus: str) -> bool:
+        """Whether the variant trains anything that settings could be searched for."""
+        return self.model_copy(update={"recipe": "reference"}).train_of(variant, corpus).regime != "none"
 
     def with_settings(self, variant: str, corpus: str, chosen: Overrides) -> Params:
         """The same with recipe `tuned` switched on and `chosen` as what it gives the variant on the corpus."""
@@ -159,14 +163,24 @@ class Params(Section):
         return found if self.recipe == "reference" else [*found, self._tuned(variant, corpus)]
 
     def _tuned(self, variant: str, corpus: str) -> Overrides:
-        """What the search chose; ParamsError where it has not been made."""
-        chosen = getattr(self.tuned, self.scale).get(corpus, {}).get(variant)
+        """What the search chose, nothing for a variant that trains nothing; ParamsError where it has not been made."""
+        chosen = self._chosen(variant, corpus)
+        if chosen is None and not self.searchable(variant, corpus):
+            return Overrides()
         if chosen is None:
             raise ParamsError(
                 f"recipe: tuned.{self.scale}.{corpus} has no settings for {variant}; "
                 f"`bdh tune {variant} --corpus {corpus}` finds them, recipe: reference goes without"
             )
         return chosen
+
+    def _chosen(self, variant: str, corpus: str) -> Overrides | None:
+        """What the search chose for a variant, or else for the nearest section that it is made of; None without.
+
+        A control or an ablation without a search of its own thus keeps the settings of what it is compared with.
+        """
+        named = getattr(self.tuned, self.scale).get(corpus, {})
+        return next((named[section] for section in self.sections_of(variant) if section in named), None)
 
 
 def corpus_of(params: Params, name: str) -> Corpus:

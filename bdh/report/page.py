@@ -19,12 +19,14 @@ from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table
 from bdh.report.tables.corpora import corpora_table
 from bdh.report.tables.frontier import frontier_tables
 from bdh.report.tables.quality import against_bdh_table, quality_table
+from bdh.report.tables.search import search_tables
 from bdh.report.tables.strata import strata_tables
 from bdh.report.tables.table import Table
 
 SECTIONS = (
     ("quality", "Prediction"),
     ("pairs", "Beside bdh"),
+    ("search", "Search of settings"),
     ("synapses", "Living synapses"),
     ("activity", "Activity and cost"),
     ("frontier", "Frontier metrics"),
@@ -115,6 +117,7 @@ def _tables(inputs: Inputs) -> dict[str, list[Table]]:
     return {
         "quality": [quality_table(inputs, corpus) for corpus in corpora],
         "pairs": [against_bdh_table(inputs, corpus) for corpus in corpora],
+        "search": search_tables(inputs),
         "synapses": [table for corpus in corpora for table in _synapses(inputs, corpus)],
         "activity": [activity_table(inputs, corpus) for corpus in corpora],
         "frontier": [table for corpus in corpora for table in frontier_tables(inputs, corpus)],

@@ -26,6 +26,7 @@ NEW_TOKENS = 160
 TEMPERATURE = 0.8
 TOP_K = 50
 READOUT = "lm_head"
+LENGTHS = (0.0, 0.125, 0.5, 1.0)
 
 
 def write_samples(model: LanguageModel, corpus: TokenCorpus, seed: int) -> list[dict[str, str]]:
@@ -61,6 +62,7 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
         "parameters_without_embeddings": parameters_without_embeddings(model),
         "flops_per_token_forward": model.flops_per_token(training.settings.window),
         "state_bytes": model.state_bytes(),
+        "state_bytes_after": state_bytes_after(model, training.settings.window),
     }
     if training.diverged is not None:
         return report | {"diverged": {"step": training.diverged.step, "reason": training.diverged.reason}}
@@ -75,6 +77,22 @@ def train_report(training: Training, variant: str, corpus: str, seed: int) -> di
     if training.settings.refit:
         report["refit"] = True
     return report | density_report(training)
+
+
+@torch.no_grad()
+def state_bytes_after(model: LanguageModel, window: int) -> dict[str, int]:
+    """Bytes of the state of one stream after texts of a few lengths up to `window` tokens, measured by reading them."""
+    device = next(model.parameters()).device
+    training, state, read, found = model.training, model.initial_state(1), 0, {}
+    model.eval()
+    state = {name: tensor.to(device) for name, tensor in state.items()}
+    for length in sorted({max(1, round(window * share)) for share in LENGTHS}):
+        output = model(torch.zeros(1, length - read, dtype=torch.int64, device=device), state=state)
+        assert output.state is not None
+        state, read = output.state, length
+        found[str(length)] = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    model.train(training)
+    return found
 
 
 def density_report(training: Training) -> dict[str, float]:

@@ -7,7 +7,6 @@ weights. `docs/tuning.csv` holds every trial that was made, one row each; a tria
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import yaml
 
 from bdh.params import FILE, Params
 from bdh.params.training import Dimension, OneOf, Overrides, Space
+from bdh.params.trials import TABLE, read_trials, write_trials
 from bdh.project.files import replacing, write_json
 
-TABLE = Path("docs/tuning.csv")
 TRIALS = Path("data/tuning")
 SEED = 0
 DIGITS = 3
@@ -72,28 +71,9 @@ def columns(params: Params) -> list[str]:
     return list(dict.fromkeys(["scale", "corpus", "variant", "draw", *settings, *RESULTS]))
 
 
-def read_table(path: Path = TABLE) -> list[dict[str, str]]:
-    """Rows of the table, [] where there is none yet."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def cell_of(row: dict[str, Any]) -> tuple[str, str, str, int]:
-    """Which trial a row is about."""
-    return str(row["scale"]), str(row["corpus"]), str(row["variant"]), int(row["draw"])
-
-
 def add_rows(params: Params, rows: list[dict[str, Any]], path: Path = TABLE) -> None:
-    """Put rows into the table, in the place of older ones about the same trial, and sort it."""
-    merged = {cell_of(row): row for row in [*read_table(path), *rows]}
-    names = list(dict.fromkeys([*columns(params), *(name for row in merged.values() for name in row)]))
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
-        writer.writeheader()
-        for cell in sorted(merged):
-            writer.writerow({name: "" if value is None else value for name, value in merged[cell].items()})
+    """Put rows into the table."""
+    write_trials(rows, columns(params), path)
 
 
 def settings_row(point: Point) -> dict[str, Any]:
@@ -175,7 +155,7 @@ def write_choices(params: Params, variants: list[str], corpora: list[str], path:
     """
     size = getattr(params.tune, params.scale)
     tried = points(size.space, size.draws, params.tune.seed)
-    best = best_draws(read_table(), params.scale, size.draws)
+    best = best_draws(read_trials(), params.scale, size.draws)
     tuned = params.tuned.model_dump(exclude_unset=True)
     chosen, lines = tuned.setdefault(params.scale, {}), []
     for corpus in corpora:

@@ -128,7 +128,7 @@ def test_compare_shows_a_training_that_diverged_and_everything_of_the_others(pro
         (
             f"reports/hebbian/{KEY}.json",
             {"damping_sweep": {"rows": [{"value": 1}]}},
-            "is no list of rows with half_life",
+            "is no list of rows with damping",
         ),
         (f"reports/frontier/{KEY}.json", '{"variant": "x", "corpus": "y", "seed": 1}', "describes the run x-y-1"),
         (f"reports/frontier/{KEY}.json", '{"tmi": 1}', "describes the run None-None-None"),

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from bdh.report import headline
+from bdh.report.data import measures
 from bdh.report.data.inputs import load_inputs
 from bdh.report.data.spread import (
     Side,
@@ -20,7 +21,7 @@ from bdh.report.data.spread import (
     paired_seeds,
 )
 from bdh.report.data.summary import result_rows, summarise
-from bdh.report.tables.arms import sweep_panel, sweep_table, variant_verdict
+from bdh.report.tables.arms import sweep_panel, sweep_table
 from bdh.report.tables.quality import against_bdh_table, standings
 from bdh.report.tables.strata import strata_tables
 from tests.support.report_fixtures import Axes, write_everything
@@ -223,7 +224,7 @@ def test_several_seeds_stand_in_table_results_and_summary_with_n(results):
     rows = [row for row in result_rows(inputs) if row["variant"] == "transformer"]
     assert {row["over_seeds/minus_bdh_over"] for row in rows} == {"seeds and documents"}
     assert rows[0]["over_seeds/minus_bdh"] == pytest.approx(summary["minus_bdh"]["bits_per_byte"])
-    assert variant_verdict(inputs.of(CORPUS, "bdh"), "carry").word == "better"
+    assert measures.judge_arm(inputs, CORPUS, "bdh", "carry").word == "better"
     means = {name.removesuffix("_sd") for name in summary if name.endswith("_sd")}
     assert all(f"{name}_n" in summary for name in means)
 

@@ -312,7 +312,7 @@ def test_frontier_verdicts_of_several_seeds_hold_in_the_family(change):
     word, inputs = told(1e-9)
     assert word == "above its null"
     assert adjusted(inputs)["metric", CORPUS, "bdh", "tmi"] > 1e-9
-    assert {key[0] for key in adjusted(inputs)} == {"variant", "arm", "stratum", "metric"}
+    assert {key[0] for key in adjusted(inputs)} == {"variant", "arm", "stratum", "sweep", "beyond", "metric"}
 
 
 def test_activity_strata_and_corpora_tables_show_the_numbers_of_the_files(change):

@@ -38,7 +38,7 @@ class TrackedProject:
         shutil.copy(ROOT / "tests/support/toy_stages/toy.py", folder / "stages/toy.py")
         for name in STAGES:
             (folder / f"stages/{name}.py").write_text(f"from stages.toy import main\n\nmain({name!r})\n")
-        for name in ("dvc.yaml", ".dvcignore", ".gitignore", "benchmarks/results/h200_scaling.json"):
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore", "benchmarks/results/h200_scaling.json", "docs/tuning.csv"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
         raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import yaml
 
 from bdh.params import load
 from bdh.params.training import OneOf, Space, Span
+from bdh.params.trials import read_trials
 from bdh.project.errors import ParamsError
 from bdh.training import search
 from tests.support.stage_project import make_project
@@ -62,7 +63,7 @@ def test_table_keeps_one_row_per_trial_in_one_order(tmp_path):
     params, path = load(), tmp_path / "tuning.csv"
     search.add_rows(params, [row(1, 2.0), row(0, 3.0)], path)
     search.add_rows(params, [row(1, 1.5)], path)
-    found = search.read_table(path)
+    found = read_trials(path)
     assert [(r["draw"], float(r["validation_nats"])) for r in found] == [("0", 3.0), ("1", 1.5)]
     before = path.read_bytes()
     search.add_rows(params, [row(0, 3.0)], path)
@@ -86,13 +87,14 @@ def test_nothing_is_chosen_before_all_draws_are_made_and_a_diverged_one_never():
 
 
 def test_choices_change_the_section_tuned_and_nothing_else(tmp_path, monkeypatch):
-    text = Path("params.yaml").read_text(encoding="utf-8")
+    found = Path("params.yaml").read_text(encoding="utf-8").split("\ntuned:")[0]
+    text = found + "\ntuned:\n  laptop: {}\n  gpu:\n    shakespeare:\n      bdh: {model: {}, train: {steps: 7}}\n"
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     params = load(path)
     points = search.points(params.tune.laptop.space, params.tune.laptop.draws, params.tune.seed)
     rows = [row(n, str(3.0 - n / 10), v) for n in range(len(points)) for v in ("bdh", "gated_linear")]
-    monkeypatch.setattr(search, "read_table", lambda: rows)
+    monkeypatch.setattr(search, "read_trials", lambda: rows)
     search.write_choices(params, ["bdh", "gated_linear", "eq8"], ["sample_plays"], path)
     changed = path.read_text(encoding="utf-8")
     assert changed.split("\ntuned:")[0] == text.split("\ntuned:")[0]
@@ -104,6 +106,10 @@ def test_choices_change_the_section_tuned_and_nothing_else(tmp_path, monkeypatch
     assert yaml.safe_load(changed)["tuned"]["gpu"] == yaml.safe_load(text)["tuned"]["gpu"]
     with pytest.raises(ParamsError, match="no settings for eq8; `bdh tune eq8 --corpus sample_plays` finds them"):
         tuned.train_of("eq8", "sample_plays")
+    assert tuned.train_of("bdh_structured", "sample_plays").l21 > 0
+    same = [tuned.train_of(name, "sample_plays").learning_rate for name in ("bdh", "bdh_structured")]
+    assert same[0] == same[1], "a preset without a search of its own keeps the settings of what it is made of"
+    assert tuned.train_of("recurrent", "sample_plays").regime == "none", "nothing to search for, nothing missing"
 
 
 def test_trial_trains_with_its_draw_and_looks_at_validation_alone(tmp_path, monkeypatch):

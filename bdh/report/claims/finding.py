@@ -77,10 +77,13 @@ def lacking(reason: str, rule: str, parts: Sequence[str] = (), runs: Sequence[Ru
 def below(gap: Difference, limit: float = 0.0) -> str:
     """Verdict on "the difference is below `limit`" by where its whole interval lies; none: not measurable.
 
-    An interval that only touches the limit is not below it: an exact tie is never supported.
+    An interval that only touches the limit is not below it: an exact tie is never supported. Nor is a difference that
+    is the same to the last digit in every pair: two different trainings never agree so.
     """
     if gap.low is None or gap.high is None:
         return NOT_MEASURABLE
+    if gap.low == gap.high < limit:
+        return NOT_DISTINCT
     return SUPPORTED if gap.high < limit else NOT_SUPPORTED if gap.low >= limit else NOT_DISTINCT
 
 

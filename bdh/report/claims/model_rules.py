@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
+from bdh.params.trials import NO_SEARCH
 from bdh.report import formats
 from bdh.report.claims.finding import (
+    JUDGED,
     NOT_MEASURABLE,
     NOT_MEASURED,
     NOT_SUPPORTED,
@@ -86,20 +89,34 @@ def gelu(inputs: Inputs) -> Finding:
 
 
 def constant_state(inputs: Inputs) -> Finding:
-    """Claim 10: which variants carry a state of constant size, and its bytes."""
-    rule = "Every BDH run reads documents with a state of constant size (arm carry runs); the transformer cannot."
-    bdh = inputs.measured("bdh")
-    gpt = inputs.measured("transformer")
-    if not bdh or not gpt:
-        return Finding(NOT_MEASURED, rule=rule)
-    carries = [run.hebbian.number("arms/carry/difference_to_static") is not None for run in (*bdh, *gpt)]
-    right = all(carries[: len(bdh)]) and not any(carries[len(bdh) :])
-    sizes = {run.variant: formats.size_in_bytes(measures.state_bytes(run)) for run in (*bdh, *gpt)}
-    measured = "\n".join(
-        f"{name}: {'constant' if carried else 'grows with the text'}, {sizes[name]} at the start"
-        for name, carried in {run.variant: ok for run, ok in zip((*bdh, *gpt), carries, strict=True)}.items()
+    """Claim 10: bytes that one stream carries, measured after texts of several lengths."""
+    rule = (
+        "Bytes of the state of one stream, measured after texts of several lengths: the same after all of them in every"
+        " BDH run, more after every longer one in every transformer run."
     )
-    return Finding(SUPPORTED if right else NOT_SUPPORTED, measured, rule=rule, runs=(*bdh, *gpt))
+    runs = [*inputs.measured("bdh"), *inputs.measured("transformer")]
+    sizes = [measures.state_bytes_by_length(run) for run in runs]
+    both = len({inputs.families[run.variant] for run in runs}) == 2
+    if not both or any(len(found) < 2 for found in sizes):
+        return Finding(NOT_MEASURED, rule=rule)
+    right = [
+        len(set(found.values())) == 1
+        if inputs.families[run.variant] == "bdh"
+        else all(a < b for a, b in pairwise(found.values()))
+        for run, found in zip(runs, sizes, strict=True)
+    ]
+    told = {run.variant: _growth(found) for run, found in zip(runs, sizes, strict=True)}
+    measured = "\n".join(f"{name}: {text}" for name, text in told.items())
+    return Finding(SUPPORTED if all(right) else NOT_SUPPORTED, measured, rule=rule, runs=runs)
+
+
+def _growth(sizes: dict[int, float]) -> str:
+    """`1.0 MiB after 1 and 128 tokens`, or every size where they differ."""
+    shown = {length: formats.size_in_bytes(size) for length, size in sizes.items()}
+    if len(set(sizes.values())) == 1:
+        lengths = [str(length) for length in sizes]
+        return f"{next(iter(shown.values()))} after {', '.join(lengths[:-1])} and {lengths[-1]} tokens"
+    return ", ".join(f"{size} after {length}" for length, size in shown.items()) + " tokens"
 
 
 HYBRID = "slim_hybrid"
@@ -110,8 +127,9 @@ LOCAL_RATE = "model.hebbian_lr"
 def hybrid(inputs: Inputs) -> Finding:
     """Claim 12: slim_hybrid better than gradients, than local rules, and than itself without the local rule."""
     rule = (
-        f"{HYBRID} better than {' and '.join(ALONE)}, and than the control with the same readout step and no Hebbian"
-        f" term (settings of {HYBRID}, hebbian_lr 0: slim_readout), on every corpus."
+        f"{HYBRID} better than {' and '.join(ALONE)}, each with its own tuned settings from as many draws, and than the"
+        f" control with the same readout step and no Hebbian term (settings of {HYBRID}, hebbian_lr 0: slim_readout),"
+        " on every corpus."
     )
     sides: list[tuple[str, str, str, str]] = []
     for corpus in inputs.corpora:
@@ -125,7 +143,8 @@ def hybrid(inputs: Inputs) -> Finding:
             )
     if not {HYBRID, *ALONE} <= set(inputs.variants):
         return Finding(NOT_MEASURED, rule=rule)
-    return _better_than_each(inputs, sides, rule)
+    found = _better_than_each(inputs, sides, rule)
+    return _if_tuned(inputs, found, (HYBRID, *ALONE), inputs.corpora)
 
 
 def _without_local_rule(inputs: Inputs, corpus: str) -> list[str]:
@@ -178,13 +197,27 @@ def matches_gpt(inputs: Inputs) -> Finding:
         return Finding(NOT_MEASURED, rule=rule)
     if not verdicts:
         return lacking("No transformer has as many parameters as bdh.", rule)
-    if inputs.recipe != TUNED:
-        reason = "Rivals are not tuned: settings are the references' (recipe: tuned gives every family its draws)."
-        return lacking(reason, rule, parts, runs)
-    return joined(verdicts, parts, rule, effects=effects, runs=runs)
+    found = joined(verdicts, parts, rule, effects=effects, runs=runs)
+    return _if_tuned(inputs, found, {run.variant for run in runs}, inputs.corpora)
 
 
 TUNED = "tuned"
+
+
+def _if_tuned(inputs: Inputs, found: Finding, sides: Collection[str], corpora: Sequence[str]) -> Finding:
+    """The finding where settings of all sides were chosen by searches of equal length; else not measurable, and why."""
+    if found.verdict not in JUDGED:
+        return found
+    if inputs.recipe != TUNED:
+        reason = "Rivals are not tuned: settings are the references' (recipe: tuned gives every variant its draws)."
+        return replace(found, verdict=NOT_MEASURABLE, reason=reason)
+    for corpus in corpora:
+        made = {name: inputs.searches.get((name, corpus), NO_SEARCH).draws for name in sorted(sides)}
+        if len(set(made.values())) != 1 or 0 in made.values():
+            told = ", ".join(f"{name} {draws}" for name, draws in made.items())
+            reason = f"Not the same number of draws on {corpus}: {told} (`bdh tune` makes those that are missing)."
+            return replace(found, verdict=NOT_MEASURABLE, reason=reason)
+    return found
 
 
 def _equal_transformers(inputs: Inputs, corpus: str) -> list[str]:

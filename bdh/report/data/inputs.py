@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from bdh.params import Params
+from bdh.params.trials import Search, searches
 from bdh.project import files
 from bdh.project.errors import RunError
 from bdh.project.files import read_json
@@ -201,7 +202,7 @@ class Inputs:
     families: what the claims count every variant to. ablations: of those variants that are one. settings: of every
     variant and corpus, by dotted name (`train.l21`, `model.hebbian_lr`). smallest_effect: smallest difference of
     interest, bits per byte. window: tokens that stage hebbian reads at once. recipe: where settings come from
-    (`reference`, or `tuned`: the same number of draws for every family).
+    (`reference`, or `tuned`: chosen by the search). searches: what the search gave at this scale, by (variant, corpus).
     """
 
     scale: str
@@ -217,6 +218,7 @@ class Inputs:
     smallest_effect: float = 0.01
     window: int = 128
     recipe: str = "reference"
+    searches: dict[tuple[str, str], Search] = field(default_factory=dict)
 
     def of(self, corpus: str, variant: str | None = None) -> list[RunResults]:
         """Runs on one corpus, of one variant or of all."""
@@ -258,6 +260,7 @@ def load_inputs(params: Params) -> Inputs:
         smallest_effect=params.report.smallest_effect,
         window=params.hebbian_scale().window,
         recipe=params.recipe,
+        searches=searches(params.scale),
     )
 
 

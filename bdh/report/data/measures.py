@@ -32,6 +32,9 @@ BASE = "bdh"
 UNREAD = ("static", "observe")
 """Arms that are not judged: the one that the others are compared with, and the one that reads nothing."""
 
+STATE_ARMS = ("carry", "shuffled")
+"""Arms that are compared with overlap, too."""
+
 STRATA = ("by_year", "by_sector", "by_role")
 BACKWARD_SHARE = 2.0
 Measure = Callable[[RunResults], float | None]
@@ -211,6 +214,21 @@ def stratum_difference(runs: Sequence[RunResults], arm: str, kind: str, label: s
     return paired_seeds(values) if values else None
 
 
+def sweep_rows(run: RunResults) -> dict[float, dict[str, float | None]]:
+    """Numbers of one run by damping; empty when it carries no state."""
+    return {float(row["damping"]): row for row in run.hebbian.rows("damping_sweep/rows", "damping")}
+
+
+def sweep_difference(runs: Sequence[RunResults], damping: float) -> Difference | None:
+    """Bits per byte of arm carry at one damping minus static, over seeds; of one seed its interval over the text."""
+    rows = [row for run in runs if (row := sweep_rows(run).get(damping))]
+    found = [(value, row) for row in rows if (value := row.get("difference_to_static")) is not None]
+    if len(found) == 1:
+        value, row = found[0]
+        return Difference(value, row.get("ci_low"), row.get("ci_high"), "units of text", seeds=1)
+    return paired_seeds([value for value, _ in found]) if found else None
+
+
 def metric_chance(runs: Sequence[RunResults], path: str) -> float | None:
     """The p of a frontier metric over seeds: the largest of every seed, null and twins, since all must be beaten.
 
@@ -236,7 +254,8 @@ def adjusted(inputs: Inputs) -> dict[Key, float]:
     """The p-value of everything that the page judges, adjusted in one family; empty for one seed.
 
     Keys: ("variant", corpus, variant) against bdh; ("arm", corpus, variant, arm) against static; ("stratum", corpus,
-    variant, arm, kind, label) against static; ("metric", corpus, variant, path) against its nulls.
+    variant, arm, kind, label) against static; ("sweep", corpus, variant, damping) against static; ("beyond", corpus,
+    variant, arm) against overlap; ("metric", corpus, variant, path) against its nulls.
     """
     found: dict[Key, float | None] = {}
     for corpus in inputs.corpora:
@@ -252,6 +271,10 @@ def adjusted(inputs: Inputs) -> dict[Key, float]:
                     for label in dict.fromkeys(n for run in runs for n in run.hebbian.children(f"arms/{arm}/{kind}")):
                         gap = stratum_difference(runs, arm, kind, label)
                         found["stratum", corpus, variant, arm, kind, label] = _chance(gap)
+            for damping in {damping for run in runs for damping in sweep_rows(run)}:
+                found["sweep", corpus, variant, f"{damping:g}"] = _chance(sweep_difference(runs, damping))
+            for arm in STATE_ARMS:
+                found["beyond", corpus, variant, arm] = _chance(compare_arms(runs, arm, "overlap"))
             for row in metric_rows():
                 found["metric", corpus, variant, row.path] = metric_chance(runs, row.path)
     return discoveries({key: p for key, p in found.items() if p is not None})
@@ -268,7 +291,7 @@ def family_note(inputs: Inputs) -> str:
         return ""
     return (
         f"p-values are adjusted together (Benjamini and Yekutieli, false discovery rate 5 %): the family is all {count}"
-        " tests behind verdicts of variants, arms, strata and frontier metrics on this page."
+        " tests behind verdicts of variants, arms, dampings, strata and frontier metrics on this page."
     )
 
 
@@ -302,3 +325,10 @@ def density(run: RunResults, tap: str) -> float | None:
 def state_bytes(run: RunResults) -> float | None:
     """Bytes that one stream carries before it has read anything."""
     return run.train.number("state_bytes")
+
+
+def state_bytes_by_length(run: RunResults) -> dict[int, float]:
+    """Bytes that one stream carries after texts of several lengths (tokens), the shortest first."""
+    lengths = sorted(int(name) for name in run.train.children("state_bytes_after") if name.isdigit())
+    found = {length: run.train.number(f"state_bytes_after/{length}") for length in lengths}
+    return {length: size for length, size in found.items() if size is not None}

@@ -10,7 +10,7 @@ import math
 from bdh.report import formats
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults
-from bdh.report.data.spread import Spread, Verdict, of_difference, of_interval, of_seeds, over_seeds
+from bdh.report.data.spread import Spread, Verdict, over_seeds
 from bdh.report.plots.figure import Curve, Panel, slot_of
 from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
@@ -36,26 +36,17 @@ def arm_bounds(run: RunResults, arm: str) -> tuple[float | None, float | None]:
     return run.hebbian.number(f"arms/{arm}/ci_low"), run.hebbian.number(f"arms/{arm}/ci_high")
 
 
-def arm_verdict(run: RunResults, arm: str) -> Verdict | None:
-    """Verdict on one arm of one run: by the interval; `observe` must change nothing at all."""
-    value = arm_difference(run, arm)
-    if value is None:
-        return None
-    if arm == "observe":
-        return Verdict(UNCHANGED, "even") if value == 0 else Verdict(CHANGED, "bad")
-    return of_interval(*arm_bounds(run, arm))
-
-
-def variant_verdict(runs: list[RunResults], arm: str) -> Verdict | None:
+def arm_verdict(inputs: Inputs, corpus: str, variant: str, arm: str) -> Verdict | None:
     """One verdict on an arm over all seeds of a variant, None when no seed measured it.
 
-    Over several seeds by the paired interval over seeds and text, else what the single seeds say.
+    As everywhere on the page (`measures.judge_arm`); `observe` must change nothing at all, in any seed.
     """
-    found = [verdict for run in runs if (verdict := arm_verdict(run, arm)) is not None]
+    if arm != "observe":
+        return measures.judge_arm(inputs, corpus, variant, arm)
+    found = [value for run in inputs.of(corpus, variant) if (value := arm_difference(run, arm)) is not None]
     if not found:
         return None
-    gap = measures.compare_arms(runs, arm) if len(found) > 1 and arm != "observe" else None
-    return of_interval(gap.low, gap.high) if gap is not None and gap.covers_seeds else of_seeds(found)
+    return Verdict(CHANGED, "bad") if any(found) else Verdict(UNCHANGED, "even")
 
 
 def synapse_table(inputs: Inputs, corpus: str) -> Table:
@@ -82,14 +73,15 @@ def _row(inputs: Inputs, corpus: str, variant: str, arms: list[str]) -> Row:
     documents = measures.over(runs, measures.number_of("hebbian", "arms/static/documents"))
     cells = [
         spread_cell(measures.over(runs, measures.test_bits), reason=_reason(runs, "static")),
-        *(_arm_cell(runs, arm) for arm in arms),
+        *(_arm_cell(inputs, corpus, variant, arm) for arm in arms),
         Cell(formats.whole(None if documents is None else documents.mean), documents.mean if documents else None),
     ]
     return Row(variant, cells, slot_of(inputs.variants, variant))
 
 
-def _arm_cell(runs: list[RunResults], arm: str) -> Cell:
-    verdict = variant_verdict(runs, arm)
+def _arm_cell(inputs: Inputs, corpus: str, variant: str, arm: str) -> Cell:
+    runs = inputs.of(corpus, variant)
+    verdict = arm_verdict(inputs, corpus, variant, arm)
     value = measures.over(runs, lambda run: arm_difference(run, arm))
     if verdict is None or value is None:
         reason = _reason(runs, arm)
@@ -113,8 +105,7 @@ def _notes(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
     runs = inputs.of(corpus)
     if not arms:
         return ["No arm has been measured yet."]
-    notes = ["Negative: the arm predicts better than static. Interval below 0: better; above 0: worse; around 0: no "
-             "difference shown."]  # fmt: skip
+    notes = ["Negative: the arm predicts better than static. Better and worse are said of several seeds: Definitions."]
     questions = [f"{arm.replace('_', ' ')}: {_question(runs, arm)}" for arm in arms if _question(runs, arm)]
     if questions:
         notes.append("; ".join(questions))
@@ -131,7 +122,7 @@ def _not_run(inputs: Inputs, corpus: str, arms: list[str]) -> list[str]:
     for arm in arms:
         for variant in inputs.variants:
             runs = inputs.of(corpus, variant)
-            if variant_verdict(runs, arm) is None:
+            if arm_verdict(inputs, corpus, variant, arm) is None:
                 reasons.setdefault(_reason(runs, arm), []).append(f"{arm.replace('_', ' ')} of {variant}")
     return [f"{_heading(reason)}{', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
@@ -152,9 +143,6 @@ def _reason(runs: list[RunResults], arm: str) -> str:
     return _first(runs, f"arms/{arm}/reason") or _first(runs, "reason") or ""
 
 
-STATE_ARMS = ("carry", "shuffled")
-
-
 def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
     """One row per variant with a state: what its arms gain over windows that are only moved; None without any.
 
@@ -166,7 +154,7 @@ def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
     if not carrying:
         return None
     columns = [
-        *(Column(arm, "minus overlap, bits per byte", _question(every, arm)) for arm in STATE_ARMS),
+        *(Column(arm, "minus overlap, bits per byte", _question(every, arm)) for arm in measures.STATE_ARMS),
         *(
             Column(f"carry, tokens {start} to {end - 1}", "minus overlap, bits per byte", "Place in the static window.")
             for start, end in quarters
@@ -175,7 +163,7 @@ def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
     rows = []
     for variant in carrying:
         runs = inputs.of(corpus, variant)
-        cells = [_beyond_cell(runs, arm) for arm in STATE_ARMS]
+        cells = [_beyond_cell(inputs, corpus, variant, arm) for arm in measures.STATE_ARMS]
         cells += [_quarter_cell(runs, start) for start, _ in quarters]
         rows.append(Row(variant, cells, slot_of(inputs.variants, variant)))
     notes = [
@@ -194,11 +182,12 @@ def _quarters(run: RunResults) -> list[tuple[int, int]]:
     return [(int(row["from"]), int(row["to"])) for row in run.hebbian.rows("arms/carry/by_window", "from", "to")]
 
 
-def _beyond_cell(runs: list[RunResults], arm: str) -> Cell:
+def _beyond_cell(inputs: Inputs, corpus: str, variant: str, arm: str) -> Cell:
+    runs = inputs.of(corpus, variant)
     gap = measures.compare_arms(runs, arm, "overlap")
     if gap is None:
         return missing_cell(_reason(runs, arm) or "not run")
-    verdict = of_difference(gap, 0.0)
+    verdict = measures.judge(inputs, ("beyond", corpus, variant, arm), gap)
     parts = (formats.interval(gap.low, gap.high, 4), f"n {len(runs)}" if len(runs) > 1 else "", verdict.word)
     return Cell(formats.signed(gap.value, 4), gap.value, "", verdict.tone, detail="\n".join(p for p in parts if p))
 
@@ -214,23 +203,15 @@ def _quarter_cell(runs: list[RunResults], start: int) -> Cell:
     return Cell(formats.signed(value.mean, 4), value.mean, detail="\n".join(p for p in parts if p))
 
 
-SWEEP = "damping_sweep/rows"
-
-
-def sweep_rows(run: RunResults) -> dict[float, dict[str, float | None]]:
-    """Numbers of one run by damping; empty when it carries no state."""
-    return {float(row["damping"]): row for row in run.hebbian.rows(SWEEP, "damping")}
-
-
 def sweep_number(runs: list[RunResults], damping: float, name: str) -> Spread | None:
     """One number at one damping over seeds."""
-    found = (sweep_rows(run).get(damping, {}).get(name) for run in runs)
+    found = (measures.sweep_rows(run).get(damping, {}).get(name) for run in runs)
     return over_seeds(value for value in found if isinstance(value, int | float))
 
 
 def dampings(inputs: Inputs, corpus: str) -> list[float]:
     """Every damping that some run on the corpus was read at, ascending."""
-    return sorted({damping for run in inputs.of(corpus) for damping in sweep_rows(run)})
+    return sorted({damping for run in inputs.of(corpus) for damping in measures.sweep_rows(run)})
 
 
 def sweep_table(inputs: Inputs, corpus: str) -> Table | None:
@@ -245,11 +226,11 @@ def sweep_table(inputs: Inputs, corpus: str) -> Table | None:
     rows = [
         Row(
             variant,
-            [_cell(inputs.of(corpus, variant), damping) for damping in swept],
+            [_cell(inputs, corpus, variant, damping) for damping in swept],
             slot_of(inputs.variants, variant),
         )
         for variant in inputs.variants
-        if any(sweep_rows(run) for run in inputs.of(corpus, variant))
+        if any(measures.sweep_rows(run) for run in inputs.of(corpus, variant))
     ]
     alone = (f"{damping:g}: {_tokens(_alone(damping))}" for damping in swept)
     return Table(
@@ -260,7 +241,7 @@ def sweep_table(inputs: Inputs, corpus: str) -> Table | None:
         notes=[
             f"Half-life that damping alone gives, tokens: {', '.join(alone)}. Half-life measured: of an exponential"
             " through the autocorrelation of the state at one window; – where that is not positive.",
-            "Intervals: as in the table above; several seeds: from the lowest to the highest end. The dampings are"
+            "Intervals: as in the table above; several seeds: over seeds. The dampings are"
             " not tested against each other.",
         ],
     )
@@ -291,16 +272,18 @@ def sweep_panel(inputs: Inputs, corpus: str) -> Panel:
     )
 
 
-def _cell(runs: list[RunResults], damping: float) -> Cell:
-    rows = [row for run in runs if (row := sweep_rows(run).get(damping))]
+def _cell(inputs: Inputs, corpus: str, variant: str, damping: float) -> Cell:
+    runs = inputs.of(corpus, variant)
+    rows = [row for run in runs if (row := measures.sweep_rows(run).get(damping))]
     value = sweep_number(runs, damping, "difference_to_static")
     memory = f"half-life measured {_tokens(_mean(sweep_number(runs, damping, 'half_life_measured_tokens')))}"
     if value is None:
         reason = next((str(row["reason"]) for row in rows if row.get("reason")), "not run")
         return missing_cell(reason)
-    bounds = [(row["ci_low"], row["ci_high"]) for row in rows]
-    verdict = of_seeds([of_interval(low, high) for low, high in bounds])
-    parts = (formats.deviation(value, 4), formats.widest(bounds, 4), verdict.word, memory)
+    gap = measures.sweep_difference(runs, damping)
+    verdict = measures.judge(inputs, ("sweep", corpus, variant, f"{damping:g}"), gap)
+    span = "" if gap is None else formats.interval(gap.low, gap.high, 4)
+    parts = (formats.deviation(value, 4), span, verdict.word, memory)
     return Cell(formats.signed(value.mean, 4), value.mean, "", verdict.tone, detail="\n".join(p for p in parts if p))
 
 
