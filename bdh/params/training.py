@@ -12,6 +12,15 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from bdh.params.section import Count, Fraction, Name, NonNegative, Positive, Section, Switch
 
 
+def _share_of_steps(share: float) -> float:
+    if not 0.0 < share <= 1.0:
+        raise ValueError(
+            "this is a share of train.steps without a new best, above 0 and at most 1 (1: never stop early), "
+            "no longer a number of validations; for n of them give n * validate_every / steps"
+        )
+    return share
+
+
 class Train(Section):
     """Optimisation of one run; units stand beside the keys in params.yaml."""
 
@@ -30,7 +39,7 @@ class Train(Section):
     average_decay: Fraction
     validate_every: Count
     validation_windows: Count
-    patience: Count
+    patience: Annotated[float, AfterValidator(_share_of_steps)]
     checkpoint_every: Count
     learning_rule: Literal["backprop", "hebbian", "hybrid"]
     regime: Literal["none", "readout", "full"]

@@ -30,6 +30,7 @@ from bdh.training.validation import ValidationSet
 ADVICE = "lower train.learning_rate or train.gradient_clip, lengthen train.warmup_steps, or set precision: float32"
 LOOK_EVERY = 16
 LOOK_S = 1.0
+FEWEST_STALE = 3
 Row = dict[str, float | int | None]
 
 
@@ -95,8 +96,17 @@ class Training:
         return self.tokens_seen / self.usage.train_s if self.usage.train_s > 0 else None
 
     def finished(self) -> bool:
-        """All steps are done, or `patience` validations have brought no new best."""
-        return self.step >= self.steps or self.stale >= self.settings.patience
+        """All steps are done, or there has been no new best for so long that none is expected.
+
+        That is `patience` of the planned steps, counted from the best step and not before the end of warm-up, and at
+        least FEWEST_STALE validations: a share of a short training is one or two of them, which noise can fill.
+        """
+        if self.step >= self.steps:
+            return True
+        if self.stale < FEWEST_STALE:
+            return False
+        since = self.step - max(self.best["step"], self.settings.warmup_steps)
+        return since >= self.settings.patience * self.settings.steps
 
     def validation_due(self) -> bool:
         """The weights of this step belong into the history and are not there yet."""

@@ -181,7 +181,7 @@ def test_resume_after_a_full_disk_continues_exactly(project, monkeypatch):
 
 
 def test_resume_keeps_early_stopping(project):
-    chosen = {"steps": 200, "learning_rate": 8.0, "warmup_steps": 0, "validate_every": 2, "patience": 3}
+    chosen = {"steps": 200, "learning_rate": 8.0, "warmup_steps": 0, "validate_every": 2, "patience": 0.04}
     straight = project(folder="straight", **chosen)
     assert straight.step < 200
     with pytest.raises(Killed):

@@ -255,7 +255,7 @@ def _ends(group, text, folder):
     diverged = run(make("", text, group, model=model, checkpoint_every=1), checkpoints).diverged
     found["nan"] = str(diverged), group.failing
 
-    training = run(make("", text, group, model=Toy(), steps=60, learning_rate=8.0, patience=1, validate_every=2))
+    training = run(make("", text, group, model=Toy(), steps=60, learning_rate=8.0, patience=0.1, validate_every=2))
     found["early"] = training.step
 
     stop = Stop()
