@@ -48,6 +48,9 @@ class Train(Section):
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
     refit: bool = False
+    carry: bool = False
+    carry_damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    carry_windows: Annotated[int, Field(ge=2)] = 16
 
 
 TrainOverrides = create_model(  # type: ignore[call-overload]

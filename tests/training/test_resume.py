@@ -66,7 +66,9 @@ def killing(step, method="advance"):
     return spoil
 
 
-@pytest.mark.parametrize("overrides", [{}, {"average_decay": 0.0}, {"learning_rule": "hybrid"}], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [{}, {"average_decay": 0.0}, {"learning_rule": "hybrid"}, {"carry": True, "carry_windows": 5}], ids=str
+)
 def test_resume_after_a_kill_at_any_step_continues_exactly(project, overrides):
     straight = project(folder="straight", **overrides)
     for step in range(12):
