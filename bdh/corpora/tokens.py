@@ -198,9 +198,36 @@ def random_windows(
     the window.
     """
     places = _Places(tokens, window, segments)
-    bits = np.random.Philox(key=seed, counter=step << 64).random_raw(batch_size)
-    chosen = ((bits >> 11) * 2.0**-53 * places.count).astype(np.int64)
-    return _windows(tokens, places.starts(chosen[rows]), window)
+    return _windows(tokens, places.starts(places.drawn(batch_size, seed, step)[rows]), window)
+
+
+def consecutive_windows(
+    tokens: np.ndarray,
+    batch_size: int,
+    window: int,
+    seed: int,
+    step: int,
+    most: int,
+    rows: slice = ALL_ROWS,
+    segments: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs and targets (B, window), int64, of streams that read on from step to step, and which start anew (B, bool).
+
+    A stream takes the window behind the one of the step before. After `most` windows, and where its segment has no room
+    for another, it goes on elsewhere: where `random_windows` of the same seed and step has the same row. All start at
+    step 1; from then on their moves are spread evenly over the steps. Pure as `random_windows`, with the same errors.
+    """
+    places = _Places(tokens, window, segments)
+    age_B = (step - 1 + np.arange(batch_size)[rows] * most // batch_size) % most
+    move_B = np.maximum(step - age_B, 1)
+    at_B = end_B = np.zeros_like(move_B)
+    starts_B = np.ones_like(move_B, dtype=bool)
+    for earlier in range(int(move_B.min()), step + 1):
+        chosen_B = places.drawn(batch_size, seed, earlier)[rows]
+        starts_B = (earlier <= move_B) | (at_B + 2 * window >= end_B)
+        at_B = np.where(starts_B, places.starts(chosen_B), at_B + window)
+        end_B = np.where(starts_B, places.ends(chosen_B), end_B)
+    return *_windows(tokens, at_B, window), starts_B
 
 
 def fixed_windows(
@@ -265,12 +292,25 @@ class _Places:
             )
         places_S = np.maximum(lengths_S - window, 0)
         self._ends_S = np.cumsum(places_S)
+        self._segment_ends_S = segments_S2[:, 1]
         self._shift_S = segments_S2[:, 0] - (self._ends_S - places_S)
         self.count = int(self._ends_S[-1])
 
+    def drawn(self, count: int, seed: int, step: int) -> np.ndarray:
+        """Numbers of `count` random places, all equally likely, int64."""
+        bits = np.random.Philox(key=seed, counter=step << 64).random_raw(count)
+        return ((bits >> 11) * 2.0**-53 * self.count).astype(np.int64)
+
     def starts(self, places: np.ndarray) -> np.ndarray:
         """Where in the array the places with these numbers are."""
-        return places + self._shift_S[np.searchsorted(self._ends_S, places, side="right")]
+        return places + self._shift_S[self._segments_of(places)]
+
+    def ends(self, places: np.ndarray) -> np.ndarray:
+        """Where in the array the segments of these places end."""
+        return self._segment_ends_S[self._segments_of(places)]
+
+    def _segments_of(self, places: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends_S, places, side="right")
 
 
 def _windows(tokens: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

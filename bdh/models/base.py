@@ -104,12 +104,13 @@ class LanguageModel(nn.Module):
         """Take what the settings of a training decide; an `l1_weight` above 0 has the activity measured."""
         self.kernel, self.l1_weight, self.measure_l1 = kernel, l1_weight, l1_weight > 0
 
-    def training_pass(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
+    def training_pass(self, tokens_BT: Tensor, targets_BT: Tensor, state: State | None = None) -> Output:
         """What training calls in place of `forward`: the output has a loss, and `objective` is what to differentiate.
 
-        A model that has kernels chooses them here.
+        A model that has kernels chooses them here. With `state` (`train.carry`) the output holds the state behind the
+        window, as that of `forward`.
         """
-        return self(tokens_BT, targets_BT)
+        return self(tokens_BT, targets_BT, state)
 
     def objective(self, output: Output) -> Tensor:
         """The scalar that training differentiates, loss + l1_weight * l1 of an output with targets."""

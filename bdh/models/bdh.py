@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdh.kernels.decoding.memory import DecodingWeights
-from bdh.kernels.training.dispatch import LayerStack, chooses_fused, fused_loss
+from bdh.kernels.training.dispatch import LayerStack, chooses_fused, fused_loss, refuse_fused
 from bdh.kernels.training.shape import DEFAULT, Tuning
 from bdh.models.base import GraphFactors, LanguageModel, Output, State, cross_entropy
 from bdh.nn.attention import attend_chunked, attend_parallel
@@ -113,8 +113,14 @@ class BDH(LanguageModel):
         l1 = torch.stack(activities).mean() if activities else None
         return Output(logits=logits_BTV, loss=cross_entropy(logits_BTV, targets_BT), state=after, l1=l1)
 
-    def training_pass(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
-        """Fused kernels where `kernel` wants them and they run: a `total` and no logits (B,0,V). Else `forward`."""
+    def training_pass(self, tokens_BT: Tensor, targets_BT: Tensor, state: State | None = None) -> Output:
+        """Fused kernels where `kernel` wants them and they run: a `total` and no logits (B,0,V). Else `forward`.
+
+        The kernels take no state: with one it is always `forward`.
+        """
+        if state is not None:
+            refuse_fused(self.kernel)
+            return self(tokens_BT, targets_BT, state)
         trained = self._fused_pass(tokens_BT, targets_BT)
         return self(tokens_BT, targets_BT) if trained is None else trained
 

@@ -12,6 +12,15 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from bdh.params.section import Count, Fraction, Name, NonNegative, Positive, Section, Switch
 
 
+def _share_of_steps(share: float) -> float:
+    if not 0.0 < share <= 1.0:
+        raise ValueError(
+            "this is a share of train.steps without a new best, above 0 and at most 1 (1: never stop early), "
+            "no longer a number of validations; for n of them give n * validate_every / steps"
+        )
+    return share
+
+
 class Train(Section):
     """Optimisation of one run; units stand beside the keys in params.yaml."""
 
@@ -30,7 +39,7 @@ class Train(Section):
     average_decay: Fraction
     validate_every: Count
     validation_windows: Count
-    patience: Count
+    patience: Annotated[float, AfterValidator(_share_of_steps)]
     checkpoint_every: Count
     learning_rule: Literal["backprop", "hebbian", "hybrid"]
     regime: Literal["none", "readout", "full"]
@@ -39,6 +48,9 @@ class Train(Section):
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
     refit: bool = False
+    carry: bool = False
+    carry_damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    carry_windows: Annotated[int, Field(ge=2)] = 16
 
 
 TrainOverrides = create_model(  # type: ignore[call-overload]

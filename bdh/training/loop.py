@@ -66,6 +66,6 @@ def start_compiler(training: Training, display: Display) -> None:
     """Compile the model where the settings ask for it; where that fails say so and train without."""
     if training.finished():
         return
-    reason = training.update.compile(*training.batch(1))
+    reason = training.update.compile(*training.batch(1)[:2])
     if reason is not None:
         display.note(f"torch.compile is not available here ({reason}); training goes on without it")

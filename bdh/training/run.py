@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bdh.corpora.tokens import TokenCorpus
-from bdh.models.base import LanguageModel, build
+from bdh.models.base import LanguageModel, architecture_module, build
 from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
@@ -31,6 +31,7 @@ from bdh.training.resume import CheckpointFolder, fingerprint, only_one
 from bdh.training.state import Refit, Row, Training
 
 SPREAD = ("devices", "train.devices", "train.accumulate")
+CARRYING = ("train.carry", "train.carry_damping", "train.carry_windows")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Run:
         """
         manifest = CODE / "train" / f"{self.variant}.json"
         source = manifest if manifest.exists() else FOLDER / f"{self.architecture}.py"
-        parts = {name: value for name, value in self.settings().items() if name not in SPREAD} | {
+        unused = SPREAD if self.train.carry else (*SPREAD, *CARRYING)
+        parts = {name: value for name, value in self.settings().items() if name not in unused} | {
             "corpus_digest": self.corpus.digest,
             "code": source.read_text(encoding="utf-8"),
             "torch": torch.__version__,
@@ -91,6 +93,7 @@ def ranks_of(params: Params, variant: str, corpus: str) -> int:
     """
     check_names(params, variant, corpus)
     train = params.train_of(variant, corpus)
+    check_carry(train, variant, params.architecture_of(variant))
     if is_worker():
         return 1
     on_gpu = params.device != "cpu" and torch.cuda.is_available()
@@ -113,16 +116,34 @@ def check_names(params: Params, variant: str, corpus: str) -> None:
             )
 
 
+def check_carry(train: Train, variant: str, architecture: str) -> None:
+    """Raise ParamsError for a training with a carried state (`train.carry`) that the variant cannot have."""
+    if not train.carry:
+        return
+    if not architecture_module(architecture).Model.carries_state:
+        raise ParamsError(
+            f"train.carry: {variant} (architecture {architecture}) has no state of constant size that could be handed "
+            "on from window to window; set train.carry: false for this variant"
+        )
+    if train.learning_rule != "backprop":
+        raise ParamsError(
+            f"train.carry: {variant} learns by {train.learning_rule}, and local rules read every window afresh; "
+            "set train.carry: false or train.learning_rule: backprop"
+        )
+
+
 def describe(params: Params, variant: str, corpus: str, seed: int, group: ProcessGroup = ALONE, name: str = "") -> Run:
     """Gather one run's settings; ParamsError for a variant or corpus that params.yaml does not describe."""
     check_names(params, variant, corpus)
+    train, architecture = params.train_of(variant, corpus), params.architecture_of(variant)
+    check_carry(train, variant, architecture)
     device = choose_device(params.device, params.threads)
     return Run(
         variant,
-        params.architecture_of(variant),
+        architecture,
         TokenCorpus.open(TOKENS / corpus),
         seed,
-        params.train_of(variant, corpus),
+        train,
         params.model_of(variant, corpus),
         device,
         choose_precision(params.precision, device),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdh.corpora.tokens import TokenCorpus, random_windows
+from bdh.corpora.tokens import TokenCorpus, consecutive_windows, random_windows
 from bdh.models.base import LanguageModel
 from bdh.params import Train
 from bdh.project.device import fix_seed
@@ -30,6 +30,7 @@ from bdh.training.validation import ValidationSet
 ADVICE = "lower train.learning_rate or train.gradient_clip, lengthen train.warmup_steps, or set precision: float32"
 LOOK_EVERY = 16
 LOOK_S = 1.0
+FEWEST_STALE = 3
 Row = dict[str, float | int | None]
 
 
@@ -95,24 +96,38 @@ class Training:
         return self.tokens_seen / self.usage.train_s if self.usage.train_s > 0 else None
 
     def finished(self) -> bool:
-        """All steps are done, or `patience` validations have brought no new best."""
-        return self.step >= self.steps or self.stale >= self.settings.patience
+        """All steps are done, or there has been no new best for so long that none is expected.
+
+        That is `patience` of the planned steps, counted from the best step and not before the end of warm-up, and at
+        least FEWEST_STALE validations: a share of a short training is one or two of them, which noise can fill.
+        """
+        if self.step >= self.steps:
+            return True
+        if self.stale < FEWEST_STALE:
+            return False
+        since = self.step - max(self.best["step"], self.settings.warmup_steps)
+        return since >= self.settings.patience * self.settings.steps
 
     def validation_due(self) -> bool:
         """The weights of this step belong into the history and are not there yet."""
         due = self.step % self.settings.validate_every == 0 or self.step >= self.steps
         return due and (not self.history or self.history[-1]["step"] != self.step)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B/W,T) of optimizer step 1, 2, ...: this rank's streams of the batch of seed and step."""
-        streams, window = self.settings.batch_size, self.settings.window
-        own = self.group.rows(streams)
-        inputs, targets = random_windows(self.text, streams, window, self.seed, step, own, self.segments)
-        return self._to_device(inputs), self._to_device(targets)
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Inputs and targets (B/W,T) of optimizer step 1, 2, ...: this rank's streams of the batch of seed and step.
 
-    def _to_device(self, windows: np.ndarray) -> Tensor:
+        With `train.carry` also which streams start anew (B/W, bool); the others read on.
+        """
+        settings, own = self.settings, self.group.rows(self.settings.batch_size)
+        which = (self.text, settings.batch_size, settings.window, self.seed, step)
+        if settings.carry:
+            found = consecutive_windows(*which, settings.carry_windows, own, self.segments)
+            return tuple(self._to_device(part) for part in found)
+        return tuple(self._to_device(part) for part in random_windows(*which, own, self.segments))
+
+    def _to_device(self, part: np.ndarray) -> Tensor:
         """A copy on the device; a GPU takes it from pinned memory, so that the CPU can run ahead."""
-        tensor = torch.from_numpy(windows)
+        tensor = torch.from_numpy(part)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def advance(self) -> None:
@@ -211,6 +226,9 @@ class Training:
             groups["average"] = dict(zip(self.average.names, self.average.tensors, strict=True))
         if self.update.optimizer is not None:
             groups["optimizer"] = optimizer_tensors(self.update.optimizer, self.update.named)
+        if self.update.carried is not None:
+            own = self.update.carried.tensors
+            groups["state"] = {name: self.group.gather(tensor.cpu()).flatten(0, 1) for name, tensor in own.items()}
         tensors = {f"{group}/{n}": t.contiguous() for group, named in groups.items() for n, t in named.items()}
         rest = {
             "history": self.history,
@@ -238,6 +256,10 @@ class Training:
                 tensor.copy_(groups["average"][name])
         if self.update.optimizer is not None:
             restore_optimizer(self.update.optimizer, self.update.named, groups.get("optimizer", {}))
+        if self.update.carried is not None:
+            rows = self.group.rows(self.settings.batch_size)
+            for name, tensor in self.update.carried.tensors.items():
+                tensor.copy_(groups["state"][name][rows])
         self.step = checkpoint.step
         self.history, self.best = checkpoint.rest["history"], checkpoint.rest["best"]
         self.stale, self._sums = checkpoint.rest["stale"], checkpoint.rest["sums"]

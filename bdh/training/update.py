@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bdh.models.base import LanguageModel, Output
+from bdh.models.base import LanguageModel, Output, State
 from bdh.params import Train
 from bdh.project.device import autocast
 from bdh.project.errors import ParamsError
+from bdh.training.carry import CarriedState
 from bdh.training.distributed.group import ALONE, ProcessGroup
 from bdh.training.optimizer import Named, learning_rate, make_optimizer, objective
 
@@ -28,9 +29,9 @@ class TrainingPass(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Output:
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor, state: State | None = None) -> Output:
         """See `LanguageModel.training_pass`."""
-        return self.model.training_pass(tokens_BT, targets_BT)
+        return self.model.training_pass(tokens_BT, targets_BT, state)
 
 
 class Update:
@@ -64,6 +65,9 @@ class Update:
         self.optimizer = make_optimizer(self.named, settings, device) if self.named else None
         self.forward: nn.Module = model
         self.training_pass: nn.Module = TrainingPass(model)
+        self.carried: CarriedState | None = None
+        if settings.carry and self.named:
+            self.carried = CarriedState(model, settings, settings.batch_size // group.size)
         self.exchanges = True
         self._replica: DistributedDataParallel | None = None
         if group.size > 1:  # layers share their weights, so no gradient is complete before the whole backward pass
@@ -87,11 +91,12 @@ class Update:
         if not wanted or self.optimizer is None:
             return None, False
         own = len(tokens_BT) // self.settings.accumulate
+        state = None if self.carried is None else self.carried.parts(self.settings.accumulate)[0]
         try:
             compiled = cast(nn.Module, torch.compile(TrainingPass(self.model)))
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 with autocast(self.device, self.precision):
-                    total = objective(self.model, compiled(tokens_BT[:own], targets_BT[:own]), self.settings)
+                    total = objective(self.model, compiled(tokens_BT[:own], targets_BT[:own], state), self.settings)
                 total.backward()
         except Exception as error:  # the compiler's back ends raise whatever they like
             torch.compiler.reset()
@@ -101,12 +106,17 @@ class Update:
         self.training_pass, self.forward = compiled, cast(nn.Module, torch.compile(self.model))
         return None, True
 
-    def apply(self, step: int, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+    def apply(
+        self, step: int, tokens_BT: Tensor, targets_BT: Tensor, starts_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Optimizer step 1, 2, ...: cross-entropy before it (nats per token) and the gradient norm before clipping.
 
         `tokens_BT` and the cross-entropy are this rank's own; gradients and local changes are means over all ranks.
+        Of a training with a carried state `starts_B` says which streams start anew.
         """
         loss = norm = None
+        if self.carried is not None and starts_B is not None:
+            self.carried.start_anew(starts_B)
         self.model.latest_tokens_BT = tokens_BT
         if self.optimizer is not None:
             loss, norm = self._descend(self.optimizer, step, tokens_BT, targets_BT)
@@ -137,13 +147,20 @@ class Update:
         parts = self.settings.accumulate
         module = self._replicated()
         losses = []
+        states: list[State | None] = [None] * parts
+        if self.carried is not None:
+            states = [*self.carried.parts(parts)]
         for part, (inputs, targets) in enumerate(zip(tokens_BT.chunk(parts), targets_BT.chunk(parts), strict=True)):
             waits = self._replica is not None and not (self.exchanges and part == parts - 1)
             with self._replica.no_sync() if self._replica is not None and waits else nullcontext():
                 with autocast(self.device, self.precision):
-                    output = module(inputs, targets)
+                    output = module(inputs, targets, states[part])
                     total = objective(self.model, output, self.settings)
                 (total / parts if parts > 1 else total).backward()
+            state = states[part]
+            if self.carried is not None and state is not None:
+                assert output.state is not None
+                self.carried.keep(state, output.state)
             assert output.loss is not None
             losses.append(output.loss.detach())
         return losses[0] if parts == 1 else torch.stack(losses).mean()

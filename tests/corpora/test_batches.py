@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bdh.corpora.tokens import TokenCorpus, document_windows, fixed_windows, random_windows, spaced_starts
+from bdh.corpora.tokens import (
+    TokenCorpus,
+    consecutive_windows,
+    document_windows,
+    fixed_windows,
+    random_windows,
+    spaced_starts,
+)
 from bdh.project.errors import CorpusError
 from bdh.training.report import write_samples
 from bdh.training.state import Training
@@ -72,6 +79,68 @@ def test_random_windows_reach_both_ends_evenly() -> None:
     counts = np.bincount(starts, minlength=4)
     assert len(counts) == 4
     assert counts.min() > 0.8 * 640
+
+
+def read_on(lengths: list[int], streams: int, window: int, most: int, steps: int, **options) -> np.ndarray:
+    """Starts of the windows (steps, streams) and whether they start anew, over tokens that are their own places."""
+    ends = np.cumsum(lengths)
+    segments = np.stack([ends - lengths, ends], 1)
+    found = [
+        consecutive_windows(np.arange(ends[-1]), streams, window, 5, step, most, segments=segments, **options)
+        for step in range(1, steps + 1)
+    ]
+    for inputs, targets, _ in found:
+        np.testing.assert_array_equal(targets, inputs + 1)
+        homes = np.searchsorted(ends, np.concatenate([inputs, targets[:, -1:]], 1), side="right")
+        assert (homes == homes[:, :1]).all(), "a window leaves its segment"
+    return np.array([inputs[:, 0] for inputs, _, _ in found]), np.array([starts for _, _, starts in found])
+
+
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5),
+    streams=st.integers(1, 7),
+    window=st.integers(1, 9),
+    most=st.integers(2, 6),
+)
+@example(lengths=[40, 9, 90], streams=3, window=8, most=5)
+def test_consecutive_windows_read_on_until_their_segment_or_their_turn_ends(lengths, streams, window, most) -> None:
+    """A stream that skips, repeats or crosses a cut, or that keeps a state where it starts anew, would be found."""
+    lengths = [*lengths, window + 1]
+    at, starts = read_on(lengths, streams, window, most, steps=17)
+    ends = np.cumsum(lengths)
+    assert starts[0].all()
+    for stream in range(streams):
+        age = 0
+        for step in range(1, 17):
+            place = at[step - 1, stream]
+            room = place + 2 * window < ends[np.searchsorted(ends, place, side="right")]
+            age = 0 if starts[step - 1, stream] else age + 1
+            planned = (step + stream * most // streams) % most == 0
+            assert starts[step, stream] == (planned or not room)
+            if not starts[step, stream]:
+                assert at[step, stream] == place + window
+            assert age < most
+    drawn = np.array([random_windows(np.arange(ends[-1]), streams, window, 5, s, segments=_cut(ends))[0][:, 0]
+                      for s in range(1, 18)])  # fmt: skip
+    np.testing.assert_array_equal(at[starts], drawn[starts])
+
+
+def _cut(ends: np.ndarray) -> np.ndarray:
+    return np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)
+
+
+def test_consecutive_windows_of_some_rows_are_those_of_the_whole_batch() -> None:
+    """Ranks share the streams of one batch."""
+    whole = read_on([300, 200], 8, 16, 4, steps=9)
+    some = read_on([300, 200], 8, 16, 4, steps=9, rows=slice(3, 6))
+    for one, other in zip(some, whole, strict=True):
+        np.testing.assert_array_equal(one, other[:, 3:6])
+
+
+def test_consecutive_windows_spread_their_moves_over_the_steps() -> None:
+    """All streams fresh at once would make every 4th batch another task."""
+    _, starts = read_on([100_000], 8, 16, 4, steps=12)
+    assert starts[1:].sum(1).tolist() == [2] * 11
 
 
 @given(length=st.integers(2, 300), count=st.integers(1, 40), window=st.integers(1, 299))

@@ -159,6 +159,7 @@ def test_params_unquoted_date_is_read(tmp_path):
         ("corpus.sample_plays.tokenizer.name", "wordpiece", r"tokenizer: .*'wordpiece'.*'bytes'.*'gpt2'"),
         ("corpus.sample_plays.source.kind", "ftp", r"source: .*'ftp'.*'generated'.*'download'"),
         ("corpus.sample_calls.text.foo", 1, r"text.*foo: unknown key; allowed: .*columns"),
+        ("scales.gpu.train.patience", 8, r"patience: .*share of train\.steps.*n \* validate_every / steps .*it is 8"),
         ("scale", "huge", r"scale: .*'laptop' or 'gpu'.*'huge'"),
         ("device", "tpu", r"device: .*'auto', 'cpu' or 'cuda'"),
         ("variant.gru", {}, r"variant\.gru: bdh/models/gru\.py does not exist and .* nothing in `of`; allowed: bdh"),

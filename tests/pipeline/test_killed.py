@@ -8,7 +8,7 @@ from tests.support.project import Project
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1500)]
 KEY = "bdh-sample_plays-0"
-LONG = {"steps": 100_000, "validate_every": 20, "checkpoint_every": 50_000, "patience": 10**6}
+LONG = {"steps": 100_000, "validate_every": 20, "checkpoint_every": 50_000, "patience": 1.0}
 GOING_ON = "going on from the checkpoint"
 
 

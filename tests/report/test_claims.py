@@ -451,6 +451,21 @@ def test_claim_8_wants_carry_below_static_a_moved_window_and_a_strangers_state(f
     assert found_in(THREE, one_bad)[8].verdict == held.get(expected, expected), "the weakest variant decides"
 
 
+def test_claim_8_is_judged_on_those_that_were_trained_with_a_state(found_in):
+    """One that never saw a state, and a rival that did, are told beside them and decide nothing."""
+    level = {"static": 2.0, "overlap": 1.9, "shuffled": 1.95}
+    edits = in_bdh(arms(**level, carry=2.2)) | {("hebbian", "bdh_structured"): arms(**level, carry=1.8)}
+    trained = {("bdh_structured", CORPUS): {"train.carry": True}}
+    found = found_in(THREE, edits, settings=trained)[8]
+    assert found.verdict == SUPPORTED
+    assert f"bdh on {CORPUS} (told, not judged), bits per byte: carry minus static" in found.measured
+    assert found_in(THREE, edits)[8].verdict == NOT_SUPPORTED
+    rival = {variant: "gated_linear" if variant == "bdh_structured" else "bdh" for variant in THREE.variants}
+    told = found_in(THREE, edits, settings=trained, families=rival)[8]
+    assert told.verdict == NOT_SUPPORTED, "the state of a gated linear recurrence says nothing about a BDH"
+    assert f"bdh_structured on {CORPUS} (told, not judged)" in told.measured
+
+
 def test_claim_8_is_not_judged_by_one_seed_or_at_a_small_scale(found_in):
     for carry in (1.0, 3.0):
         edits = in_bdh(arms(static=2.0, overlap=1.9, shuffled=1.95, carry=carry))

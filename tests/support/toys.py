@@ -33,7 +33,7 @@ def settings(**overrides: object) -> Train:
         "average_decay": 0.9,
         "validate_every": 4,
         "validation_windows": 6,
-        "patience": 50,
+        "patience": 1.0,
         "checkpoint_every": 3,
         "learning_rule": "backprop",
         "regime": "full",

@@ -111,9 +111,33 @@ def test_training_judges_the_average_beside_the_raw_weights(train):
 
 
 def test_training_stops_early_after_patience(train):
-    training = train(steps=400, learning_rate=8.0, warmup_steps=0, validate_every=2, patience=3, average_decay=0.0)
-    assert training.step < 400
-    assert training.step == training.best["step"] + 3 * 2
+    """Patience counts steps: as many without a new best as its share of the planned ones, however often it is asked."""
+    for every in (2, 4):
+        chosen = {"steps": 400, "learning_rate": 8.0, "warmup_steps": 0, "average_decay": 0.0, "validate_every": every}
+        training = train(**chosen, patience=0.04, folder=str(every))
+        assert training.step < 400
+        assert training.step == training.best["step"] + 16
+
+
+@pytest.mark.parametrize(
+    ("best", "step", "stale", "ends"),
+    [
+        (10, 29, 10, False),
+        (10, 30, 10, True),
+        (10, 30, 2, False),
+        (0, 24, 10, False),
+        (0, 25, 10, True),
+        (99, 100, 0, True),
+    ],
+)
+def test_training_waits_for_the_warm_up_and_for_three_validations(tmp_path, best, step, stale, ends):
+    """Without either a training that has not begun to learn, or a noisy pair of validations, would be its end."""
+    chosen = settings(steps=100, warmup_steps=5, patience=0.2)
+    training = Training(
+        Toy(), corpus(tmp_path / "tokens"), chosen, seed=0, device=torch.device("cpu"), precision=torch.float32
+    )
+    training.best, training.step, training.stale = {"step": best}, step, stale
+    assert training.finished() is ends
 
 
 def test_training_regime_none_only_validates(train):

@@ -66,7 +66,9 @@ def killing(step, method="advance"):
     return spoil
 
 
-@pytest.mark.parametrize("overrides", [{}, {"average_decay": 0.0}, {"learning_rule": "hybrid"}], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [{}, {"average_decay": 0.0}, {"learning_rule": "hybrid"}, {"carry": True, "carry_windows": 5}], ids=str
+)
 def test_resume_after_a_kill_at_any_step_continues_exactly(project, overrides):
     straight = project(folder="straight", **overrides)
     for step in range(12):
@@ -181,7 +183,7 @@ def test_resume_after_a_full_disk_continues_exactly(project, monkeypatch):
 
 
 def test_resume_keeps_early_stopping(project):
-    chosen = {"steps": 200, "learning_rate": 8.0, "warmup_steps": 0, "validate_every": 2, "patience": 3}
+    chosen = {"steps": 200, "learning_rate": 8.0, "warmup_steps": 0, "validate_every": 2, "patience": 0.04}
     straight = project(folder="straight", **chosen)
     assert straight.step < 200
     with pytest.raises(Killed):

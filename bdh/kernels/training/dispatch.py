@@ -81,6 +81,14 @@ def chooses_fused(kernel: str, training: bool, encoder: Tensor) -> bool:
     return False
 
 
+@torch.compiler.disable
+def refuse_fused(kernel: str) -> None:
+    """Say that a pass with a carried state takes the plain path; ParamsError if `kernel` is `fused`."""
+    if kernel == "fused":
+        raise ParamsError("train.kernel: fused cannot run here: it takes no carried state; set train.kernel: auto")
+    _say("training on the plain path: the kernels take no carried state")
+
+
 def fused_loss(owner: torch.nn.Module, stack: LayerStack, x_BTD: Tensor, targets_BT: Tensor) -> TrainingLoss:
     """Loss and all gradients of the rows x (B,T,D) before the first layer, together; logits are never whole.
 

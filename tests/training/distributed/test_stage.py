@@ -21,7 +21,7 @@ from tests.support.stage_project import make_project, start
 
 pytestmark = pytest.mark.slow
 KEY = "bdh-sample_plays-0"
-LONG = {"steps": 100_000, "validate_every": 20, "checkpoint_every": 20, "patience": 10**6, "devices": 2}
+LONG = {"steps": 100_000, "validate_every": 20, "checkpoint_every": 20, "patience": 1.0, "devices": 2}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.train")
 FAILING = """
 import os, sys

@@ -32,6 +32,8 @@ CASES = {
     "transformer readout": ("transformer", {}, {"regime": "readout"}),
     "recurrent_trained": ("recurrent_trained", {}, {}),
     "neuro_trained": ("neuro_trained", {}, {}),
+    "bdh carried": ("bdh", {}, {"carry": True, "carry_windows": 3}),
+    "gated_linear carried, accumulated": ("gated_linear", {}, {"carry": True, "carry_windows": 3, "accumulate": 2}),
     "slim, pruned": ("slim_backprop", SLIM, {}),
     "slim hebbian": ("slim_hebbian", SLIM, {"learning_rule": "hebbian"}),
     "slim hybrid accumulated": ("slim_hybrid", SLIM, {"learning_rule": "hybrid", "accumulate": 2}),
@@ -204,10 +206,10 @@ def test_parallel_resume_with_as_many_ranks_repeats_the_bits(text, tmp_path):
         assert all(np.array_equal(straight[0][name], resumed[0][name]) for name in straight[0])
 
 
-def _resumed(group, text, folder, last, expected_step):
+def _resumed(group, text, folder, last, expected_step, variant, overrides):
     checkpoints = CheckpointFolder("toy", "f", folder)
     group.lead(checkpoints.prepare)
-    training = make("transformer", text, group, steps=8, checkpoint_every=2, validate_every=4)
+    training = make(variant, text, group, steps=8, checkpoint_every=2, validate_every=4, **overrides)
     if last is not None:
         training.steps = last
     loop.resume(training, checkpoints, SilentDisplay("toy", 0))
@@ -218,16 +220,17 @@ def _resumed(group, text, folder, last, expected_step):
     return weights(training), training.history[-1]["validation_nats"]
 
 
+@pytest.mark.parametrize("case", [("transformer", {}), ("bdh", {"carry": True, "carry_windows": 6})], ids=str)
 @pytest.mark.parametrize("before", [1, 2])
-def test_parallel_resume_with_another_number_of_ranks(text, tmp_path, before):
-    straight = run(make("transformer", text, steps=8, validate_every=4))
+def test_parallel_resume_with_another_number_of_ranks(text, tmp_path, before, case):
+    straight = run(make(case[0], text, steps=8, validate_every=4, **case[1]))
     straight.finish()
     folder = tmp_path / "checkpoints"
     for size, last, step in ((before, 4, 0), (3 - before, None, 4)):
         results = (
-            [_resumed(ALONE, text, folder, last, step)]
+            [_resumed(ALONE, text, folder, last, step, *case)]
             if size == 1
-            else on_ranks(2, tmp_path, _resumed, text, folder, last, step)
+            else on_ranks(2, tmp_path, _resumed, text, folder, last, step, *case)
         )
     same(results[0][0], weights(straight))
     assert results[0][1] == pytest.approx(straight.history[-1]["validation_nats"], rel=1e-9)
@@ -255,7 +258,7 @@ def _ends(group, text, folder):
     diverged = run(make("", text, group, model=model, checkpoint_every=1), checkpoints).diverged
     found["nan"] = str(diverged), group.failing
 
-    training = run(make("", text, group, model=Toy(), steps=60, learning_rate=8.0, patience=1, validate_every=2))
+    training = run(make("", text, group, model=Toy(), steps=60, learning_rate=8.0, patience=0.1, validate_every=2))
     found["early"] = training.step
 
     stop = Stop()
