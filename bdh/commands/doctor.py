@@ -24,7 +24,19 @@ import typer
 
 from bdh.commands.console import say, show_table
 from bdh.corpora.fetch import MIRROR
-from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, LocalSource, Params, SourceFile, load
+from bdh.corpora.places import own_files
+from bdh.params import (
+    Corpus,
+    DownloadSource,
+    GeneratedSource,
+    Gpt2Tokenizer,
+    HubSource,
+    LocalSource,
+    Params,
+    PlainText,
+    SourceFile,
+    load,
+)
 from bdh.project.errors import HatcheryError, one_line
 from bdh.project.files import RAW, enter_root
 
@@ -140,8 +152,10 @@ def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
     if (RAW / name).is_dir():
         return f"fetched: {RAW / name}", ""
     if isinstance(source, LocalSource):
-        path = Path(source.path).expanduser()
-        return (f"local: {path}", "") if path.is_file() else ("", str(path.absolute()))
+        return _own(name, corpus, source)
+    if isinstance(source, HubSource):
+        where = f"{source.dataset} at {source.revision}"
+        return (f"hub: {where}", "") if _answers("https://huggingface.co") else ("", f"the hub ({where})")
     places = {file.path: _place(file) for file in files}
     if lost := [path for path, place in places.items() if place is None]:
         return "", ", ".join(lost)
@@ -149,10 +163,20 @@ def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
     return ", ".join(dict.fromkeys([*made, *(place for place in places.values() if place)])), ""
 
 
+def _own(name: str, corpus: Corpus, source: LocalSource) -> tuple[str, str]:
+    sectors = None if isinstance(corpus.text, PlainText) else corpus.text.sectors
+    try:
+        found = own_files(name, source, corpus.text.format, {sectors} if sectors else set())
+    except HatcheryError as error:
+        return "", one_line(error).removeprefix(f"corpus {name}: ").partition(";")[0]
+    first = next(iter(found.values())).path
+    return f"local: {first}{f' and {len(found) - 1} more' if len(found) > 1 else ''}", ""
+
+
 def files_of(corpus: Corpus) -> list[SourceFile]:
     """The files that a corpus and its tokenizer are downloaded as."""
     tokenizer = corpus.tokenizer
-    files = [] if isinstance(corpus.source, GeneratedSource | LocalSource) else list(corpus.source.files)
+    files = list(corpus.source.files) if isinstance(corpus.source, DownloadSource) else []
     return files + ([tokenizer.vocab, tokenizer.merges] if isinstance(tokenizer, Gpt2Tokenizer) else [])
 
 

@@ -33,10 +33,12 @@ from bdh.params import (
     ByteTokenizer,
     CharacterTokenizer,
     Corpus,
+    GeneratedSource,
     PlainText,
     SeparatorPattern,
     SplitByBlocks,
     SplitByDate,
+    SplitByHash,
 )
 from bdh.params import Tokenizer as TokenizerParams
 from bdh.project.errors import CorpusError
@@ -57,7 +59,7 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
     """
     provenance = Provenance.read(raw)
     provenance.check(raw)
-    reader = reader_of(corpus, raw, raw / provenance.text)
+    reader = reader_of(corpus, raw, [raw / text for text in provenance.documents()])
     chosen, other_sectors = _of_sectors(reader.documents(), corpus)
     documents, dropped = drop_empty_and_repeated(chosen, reader.path)
     parts = _split(name, corpus, reader, documents)
@@ -92,14 +94,16 @@ def _say_removed(name: str, removed: dict[str, int]) -> None:
         sys.stderr.write(f"{name}: documents left out: {', '.join(parts)}\n")
 
 
-def reader_of(corpus: Corpus, raw: Path, path: Path) -> DocumentReader:
-    """The reader for the corpus' text at `path`; a table of sectors lies in folder `raw`."""
+def reader_of(corpus: Corpus, raw: Path, paths: list[Path]) -> DocumentReader:
+    """The reader for the corpus' text in the files `paths`; a table of sectors lies in folder `raw`."""
     text = corpus.text
     if isinstance(text, PlainText):
+        own = not isinstance(corpus.source, GeneratedSource)
         if isinstance(text.separator, SeparatorPattern):
-            return PlainReader(path, pattern=text.separator.pattern)
-        return PlainReader(path, separator=text.separator)
-    return TableReader(path, text.columns, None if text.sectors is None else read_sectors(raw / text.sectors))
+            return PlainReader(paths, pattern=text.separator.pattern, must_match=own)
+        return PlainReader(paths, separator=text.separator, must_match=own)
+    sectors = None if text.sectors is None else read_sectors(raw / text.sectors)
+    return TableReader(paths, text.columns, sectors, text.format)
 
 
 def _of_sectors(documents: Iterator[Document], corpus: Corpus) -> tuple[list[Document], int]:
@@ -120,6 +124,8 @@ def _split(name: str, corpus: Corpus, reader: DocumentReader, documents: list[Do
     split = corpus.text.split
     if isinstance(split, SplitByDate):
         return splits.by_date(documents, split, name)
+    if isinstance(split, SplitByHash):
+        return splits.by_hash(documents, split, name)
     if isinstance(split, SplitByBlocks):
         return splits.by_blocks(documents, split, name, reader)
     return splits.by_position(documents, split, name, reader)

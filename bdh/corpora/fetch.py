@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -20,13 +21,15 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from bdh.corpora.download import UnreachableError, download
-from bdh.corpora.planted import write_planted
+from bdh.corpora.places import OwnFile, hub_files, own_files
+from bdh.corpora.plain import make_plain
+from bdh.corpora.planted import FLOORS, LABELS, write_planted
 from bdh.corpora.progress import bytes_progress
 from bdh.corpora.provenance import FetchedFile, Provenance, sha256_of
 from bdh.corpora.sample.calls import write_call, years_of
 from bdh.corpora.sample.plays import write_play
 from bdh.corpora.sample.words import COMPANIES
-from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, LocalSource, SourceFile
+from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, HubSource, LocalSource, PlainText, SourceFile, Written
 from bdh.project.errors import CorpusError, one_line
 
 MIRROR = "BDH_CORPORA_MIRROR"
@@ -52,15 +55,22 @@ def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWN
     """Bring all files of a corpus, those of its tokenizer included, into `folder`, which is replaced as a whole.
 
     A file comes from the mirror that the environment variable BDH_CORPORA_MIRROR names (a folder or any fsspec
-    URL), else from its address. Raises CorpusError when neither has it or its sha256 is not an accepted one.
+    URL), else from its address. Files with documents become plain UTF-8 (`bdh.corpora.plain`). Raises CorpusError when
+    a file cannot be had, its sha256 is not an accepted one, or it is not what the section says.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        source, text, files = _text_files(name, corpus, partial, downloads)
+        source, files, revision = _text_files(name, corpus, partial, downloads)
+        tables = _tables_beside(corpus)
+        files = [f if f.name in tables else _made_plain(name, corpus, partial, f) for f in files]
+        texts = [file for file in files if file.name not in tables]
+        if not texts:
+            raise CorpusError(f"corpus {name}: no file is left that holds documents; corpus.{name}.source names them")
         files += [_fetch_file(name, file, partial, downloads) for file in _tokenizer_files(corpus)]
-        provenance = Provenance(source, text, tuple(files))
+        several = tuple(file.name for file in texts) if len(texts) > 1 else ()
+        provenance = Provenance(source, texts[0].name, tuple(files), several, revision)
         provenance.write(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -69,21 +79,53 @@ def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWN
     return provenance
 
 
-def _text_files(name: str, corpus: Corpus, folder: Path, downloads: Path) -> tuple[str, str, list[FetchedFile]]:
-    """Source, name of the file with the documents, and all files but the tokenizer's."""
+def _text_files(name: str, corpus: Corpus, folder: Path, downloads: Path) -> tuple[str, list[FetchedFile], str | None]:
+    """Source, all files but the tokenizer's, and the revision of a data set."""
     source = corpus.source
     if isinstance(source, GeneratedSource):
-        text = generate(source, folder)
+        generate(source, folder)
         origin = f"generator {source.generator}, seed {source.seed}, {source.documents} documents"
-        made = sorted(path for path in folder.iterdir())
-        return "generated", text, [_described(path, origin, "generated", True, "MIT") for path in made]
+        made = sorted(folder.iterdir())
+        return "generated", [_described(path, origin, "generated", True, "MIT") for path in made], None
     if isinstance(source, LocalSource):
-        return "local", Path(source.path).name, [_copy_local(name, source, folder)]
+        found = own_files(name, source, corpus.text.format, _tables_beside(corpus))
+        return "local", [_copy_own(name, file, target, source, folder) for target, file in found.items()], None
+    if isinstance(source, HubSource):
+        wanted, revision = hub_files(name, source)
+        fetched = {to: _fetch_file(name, file, folder, downloads, to) for to, file in wanted.items()}
+        return "hub", [replace(file, name=to) for to, file in fetched.items()], revision
     names = [Path(file.path).name for file in (*source.files, *_tokenizer_files(corpus))]
-    if len(set(names)) < len(names):
-        raise CorpusError(f"corpus {name}: two files of one name among {', '.join(names)}; rename one in the mirror")
+    _check_names(name, names)
     files = [_fetch_file(name, file, folder, downloads) for file in source.files]
-    return files[0].source, files[0].name, files
+    return files[0].source, files, None
+
+
+def _check_names(name: str, names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise CorpusError(f"corpus {name}: two files of one name among {', '.join(names)}; rename one of them")
+
+
+def _tables_beside(corpus: Corpus) -> set[str]:
+    """Names of files that hold no documents: the table of sectors, and what a generator knows."""
+    sectors = None if isinstance(corpus.text, PlainText) else corpus.text.sectors
+    known = {FLOORS, LABELS} if isinstance(corpus.source, GeneratedSource) else set()
+    return known | ({sectors} if sectors else set())
+
+
+def _made_plain(name: str, corpus: Corpus, folder: Path, file: FetchedFile) -> FetchedFile:
+    """The file as plain UTF-8, in the folder too; what was done and the sha256 of what came stand in the result."""
+    if not isinstance(corpus.source, Written):
+        return file
+    path = folder / file.name
+    made = make_plain(path, corpus.text.format, corpus.source, f"corpus.{name}")
+    if made is None:
+        return file
+    target = path.with_name(made[0])
+    if target != path and target.exists():
+        raise CorpusError(f"corpus {name}: {file.name} unpacks to {target.name}, which is there too; name one of them")
+    path.rename(target)
+    size, digest, named = target.stat().st_size, sha256_of(target), target.relative_to(folder).as_posix()
+    return replace(file, name=named, bytes=size, sha256=digest, changed=made[1], original=file.sha256)
 
 
 def generate(source: GeneratedSource, folder: Path) -> str:
@@ -117,18 +159,17 @@ def _described(path: Path, origin: str, source: str, pinned: bool, licence: str)
     return FetchedFile(path.name, origin, source, path.stat().st_size, sha256_of(path), pinned, licence)
 
 
-def _copy_local(name: str, source: LocalSource, folder: Path) -> FetchedFile:
-    path = Path(source.path).expanduser()
-    if not path.is_file():
-        where = f"corpus.{name}.source.path"
-        raise CorpusError(f"corpus {name}: {path.absolute()} is no file; {where} should name your text")
-    with path.open("rb") as file:
-        _copy(file.read, folder / path.name, path.stat().st_size, f"copy {path.name}")
-    return _described(folder / path.name, path.name, "local", False, source.licence)
+def _copy_own(name: str, file: OwnFile, to: str, source: LocalSource, folder: Path) -> FetchedFile:
+    target = folder / to
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with file.open(name) as remote:
+        _copy(remote.read, target, file.size, f"copy {to}")
+    return replace(_described(target, to, "local", False, source.licence), name=to)
 
 
-def _fetch_file(name: str, file: SourceFile, folder: Path, downloads: Path) -> FetchedFile:
-    target = folder / Path(file.path).name
+def _fetch_file(name: str, file: SourceFile, folder: Path, downloads: Path, to: str | None = None) -> FetchedFile:
+    target = folder / (to or Path(file.path).name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     mirror = os.environ.get(MIRROR, "").rstrip("/")
     if mirror and _from_mirror(name, mirror, file, target):
         fetched = _described(target, file.url or file.path, "mirror", True, file.licence)
@@ -185,7 +226,7 @@ def _from_address(name: str, file: SourceFile, target: Path, downloads: Path, mi
         except UnreachableError as error:
             raise CorpusError(f"corpus {name}: {error}. {_ways_out(file, mirror)}") from None
         _link(stored, target)
-    pinned = done.sha256 in file.sha256
+    pinned = done.sha256 in file.sha256 or (file.url_pinned and not file.sha256)
     if not pinned:
         version = f", revision {done.revision}" if done.revision else ""
         sys.stderr.write(

@@ -7,15 +7,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.project.errors import CorpusError, one_line
-from bdh.project.files import read_json, write_json
+from pydantic import ConfigDict
+
+from bdh.project.errors import CorpusError
+from bdh.project.files import read_as, write_json
 
 FILE = "provenance.json"
+MOST_ORIGINS = 64
 
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """One file of a corpus; `pinned` says that its sha256 is among those that params.yaml accepts."""
+    """One file of a corpus; `pinned` says that its sha256 is among those that params.yaml accepts.
+
+    changed: what stage fetch did to make plain UTF-8 of it, None for a file that is as it came; `bytes` and `sha256`
+    are those of the plain file, `original` is the sha256 of what came.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     origin: str
@@ -24,18 +33,25 @@ class FetchedFile:
     sha256: str
     pinned: bool
     licence: str
+    changed: str | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """`source` is mirror, url, local or generated; `text` names the file that holds the documents.
+    """`source` is mirror, url, local, hub or generated; `text` names the (first) file that holds documents.
 
+    texts: all files that hold documents in their order, empty where there is one. revision: the commit of a data set.
     No time and no place of this machine stand in it, so that equal files have equal provenance everywhere.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     source: str
     text: str
     files: tuple[FetchedFile, ...]
+    texts: tuple[str, ...] = ()
+    revision: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Provenance:
@@ -45,16 +61,16 @@ class Provenance:
         """
         if not (folder / FILE).is_file():
             raise CorpusError(f"{folder} holds no fetched corpus; `dvc repro fetch@{folder.name}` fetches it")
-        raw = read_json(folder / FILE)
-        try:
-            return cls(**raw | {"files": tuple(FetchedFile(**file) for file in raw["files"])})
-        except (KeyError, TypeError) as error:
-            problem = f"{folder / FILE} has another shape than stage fetch writes ({one_line(error)})"
-            raise CorpusError(f"{problem}; `dvc repro -f fetch@{folder.name}` makes it again") from None
+        remedy = f"`dvc repro -f fetch@{folder.name}` makes it again"
+        return read_as(cls, folder / FILE, "stage fetch", remedy, CorpusError)
 
     def write(self, folder: Path) -> None:
-        """Write provenance.json into `folder`."""
-        write_json(folder / FILE, asdict(self))
+        """Write provenance.json into `folder`; what does not apply to a corpus has no key."""
+        write_json(folder / FILE, _told(self) | {"files": [_told(file) for file in self.files]})
+
+    def documents(self) -> tuple[str, ...]:
+        """Names of the files that hold documents, in their order."""
+        return self.texts or (self.text,)
 
     def check(self, folder: Path) -> None:
         """Raise CorpusError when a file is missing, cut short or changed since it was fetched."""
@@ -66,8 +82,28 @@ class Provenance:
                 raise CorpusError(f"{path} is {state}; `dvc repro -f fetch@{folder.name}` fetches it again")
 
     def origins(self) -> list[dict[str, Any]]:
-        """Name, origin, size, sha256, licence of every file: what a result rests on, whichever way it came here."""
-        return [{key: value for key, value in asdict(file).items() if key != "source"} for file in self.files]
+        """Name, origin, size, sha256, licence of every file: what a result rests on, whichever way it came here.
+
+        More than MOST_ORIGINS files of one licence are told as one, whose sha256 is that of all of theirs.
+        """
+        if len(self.files) <= MOST_ORIGINS:
+            return [{key: value for key, value in _told(file).items() if key != "source"} for file in self.files]
+        first, sums = self.files[0], "".join(f"{file.name} {file.sha256}\n" for file in self.files)
+        changed = sorted({file.changed for file in self.files if file.changed})
+        whole = {
+            "name": f"{len(self.files)} files",
+            "origin": f"{first.origin} and others",
+            "bytes": sum(file.bytes for file in self.files),
+            "sha256": hashlib.sha256(sums.encode()).hexdigest(),
+            "pinned": all(file.pinned for file in self.files),
+            "licence": ", ".join(sorted({file.licence for file in self.files})),
+        }
+        return [whole | ({"changed": "; ".join(changed)} if changed else {})]
+
+
+def _told(record: Provenance | FetchedFile) -> dict[str, Any]:
+    """The fields of a record by name, those left out that do not apply."""
+    return {name: value for name, value in asdict(record).items() if value is not None and value != ()}
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bdh.corpora.documents import Document
 from bdh.corpora.readers import PlainReader
 from bdh.corpora.tokens import SPLITS
-from bdh.params import SplitByBlocks, SplitByDate, SplitByPosition
+from bdh.params import SplitByBlocks, SplitByDate, SplitByHash, SplitByPosition
 from bdh.project.errors import CorpusError
 
 Splits = dict[str, list[Document]]
@@ -69,6 +69,23 @@ def by_blocks(documents: list[Document], split: SplitByBlocks, corpus: str, read
     total = sum(document.utf8_bytes for document in documents)
     for number, (middle, document) in enumerate(_middles(documents)):
         splits["test" if middle >= test * total else _of_block(number, every)].append(document)
+    return _none_empty(splits, corpus, _too_few(documents))
+
+
+def by_hash(documents: list[Document], split: SplitByHash, corpus: str) -> Splits:
+    """Every document goes where its digest, read as a number from 0 to 1, falls: test first, then validation.
+
+    What is added or removed later moves no other document. Raises CorpusError for a single document or an empty split.
+    """
+    if len(documents) == 1:
+        raise CorpusError(
+            f"corpus {corpus}: by: hash deals out whole documents and there is one; by: blocks cuts a single text"
+        )
+    splits: Splits = {name: [] for name in SPLITS}
+    for document in documents:
+        place = int.from_bytes(document.digest[:8]) / 2.0**64
+        held_out = place < split.test_fraction + split.validation_fraction
+        splits["test" if place < split.test_fraction else "validation" if held_out else "train"].append(document)
     return _none_empty(splits, corpus, _too_few(documents))
 
 

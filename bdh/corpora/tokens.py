@@ -8,15 +8,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from bdh.corpora.documents import read_table
 from bdh.corpora.tokenizer import Tokenizer, load, smallest_dtype
 from bdh.project.errors import CorpusError
-from bdh.project.files import read_json
+from bdh.project.files import read_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +29,6 @@ DOCUMENTS = "documents.parquet"
 SEGMENTS = "segments.parquet"
 LABELS = "labels.parquet"
 SPEAKERS = "speakers.parquet"
-STATS_KEYS = (
-    ("name",),
-    ("digest",),
-    *(("tokenizer", key) for key in ("name", "vocab_size", "end_of_text")),
-    *(("splits", split, "tokens") for split in SPLITS),
-)
 PLACE = {"token_start": pa.int64(), "token_end": pa.int64()}
 DOCUMENT_COLUMNS = {
     "id": pa.string(),
@@ -54,6 +50,39 @@ SPEAKER_COLUMNS = {"document": pa.int32(), "split": pa.string(), "role": pa.stri
 ALL_ROWS = slice(None)
 
 
+class _TokenizerFacts(TypedDict):
+    """How a tokenizer is described."""
+
+    name: str
+    vocab_size: Annotated[int, Field(ge=1, lt=2**32)]
+    end_of_text: Annotated[int, Field(ge=0, lt=2**32)] | None
+
+
+@with_config(ConfigDict(extra="allow"))
+class _SplitFacts(TypedDict):
+    """How long a split is; there are more numbers than this."""
+
+    tokens: Annotated[int, Field(ge=0)]
+
+
+class _Splits(TypedDict):
+    """What is known of every split."""
+
+    train: _SplitFacts
+    validation: _SplitFacts
+    test: _SplitFacts
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Statistics(TypedDict):
+    """What reading a corpus needs of stats.json; the rest of it is for the report."""
+
+    name: str
+    digest: str
+    tokenizer: _TokenizerFacts
+    splits: _Splits
+
+
 class TokenCorpus:
     """Token arrays of three splits, the table of documents, the tokenizer and the statistics of one corpus."""
 
@@ -71,14 +100,8 @@ class TokenCorpus:
         """
         if not (path / STATS).is_file():
             raise CorpusError(f"{path} holds no tokenized corpus; `dvc repro tokenize@{path.name}` makes it")
-        stats = read_json(path / STATS)
-        try:
-            for keys in STATS_KEYS:
-                functools.reduce(lambda section, key: section[key], keys, stats)
-        except (KeyError, TypeError) as error:
-            again = f"`dvc repro -f tokenize@{path.name}` makes it again"
-            raise CorpusError(f"{path / STATS} has not what stage tokenize writes ({error}); {again}") from None
-        return cls(path, stats)
+        again = f"`dvc repro -f tokenize@{path.name}` makes it again"
+        return cls(path, dict(read_as(_Statistics, path / STATS, "stage tokenize", again, CorpusError)))
 
     @property
     def name(self) -> str:

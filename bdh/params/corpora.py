@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import codecs
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bdh.params.section import Count, Day, Section
 from bdh.params.training import OverridesByScale
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        text = codecs.lookup(name)._is_text_encoding
+    except (LookupError, ValueError):
+        text = False
+    if not text:
+        raise ValueError("no encoding of text has that name; for example utf-8, utf-16, latin-1, cp1252, shift_jis")
+    return name
+
+
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
+Names = Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class Written(Section):
+    """How the files of a source are written; stage fetch makes plain UTF-8 of them and provenance.json says so.
+
+    encoding: of text, jsonl and csv. newlines: `lf` makes one LF of every CRLF and CR, `keep` leaves them.
+    """
+
+    encoding: Encoding = "utf-8"
+    newlines: Literal["keep", "lf"] = "keep"
 
 
 class GeneratedSource(Section):
@@ -33,18 +58,31 @@ class SourceFile(Section):
     licence: str
 
 
-class DownloadSource(Section):
+class DownloadSource(Written):
     """Files from a mirror (BDH_CORPORA_MIRROR) or from pinned https addresses."""
 
     kind: Literal["download"]
     files: Annotated[list[SourceFile], Field(min_length=1)]
 
 
-class LocalSource(Section):
-    """A file of the user's own."""
+class LocalSource(Written):
+    """The user's own: a file, a folder or a pattern like `my/*.jsonl.zst`, or a list of these; fsspec URLs too."""
 
     kind: Literal["local"]
-    path: str
+    path: Names
+    licence: str
+
+
+class HubSource(Written):
+    """Files of a data set of the Hugging Face hub at one revision: those whose path fits one of the patterns `files`.
+
+    A `revision` that is no commit (a branch, a tag) is looked up; provenance.json records the commit.
+    """
+
+    kind: Literal["hub"]
+    dataset: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    revision: Annotated[str, Field(min_length=1)]
+    files: Names
     licence: str
 
 
@@ -73,11 +111,33 @@ class SplitByBlocks(Section):
     by: Literal["blocks"]
     validation_fraction: Annotated[float, Field(gt=0.0, le=0.5)]
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
-    block_bytes: Annotated[int, Field(ge=16)]
+    block_bytes: Annotated[int, Field(ge=16, le=2**40)]
 
 
-TextSplit = Annotated[SplitByPosition | SplitByBlocks, Field(discriminator="by")]
-Split = Annotated[SplitByPosition | SplitByBlocks | SplitByDate, Field(discriminator="by")]
+class SplitByHash(Section):
+    """Every document goes where the sha256 of its text says: it stays there when others are added or removed."""
+
+    by: Literal["hash"]
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> SplitByHash:
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on; their sum is below 1")
+        return self
+
+
+def _has_no_dates(split: Any) -> Any:
+    if isinstance(split, dict) and split.get("by") == "date":
+        raise ValueError("by: date needs dates, and format: text has none; by: position, blocks or hash")
+    return split
+
+
+TextSplit = Annotated[
+    Annotated[SplitByPosition | SplitByBlocks | SplitByHash, Field(discriminator="by")], BeforeValidator(_has_no_dates)
+]
+Split = Annotated[SplitByPosition | SplitByBlocks | SplitByDate | SplitByHash, Field(discriminator="by")]
 
 
 class SeparatorPattern(Section):
@@ -95,25 +155,25 @@ class PlainText(Section):
 
 
 class Columns(Section):
-    """Which column of a parquet file holds what; None where the file has none."""
+    """Which column of a table (or key of a JSON object) holds what; None where there is none."""
 
     text: str
-    turns: str | None
-    symbol: str | None
-    company: str | None
-    sector: str | None
-    date: str | None
-    year: str | None
-    quarter: str | None
+    turns: str | None = None
+    symbol: str | None = None
+    company: str | None = None
+    sector: str | None = None
+    date: str | None = None
+    year: str | None = None
+    quarter: str | None = None
 
 
-class ParquetText(Section):
-    """A parquet file with one document per row."""
+class TableText(Section):
+    """Tables with one document per row: parquet, csv with a header, or jsonl (one JSON object per line)."""
 
-    format: Literal["parquet"]
+    format: Literal["parquet", "jsonl", "csv"]
     columns: Columns
-    sectors: str | None
-    keep_sectors: list[str]
+    sectors: str | None = None
+    keep_sectors: list[str] = Field(default_factory=list)
     split: Split
 
 
@@ -141,11 +201,11 @@ class BpeTokenizer(Section):
     """Byte-level BPE trained on the training split."""
 
     name: Literal["bpe"]
-    vocab_size: Annotated[int, Field(ge=257)]
+    vocab_size: Annotated[int, Field(ge=257, le=2**20)]
 
 
-Source = Annotated[GeneratedSource | DownloadSource | LocalSource, Field(discriminator="kind")]
-Text = Annotated[PlainText | ParquetText, Field(discriminator="format")]
+Source = Annotated[GeneratedSource | DownloadSource | LocalSource | HubSource, Field(discriminator="kind")]
+Text = Annotated[PlainText | TableText, Field(discriminator="format")]
 Tokenizer = Annotated[ByteTokenizer | CharacterTokenizer | Gpt2Tokenizer | BpeTokenizer, Field(discriminator="name")]
 
 

@@ -10,9 +10,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bdh.project.errors import HatcheryError, RunError
+from pydantic import TypeAdapter, ValidationError
+
+from bdh.project.errors import HatcheryError, RunError, one_line
+
+T = TypeVar("T")
 
 RAW = Path("data/raw")
 TOKENS = Path("data/tokens")
@@ -55,6 +59,23 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is missing; `dvc repro` makes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+
+
+def read_as(kind: type[T], path: Path, writer: str, remedy: str, wrong: type[HatcheryError] = RunError) -> T:
+    """Read a JSON file that holds a `kind` (a pydantic model or a dataclass) as `writer` writes it.
+
+    Raises an error of the class `wrong`, naming the file, the entry and the `remedy`, when the file is missing, damaged
+    or has an entry too few or of another type.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise wrong(f"{path} is missing; {remedy}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        told = one_line(ValueError(f"{place}: {first['msg']}" if place else first["msg"]))
+        raise wrong(f"{path} has another shape than {writer} writes ({told}); {remedy}") from None
 
 
 MARK = "dvc.yaml"
