@@ -77,7 +77,8 @@ def planted_graph(seed: int, strength: float = 0.7, dealt: bool = False) -> Grap
 
 
 def tmi_of(seed: int, graph: GraphFactors) -> dict:
-    return tmi.measure(graph, [random_graph(10_000 + TWINS * seed + twin) for twin in range(TWINS)], settings())[0]
+    twins = [tmi.numbers(random_graph(10_000 + TWINS * seed + twin), settings(), twin) for twin in range(TWINS)]
+    return tmi.measure(graph, twins, settings())[0]
 
 
 def gaussian_noise(hurst: float, points: int, generator: np.random.Generator, series: int = 8) -> np.ndarray:
@@ -98,7 +99,7 @@ def short_memory(points: int, generator: np.random.Generator, keep: float = 0.5)
 
 def sps_of(seed: int, series: np.ndarray) -> dict:
     held_out, generator = text(), np.random.default_rng([seed, 3])
-    noise = [Updates(generator.normal(size=(8, held_out.scored))) for _ in range(TWINS)]
+    noise = [sps.numbers(Updates(generator.normal(size=(8, held_out.scored))), held_out) for _ in range(TWINS)]
     orders = [sps.block_order(held_out.scored, generator) for _ in range(4)]
     again = [Updates(series[:, order]) for order in orders]
     return sps.measure(Updates(series), noise, again, held_out, 0.99, draws=DRAWS, seed=seed)[0]
@@ -119,7 +120,7 @@ def reading(seed: int, held_out: HeldOut, coupling: float = 0.0, habit: float = 
 
 
 def sec_of(seed: int, own: Reading, held_out: HeldOut) -> dict:
-    twins = [reading(20_000 + TWINS * seed + twin, held_out) for twin in range(TWINS)]
+    twins = [sec.numbers(reading(20_000 + TWINS * seed + twin, held_out), held_out) for twin in range(TWINS)]
     return sec.measure(own, twins, held_out, draws=DRAWS, resamplings=DRAWS, seed=seed)[0]
 
 
@@ -186,7 +187,7 @@ def activations(seed: int, labelled: Labelled, planted: float = 0.0, neurons: in
 
 def mcl_of(seed: int, planted: float) -> dict:
     labelled = labels(seed)
-    twins = [activations(30_000 + TWINS * seed + twin, labelled) for twin in range(TWINS)]
+    twins = [mcl.numbers(activations(30_000 + TWINS * seed + twin, labelled), labelled) for twin in range(TWINS)]
     return mcl.measure(activations(seed, labelled, planted), twins, labelled, seed)[0]
 
 
@@ -197,7 +198,8 @@ def degrees_of(seed: int, kind: str) -> dict:
         "lognormal": lambda: np.ceil(generator.lognormal(2.0, 1.0, 500)).astype(int),
         "power law": lambda: generator.zipf(2.3, 500),
     }[kind]
-    return degrees.row(draw(), [generator.geometric(0.08, 500) for _ in range(TWINS)])
+    own, twins = draw(), [degrees.numbers(generator.geometric(0.08, 500)) for _ in range(TWINS)]
+    return degrees.row(own, [twin for twin in twins if twin])
 
 
 class Follower(LanguageModel):
@@ -237,7 +239,8 @@ def state_of(seed: int, topics: bool) -> dict:
     if topics:
         topic = np.repeat(generator.integers(0, 8, held_out.scored // 16), 16)
         held_out.inputs[:] = topic * 8 + generator.integers(0, 8, held_out.scored)
-    twins = [Follower(40_000 + TWINS * seed + twin, stranger=True) for twin in range(TWINS)]
+    strangers = [Follower(40_000 + TWINS * seed + twin, stranger=True) for twin in range(TWINS)]
+    twins = [state_graph.numbers(one, held_out, "cpu", settings()) for one in strangers]
     return state_graph.measure(Follower(seed, stranger=not topics), twins, held_out, "cpu", settings())[0]
 
 

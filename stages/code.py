@@ -1,4 +1,4 @@
-"""Stage `code`: which source files every stage and every variant is made of, and which settings a preset inherits."""
+"""Stage `code`: which source files every stage and variant is made of, and what of its settings does not name it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ def main() -> None:
     params = load()
     architectures = {variant: params.architecture_of(variant) for variant in params.variant}
     inherited = {variant: params.inherited_by(variant) for variant in params.variant}
-    write_manifests(architectures, inherited, {"frontier": [metric.module for metric in METRICS]})
+    metrics = [metric.module for metric in METRICS]
+    shapes = {
+        variant: {corpus: params.shape_of(variant, corpus) for corpus in params.corpora} for variant in params.variants
+    }
+    write_manifests(architectures, inherited, {"frontier": metrics, "twins": metrics}, shapes)
 
 
 if __name__ == "__main__":

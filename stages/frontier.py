@@ -6,14 +6,13 @@ import typer
 
 from bdh import params, tracking
 from bdh.corpora.tokens import TokenCorpus
-from bdh.frontier import concepts, rows
-from bdh.frontier import concepts as passages
+from bdh.frontier import rows, twins
 from bdh.frontier import run as frontier
-from bdh.frontier.survey import Texts
-from bdh.hebbian import coactivation, held_out
+from bdh.frontier.survey import texts_of
+from bdh.hebbian import coactivation
 from bdh.project.device import choose_device, fix_seed
 from bdh.project.errors import reported
-from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, read_json, run_key, write_json
+from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, TWINS, read_json, run_key, shape_key, write_json
 from bdh.project.processes import stoppable
 from bdh.training.checkpoints import divergence, load_run
 
@@ -35,10 +34,10 @@ def main(variant: str, corpus: str, seed: int) -> None:
         return
     model, config = load_run(RUNS / key, device)
     state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")
-    run = frontier.Trained(model, config, read_json(REPORTS / "hebbian" / f"{key}.json"), state)
+    untrained = twins.load(TWINS / f"{shape_key(variant, corpus)}.json", config)
+    run = frontier.Trained(model, read_json(REPORTS / "hebbian" / f"{key}.json"), state, untrained)
     tokens = TokenCorpus.open(TOKENS / corpus)
-    text, spread = held_out.cut(tokens, "test", window, size.max_tokens), passages.spread(tokens, "test", window)
-    texts = Texts(text, spread, None if spread is None else concepts.label(tokens, "test", spread))
+    texts = texts_of(tokens, window, size.max_tokens)
     with stoppable(), tracking.tracked("frontier", key, params=named, tags=tags) as tracker:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
         found, points = frontier.measure(run, texts, options, device, bfloat16=settings.precision == "bfloat16")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ import typer
 
 from bdh.commands.console import say
 from bdh.project.errors import HatcheryError
-from bdh.project.files import enter_root, run_key
+from bdh.project.files import enter_root, run_key, shape_key
 
 if TYPE_CHECKING:
     from bdh.params import Params
@@ -38,10 +38,10 @@ def repro(
 ) -> None:
     """Run the pipeline, `--jobs` runs at a time, spread over the GPUs if there are any; then close it with dvc repro.
 
-    DVC itself runs one stage after the other. Corpora come first, then the chain train, hebbian, frontier of every
-    run in a process of its own, then a plain `dvc repro`, which finds everything done and writes the comparison. A run
-    with `train.devices` above 1 waits until as many GPUs are free for it. Results that had not to be computed again get
-    their runs in MLflow at the end.
+    DVC itself runs one stage after the other. Corpora come first, then the untrained twins of every shape, then the
+    chain train, hebbian, frontier of every run in a process of its own, then a plain `dvc repro`, which finds
+    everything done and writes the comparison. A run with `train.devices` above 1 waits until as many GPUs are free for
+    it. Results that had not to be computed again get their runs in MLflow at the end.
     """
     enter_root()
     from bdh.params import load
@@ -49,7 +49,9 @@ def repro(
     with this_python_first():
         if jobs > 1:
             call([*DVC, "repro", "code", "tokenize", "floors"])
-            run_chains(gpus_wanted(load()), jobs)
+            params = load()
+            run_chains({shape_key(v, c): 1 for v in params.variants for c in params.corpora}, jobs, ("twins",))
+            run_chains(gpus_wanted(params), jobs)
         call([*DVC, "repro"])
     fill_in_store()
 
@@ -79,8 +81,8 @@ def gpus_wanted(params: Params) -> dict[str, int | str]:
     return wanted
 
 
-def run_chains(wanted: dict[str, int | str], jobs: int) -> None:
-    """Run the chains of all keys, `jobs` at a time; raises PipelineError naming the first that failed and its log.
+def run_chains(wanted: dict[str, int | str], jobs: int, stages: Sequence[str] = CHAIN) -> None:
+    """Run the `stages` of all keys, `jobs` at a time; raises PipelineError naming the first that failed and its log.
 
     `wanted` gives the GPUs of every key: a number or `all`.
     """
@@ -93,7 +95,7 @@ def run_chains(wanted: dict[str, int | str], jobs: int) -> None:
             environment = dict(os.environ)
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-            command = [*DVC, "--wait-for-lock", "repro", "--single-item", *(f"{stage}@{key}" for stage in CHAIN)]
+            command = [*DVC, "--wait-for-lock", "repro", "--single-item", *(f"{stage}@{key}" for stage in stages)]
             with (LOGS / f"{key}.log").open("w", encoding="utf-8") as log:
                 return key, subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
 

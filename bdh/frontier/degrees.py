@@ -15,6 +15,7 @@ import contextlib
 import io
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from bdh.frontier.tmi import NO_GRAPH, excitatory_edges
 from bdh.intervals import LEVEL
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
 
 FEWEST = 50
+SIDES = ("in", "out")
 EXPONENTIAL = "exponential tail"
 QUANTILE = 1.959963985  # of the standard normal distribution, 97.5 %
 
@@ -42,21 +44,37 @@ def degrees_of(blocks: list[Edges]) -> dict[str, np.ndarray]:
 
 def compute(context: Context) -> Measured:
     """Rows for `in` and `out` degrees of the excitatory graph of a run beside its twins'; there are no curves."""
-    own, share = context.model.graph_factors(), context.settings.top_share
+    own, twins = context.model.graph_factors(), context.twins["degrees"]
     if own is None:
-        return {"in": absent(NO_GRAPH), "out": absent(NO_GRAPH)}, []
-    found = degrees_of(excitatory_edges(own, share))
-    others = [degrees_of(excitatory_edges(twin, share)) for twin in context.twin_graphs()]
-    return {side: row(found[side], [other[side] for other in others]) for side in ("in", "out")}, []
+        return dict.fromkeys(SIDES, absent(NO_GRAPH)), []
+    found = degrees_of(excitatory_edges(own, context.settings.top_share))
+    return {side: row(found[side], [twin[side] for twin in twins if twin[side]]) for side in SIDES}, []
 
 
-def row(degrees: np.ndarray, twins: list[np.ndarray]) -> dict[str, Any]:
-    """The row of one sample of degrees; fewer than 50 in the tail cannot be fitted: null with a reason."""
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows: `numbers` of its in- and out-degrees."""
+    own = subject.model.graph_factors()
+    if own is None:
+        return {}, []
+    found = degrees_of(excitatory_edges(own, subject.settings.top_share))
+    return {side: numbers(found[side]) for side in SIDES}, []
+
+
+def numbers(degrees: np.ndarray) -> dict[str, float]:
+    """Value and exponent of one sample of degrees; none where it cannot be fitted."""
+    found = fit(degrees)
+    return {} if found is None else {"value": found["exponential"][0], "alpha": found["alpha"]}
+
+
+def row(degrees: np.ndarray, twins: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The row of one sample of degrees beside `numbers` of untrained twins.
+
+    Fewer than 50 in the tail cannot be fitted: null with a reason.
+    """
     own = fit(degrees)
     if own is None:
         return absent(f"fewer than {FEWEST} neurons in the tail, or all degrees the same")
     value, p = own["exponential"]
-    fitted = [found for twin in twins if (found := fit(twin)) is not None]
     alternative, chance = own["lognormal"]
     return metric_row(
         value,
@@ -64,13 +82,13 @@ def row(degrees: np.ndarray, twins: list[np.ndarray]) -> dict[str, Any]:
         tests={EXPONENTIAL: {"mean": 0.0, "sd": 1.0, "z": value, "p": p, "draws": 0, "p_method": "likelihood ratio"}},
         interval=(value - QUANTILE, value + QUANTILE),
         n=own["tail"],
-        untrained=[found["exponential"][0] for found in fitted],
+        untrained=[twin["value"] for twin in twins],
         reference=None,
         reference_untrained=[],
         alpha=own["alpha"],
         alpha_ci_low=own["alpha"] - QUANTILE * own["sigma"],
         alpha_ci_high=own["alpha"] + QUANTILE * own["sigma"],
-        alpha_untrained=[found["alpha"] for found in fitted],
+        alpha_untrained=[twin["alpha"] for twin in twins],
         smallest=own["smallest"],
         distance=own["distance"],
         lognormal={"ratio": alternative, "p": chance},

@@ -15,6 +15,7 @@ Reference protocol: the ten largest ratios P(active | concept) / P(active | not 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from bdh.frontier.selectivity import Half, ridits, selective, usable
 from bdh.frontier.survey import Activations, activations
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
 
 FEWEST_NEURONS = 20
 FEWEST_TOKENS = 512
@@ -38,19 +39,40 @@ NO_TAP = "this variant taps no activations of single neurons"
 
 
 def compute(context: Context) -> Measured:
-    """The MCL row of a run and its curve; passages are read by the model and its twins."""
+    """The MCL row of a run and its curve; the model reads the passages."""
     passages, labels = context.texts.passages, context.texts.labels
     if passages is None:
         return absent("no document of the test split fills a window"), []
-    models = [context.model] if labels is None else [context.model, *context.twins]
-    own, *others = (activations(one, passages.text, context.device, context.bfloat16) for one in models)
-    return measure(own, [one for one in others if one is not None], labels)
+    own = activations(context.model, passages.text, context.device, context.bfloat16)
+    return measure(own, context.twins["mcl"], labels)
 
 
-def measure(own: Activations | None, twins: list[Activations], labels: Labelled | None, seed: int = 0) -> Measured:
-    """The MCL row of a model beside untrained twins, and r on the second half of its selective neurons, sorted.
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows: `numbers`; it draws no curve."""
+    passages, labels = subject.texts.passages, subject.texts.labels
+    if passages is None or labels is None:
+        return {}, []
+    own = activations(subject.model, passages.text, subject.device, subject.bfloat16)
+    return ({} if own is None else numbers(own, labels)), []
 
-    Too few tokens, active neurons or concepts cannot be measured: null with a reason.
+
+def numbers(own: Activations, labels: Labelled) -> dict[str, float]:
+    """Value and reference protocol of one model; none with too few tokens, or fewer than 2 concepts to use."""
+    if labels.document.size < FEWEST_TOKENS:
+        return {}
+    kept, sides = _used(labels)
+    if kept.sum() < 2:
+        return {}
+    return {"value": _exactly_one(_select(own, sides)[0]), "reference": _ratio(own, labels, kept)}
+
+
+def measure(
+    own: Activations | None, twins: Sequence[Mapping[str, float]], labels: Labelled | None, seed: int = 0
+) -> Measured:
+    """The MCL row of a model, and r on the second half of its selective neurons, sorted.
+
+    twins: `numbers` of the untrained twins. Too few tokens, active neurons or concepts cannot be measured: null with a
+    reason.
     """
     if own is None:
         return absent(NO_TAP), []
@@ -58,8 +80,7 @@ def measure(own: Activations | None, twins: list[Activations], labels: Labelled 
         return absent("nothing in this text is labelled with a concept"), []
     if labels.document.size < FEWEST_TOKENS:
         return absent(f"{labels.document.size} tokens, at least {FEWEST_TOKENS} are needed"), []
-    first, second = _halves(labels)
-    kept = usable((first[1], second[1]))
+    kept, sides = _used(labels)
     if kept.sum() < 2:
         return absent(
             f"{int(kept.sum())} concepts occur in both halves of the documents often enough, 2 are needed"
@@ -68,16 +89,15 @@ def measure(own: Activations | None, twins: list[Activations], labels: Labelled 
     if active.sum() < FEWEST_NEURONS:
         return absent(f"{int(active.sum())} active neurons, at least {FEWEST_NEURONS} are needed"), []
     names = [name for name, ok in zip(labels.names, kept, strict=True) if ok]
-    sides = tuple((where, _only(half, kept)) for where, half in (first, second))
     found, r = _select(own, sides)
     row = metric_row(
         _exactly_one(found),
         nulls={SHIFTED: _shifted(own, sides, labels, seed)},
         interval=wilson(int((found.sum(0) == 1).sum()), found.shape[1]),
         n=found.shape[1],
-        untrained=[_exactly_one(_select(twin, sides)[0]) for twin in twins],
+        untrained=[twin["value"] for twin in twins],
         reference=_ratio(own, labels, kept),
-        reference_untrained=[_ratio(twin, labels, kept) for twin in twins],
+        reference_untrained=[twin["reference"] for twin in twins],
         tap=own.tap,
         selective_for_any=float((found.sum(0) > 0).mean()),
         concepts={name: _concept(found[at], r[at]) for at, name in enumerate(names)},
@@ -90,6 +110,13 @@ def measure(own: Activations | None, twins: list[Activations], labels: Labelled 
 
 
 Side = tuple[np.ndarray, Half]
+
+
+def _used(labels: Labelled) -> tuple[np.ndarray, tuple[Side, ...]]:
+    """Which concepts occur in both halves often enough (C, bool), and both halves with those alone."""
+    halves = _halves(labels)
+    kept = usable((halves[0][1], halves[1][1]))
+    return kept, tuple((where, _only(half, kept)) for where, half in halves)
 
 
 def _halves(labels: Labelled) -> tuple[Side, Side]:

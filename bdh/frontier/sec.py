@@ -17,6 +17,7 @@ clipped at 1000.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from bdh.hebbian.scores import bootstrap_units
 from bdh.intervals import against_null, percentiles
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
 
 FEWEST = 64
 ROUNDS = 5
@@ -42,24 +43,51 @@ NO_TAP = "this variant taps no sparse activations, they have no density"
 
 def compute(context: Context) -> Measured:
     """The SEC row of a run and its curves."""
-    settings, readings = context.settings, [other.reading for other in context.others]
+    settings = context.settings
     return measure(
         context.own.reading,
-        [reading for reading in readings if reading is not None],
+        context.twins["sec"],
         context.texts.text,
         draws=settings.null_draws,
         resamplings=settings.bootstrap,
     )
 
 
-def measure(
-    reading: Reading | None, twins: list[Reading], text: HeldOut, *, draws: int, resamplings: int, seed: int = 0
-) -> Measured:
-    """The SEC row of a model beside its untrained twins, and the mean density by tenth of surprisal.
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows: `numbers`, and its mean density by tenth of surprisal."""
+    reading, text = subject.own.reading, subject.texts.text
+    found = {} if reading is None else numbers(reading, text)
+    if reading is None or not found:
+        return {}, []
+    return found, _by_surprisal(UNTRAINED, reading.density.mean(0), reading.nats, Pairs(text))
 
-    draws: shifts in the null. resamplings: of documents for the interval. seed: of both. Fewer than 64 tokens with a
-    surprisal, or a density or surprisal in which nothing is left beside the token and its place, cannot be measured:
-    null with a reason.
+
+def numbers(reading: Reading, text: HeldOut) -> dict[str, float | None]:
+    """Value, plain Spearman correlation and reference protocol of one reading; none with fewer than 64 tokens."""
+    if (text.position > 1).sum() < FEWEST:
+        return {}
+    pairs, density = Pairs(text), reading.density.mean(0)
+    return {
+        "value": correlation(*pairs.partial(density, reading.nats)),
+        "spearman": correlation(*pairs.ranks(density, reading.nats)),
+        "reference": reference_protocol(reading, text),
+    }
+
+
+def measure(
+    reading: Reading | None,
+    twins: Sequence[Mapping[str, Any]],
+    text: HeldOut,
+    *,
+    draws: int,
+    resamplings: int,
+    seed: int = 0,
+) -> Measured:
+    """The SEC row of a model, and the mean density by tenth of surprisal.
+
+    twins: `numbers` of untrained twins. draws: shifts in the null. resamplings: of documents for the interval. seed: of
+    both. Fewer than 64 tokens with a surprisal, or a density or surprisal in which nothing is left beside the token and
+    its place, cannot be measured: null with a reason.
     """
     if reading is None:
         return absent(NO_TAP), []
@@ -80,18 +108,15 @@ def measure(
         nulls={"surprisal shifted along the document": _shifted(rest, shifts)},
         interval=_interval(rest, pairs, resamplings, seed),
         n=int(pairs.places.size),
-        untrained=[correlation(*pairs.partial(twin.density.mean(0), twin.nats)) for twin in twins],
+        untrained=[twin["value"] for twin in twins],
         reference=reference_protocol(reading, text),
-        reference_untrained=[r for twin in twins if (r := reference_protocol(twin, text)) is not None],
+        reference_untrained=[twin["reference"] for twin in twins if twin["reference"] is not None],
         tap=reading.tap,
         spearman=against_null(correlation(*raw), _shifted(raw, shifts)) | {"value": correlation(*raw)},
-        spearman_untrained=[correlation(*pairs.ranks(twin.density.mean(0), twin.nats)) for twin in twins],
+        spearman_untrained=[twin["spearman"] for twin in twins],
         layers=[correlation(*pairs.partial(layer, reading.nats)) for layer in reading.density],
     )
-    curves = _by_surprisal("trained", mean_density, reading.nats, pairs)
-    if twins:
-        curves += _by_surprisal(UNTRAINED, twins[0].density.mean(0), twins[0].nats, pairs)
-    return row, curves
+    return row, _by_surprisal("trained", mean_density, reading.nats, pairs)
 
 
 class Pairs:

@@ -15,7 +15,7 @@ of the damped projections beside that of damping alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from bdh.hebbian.state import half_life
 from bdh.intervals import percentiles
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
 
 FEWEST = 1024
 BLOCK = 16
@@ -46,7 +46,7 @@ SHUFFLED = f"text in blocks of {BLOCK} tokens in random order, read again"
 
 def compute(context: Context) -> Measured:
     """The SPS row of a run and its lag curves; the model reads the shuffled text four times."""
-    text, own, twins = context.texts.text, context.own.updates, [other.updates for other in context.others]
+    text, own = context.texts.text, context.own.updates
     shuffled: list[Updates | None] = []
     if own is not None and text.scored >= FEWEST:
         generator = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def compute(context: Context) -> Measured:
         shuffled = [updates_of(context.model, one, context.device, context.bfloat16) for one in texts]
     return measure(
         own,
-        [one for one in twins if one is not None],
+        context.twins["sps"],
         [one for one in shuffled if one is not None],
         text,
         context.damping,
@@ -63,9 +63,33 @@ def compute(context: Context) -> Measured:
     )
 
 
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows: `numbers`, and its lag curves."""
+    own, text = subject.own.updates, subject.texts.text
+    found = {} if own is None else numbers(own, text)
+    if own is None or not found:
+        return {}, []
+    lags, protocol = np.arange(1, LAGS + 1), _protocol(own)
+    curves = _points(f"innovations, {UNTRAINED}", lags, autocorrelation(centred(own.projections, text), lags))
+    return found, curves + _points(f"snapshots, {UNTRAINED}", protocol["lags"], protocol["similarity"])
+
+
+def numbers(own: Updates, text: HeldOut) -> dict[str, Any]:
+    """Hurst exponent of the updates and the reference protocol in its forms; none with fewer than 1024 tokens."""
+    if text.scored < FEWEST:
+        return {}
+    protocol = _protocol(own)
+    return {
+        "value": persistence.hurst(centred(own.projections, text))[0],
+        "reference": protocol["hurst"],
+        "pearson": protocol["hurst_pearson"],
+        "by_damping": {} if own.state is None else by_damping(own.state),
+    }
+
+
 def measure(
     own: Updates | None,
-    twins: list[Updates],
+    twins: Sequence[Mapping[str, Any]],
     shuffled: list[Updates],
     text: HeldOut,
     damping: float,
@@ -75,8 +99,9 @@ def measure(
 ) -> Measured:
     """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
 
-    damping: per token, of the state that the half-life is about. draws: random orders in the null; seed: of them. Fewer
-    than 1024 tokens, or updates that never vary, cannot be measured: null with a reason.
+    twins: `numbers` of the untrained twins. damping: per token, of the state that the half-life is about. draws: random
+    orders in the null; seed: of them. Fewer than 1024 tokens, or updates that never vary, cannot be measured: null with
+    a reason.
     """
     if own is None:
         return absent(NO_CODES), []
@@ -93,20 +118,19 @@ def measure(
     nulls = {BLOCKS: _exponents(_dealt(updates_KP, draws, seed))}
     if shuffled:
         nulls[SHUFFLED] = _exponents([centred(reading.projections, text) for reading in shuffled])
-    protocol, twin_protocols = _protocol(own), [_protocol(twin) for twin in twins]
     row = metric_row(
         value,
         nulls=nulls,
         interval=interval,
         n=text.scored,
-        untrained=_exponents([centred(twin.projections, text) for twin in twins]).tolist(),
-        reference=protocol["hurst"],
-        reference_untrained=[twin["hurst"] for twin in twin_protocols if twin["hurst"] is not None],
-        **_reference_details(own, twins, twin_protocols),
+        untrained=[twin["value"] for twin in twins if twin["value"] is not None],
+        reference=_protocol(own)["hurst"],
+        reference_untrained=[twin["reference"] for twin in twins if twin["reference"] is not None],
+        **_reference_details(own, twins),
         decay=_decay(updates_KP),
         half_life=_half_lives(updates_KP, damping, seed + 1),
     )
-    return row, _curves(own, twins, text, damping)
+    return row, _curves(own, text, damping)
 
 
 def centred(projections_KP: np.ndarray, text: HeldOut) -> np.ndarray:
@@ -140,16 +164,15 @@ def _protocol(updates: Updates) -> dict[str, Any]:
     return empty if updates.state is None else reference_protocol(updates.state)
 
 
-def _reference_details(own: Updates, twins: list[Updates], twin_protocols: list[dict[str, Any]]) -> dict[str, Any]:
+def _reference_details(own: Updates, twins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The reference protocol in its other forms: Pearson's correlation, damping alone, other dampings."""
-    pearson = [twin["hurst_pearson"] for twin in twin_protocols if twin["hurst_pearson"] is not None]
-    states = [twin.state for twin in twins if twin.state is not None]
+    pearson = [twin["pearson"] for twin in twins if twin["pearson"] is not None]
     return {
         "reference_protocol_pearson": _protocol(own)["hurst_pearson"],
         "reference_protocol_pearson_untrained": mean_or_none(pearson),
         "reference_protocol_damping_alone": None if own.state is None else damping_alone(own.state)["hurst"],
         "reference_protocol_by_damping": {} if own.state is None else by_damping(own.state),
-        "reference_protocol_by_damping_untrained": by_damping(states[0]) if states else {},
+        "reference_protocol_by_damping_untrained": next((twin["by_damping"] for twin in twins), {}),
         "updates": 0 if own.state is None else len(own.state.codes),
     }
 
@@ -180,7 +203,7 @@ def damped(updates_KP: np.ndarray, damping: float) -> np.ndarray:
     return np.asarray(lfilter([1.0], [1.0, -damping], updates_KP, axis=1))
 
 
-def _curves(own: Updates, twins: list[Updates], text: HeldOut, damping: float) -> list[dict[str, Any]]:
+def _curves(own: Updates, text: HeldOut, damping: float) -> list[dict[str, Any]]:
     updates_KP = centred(own.projections, text)
     lags = np.arange(1, LAGS + 1)
     far = np.unique(np.geomspace(1, text.scored // 8, 30).astype(int))
@@ -188,13 +211,7 @@ def _curves(own: Updates, twins: list[Updates], text: HeldOut, damping: float) -
     curves += _points("state", far, autocorrelation(damped(updates_KP, damping), far))
     curves += _points("state, damping alone", far, damping**far)
     protocol = _protocol(own)
-    curves += _points("snapshots (cosine)", protocol["lags"], protocol["similarity"])
-    if twins:
-        twin = centred(twins[0].projections, text)
-        curves += _points(f"innovations, {UNTRAINED}", lags, autocorrelation(twin, lags))
-        protocol = _protocol(twins[0])
-        curves += _points(f"snapshots, {UNTRAINED}", protocol["lags"], protocol["similarity"])
-    return curves
+    return curves + _points("snapshots (cosine)", protocol["lags"], protocol["similarity"])
 
 
 def _points(name: str, lags: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:

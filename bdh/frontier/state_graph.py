@@ -11,7 +11,7 @@ Untrained twins beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from bdh.hebbian.held_out import HeldOut
 from bdh.models.base import LanguageModel
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
     from bdh.params import Frontier
 
 STREAMS = 3
@@ -65,18 +65,34 @@ def streams_of(text: HeldOut) -> Streams | None:
 
 def compute(context: Context) -> Measured:
     """The row of the state graph of a run; there are no curves."""
-    return measure(context.model, context.twins, context.texts.text, context.device, context.settings)
+    return measure(context.model, context.twins["state_graph"], context.texts.text, context.device, context.settings)
+
+
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows: `numbers`; it draws no curve."""
+    return numbers(subject.model, subject.texts.text, subject.device, subject.settings), []
+
+
+def numbers(model: LanguageModel, text: HeldOut, device: torch.device | str, settings: Frontier) -> dict[str, float]:
+    """The value of one model; none without such a state or with too little text."""
+    streams = streams_of(text)
+    if not _has_state(model) or streams is None:
+        return {}
+    return {"value": _mean(state_graphs(model, streams, device), once(settings))}
 
 
 def measure(
     model: LanguageModel,
-    twins: Sequence[LanguageModel],
+    twins: Sequence[Mapping[str, float]],
     text: HeldOut,
     device: torch.device | str,
     settings: Frontier,
 ) -> Measured:
-    """The row of a model beside its twins; without such a state, or with too little text, null with a reason."""
-    if model.graph_factors() is None or "rho" not in model.initial_state(1):
+    """The row of a model beside `numbers` of its untrained twins.
+
+    Without such a state, or with too little text: null with a reason.
+    """
+    if not _has_state(model):
         return absent(NO_STATE), []
     settings = once(settings)
     streams = streams_of(text)
@@ -105,7 +121,7 @@ def measure(
         },
         interval=_over_streams(own),
         n=n * len(graphs[0]),
-        untrained=[_mean(state_graphs(twin, streams, device), settings) for twin in twins],
+        untrained=[twin["value"] for twin in twins],
         reference=None,
         reference_untrained=[],
         streams=len(own),
@@ -115,6 +131,10 @@ def measure(
                  for side, found in shape.items()},
     )  # fmt: skip
     return row, []
+
+
+def _has_state(model: LanguageModel) -> bool:
+    return model.graph_factors() is not None and "rho" in model.initial_state(1)
 
 
 def state_graphs(model: LanguageModel, streams: Streams, device: torch.device | str) -> list[list[Factors]]:

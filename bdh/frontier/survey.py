@@ -1,27 +1,31 @@
 """What the metrics look at: held-out text read once by a model and by its untrained twins, token by token.
 
 Models are read window by window with fresh streams (arm `static`) while listeners watch single tokens: density, random
-projections of the synaptic update, activations of chosen neurons. `Context` is what every metric is computed from.
+projections of the synaptic update, activations of chosen neurons. `Subject` is one model with what it showed, and
+`Context` what every metric of a run is computed from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdh.frontier.concepts import Labelled, Passages
+from bdh.corpora.tokens import TokenCorpus
+from bdh.frontier.concepts import Labelled, Passages, label, spread
+from bdh.hebbian import held_out
 from bdh.hebbian.activity import CODE, Activity
 from bdh.hebbian.arms import read_static
 from bdh.hebbian.coactivation import Coactivation
 from bdh.hebbian.held_out import HeldOut
 from bdh.hebbian.reader import Reader
-from bdh.models.base import GraphFactors, LanguageModel
+from bdh.hebbian.scores import totals
+from bdh.models.base import LanguageModel
 
 if TYPE_CHECKING:
     from bdh.params import Frontier
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 PROJECTIONS = 8
 GATED = ("xy_sparse", "y_sparse", "mlp_sparse", CODE)
 PER_LAYER = MOST_NEURONS = 512
+SMALL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -229,27 +234,40 @@ class Texts:
     labels: Labelled | None = None
 
 
-@dataclass(frozen=True)
-class Context:
-    """What every metric of one run is computed from; the runner makes it, metrics change nothing in it.
+def texts_of(tokens: TokenCorpus, window: int, max_tokens: int) -> Texts:
+    """The test split of a corpus in windows of `window` tokens: `max_tokens` of it, and passages with their labels."""
+    passages = spread(tokens, "test", window)
+    text = held_out.cut(tokens, "test", window, max_tokens)
+    return Texts(text, passages, None if passages is None else label(tokens, "test", passages))
 
-    model: the trained one. twins: the same shape with fresh weights. own, others: `texts.text` as the model and as
-    each twin read it. damping: per token, of the coactivation state. device, bfloat16: how further text is read.
+
+@dataclass(frozen=True)
+class Subject:
+    """One model and what it showed; metrics change nothing in it.
+
+    own: `texts.text` as the model read it. device, bfloat16: how further text is read. twin: its number among the
+    untrained twins, None of a trained model.
     """
 
     model: LanguageModel
-    twins: Sequence[LanguageModel]
     own: Survey
-    others: Sequence[Survey]
     texts: Texts
     settings: Frontier
-    damping: float
     device: torch.device | str
     bfloat16: bool
+    twin: int | None
 
-    def twin_graphs(self) -> list[GraphFactors]:
-        """Neuron graphs of the twins, those that have one."""
-        return [graph for twin in self.twins if (graph := twin.graph_factors()) is not None]
+
+@dataclass(frozen=True)
+class Context(Subject):
+    """What every metric of one run is computed from; the runner makes it.
+
+    damping: per token, of the coactivation state. twins: by metric, what `alone` of its module says of every untrained
+    twin that shows anything.
+    """
+
+    damping: float
+    twins: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def survey(
@@ -304,3 +322,49 @@ def _reading(activity: Activity, nats: np.ndarray) -> Reading | None:
         return None
     first = activity.token_density(CODE)
     return Reading(tap, density, nats, None if first is None else first[0])
+
+
+def activity_report(found: Survey) -> dict[str, Any]:
+    """Density per sparse tap, means of the other taps, and the share of neurons that never fired.
+
+    `dead_neurons_share` is that of x_sparse, or of the first sparse tap of a variant without it; a neuron counts once
+    per layer.
+    """
+    dead = found.activity.never_active()
+    tap = CODE if CODE in dead else next(iter(dead), None)
+    return {
+        "density": found.activity.density(),
+        "tap_means": found.activity.means(),
+        "dead_neurons_share": None if tap is None else dead[tap]["mean"],
+        "dead_neurons": dead,
+    }
+
+
+def sample(found: Survey, text: HeldOut) -> dict[str, Any]:
+    """How long the text is that density, SPS and SEC are measured on, and how well the model predicts it."""
+    every = np.ones(text.scored, dtype=bool)
+    scores = totals(found.nats, found.nats, text, every)
+    names = ("tokens", "bytes", "nats_per_token", "bits_per_byte")
+    return {"documents": len(text.documents)} | {name: scores[name] for name in names}
+
+
+def weight_sparsity(model: LanguageModel) -> dict[str, float]:
+    """Share of parameters that are exactly zero and share below 1e-3 in magnitude, tied ones counted once."""
+    zeros = small = total = 0
+    for parameter in model.parameters():
+        magnitude = parameter.detach().abs()
+        zeros += int((magnitude == 0).sum())
+        small += int((magnitude < SMALL).sum())
+        total += parameter.numel()
+    return {"exact_zeros": zeros / max(total, 1), "below_0.001": small / max(total, 1)}
+
+
+def state_over(text: HeldOut, state: Coactivation | None) -> Coactivation | None:
+    """The part of a coactivation state that the leading windows of `text` made."""
+    if state is None:
+        return None
+    common = min(len(state.codes), text.windows)
+    same = int(np.cumprod(state.tokens[:common] == text.bounds[1 : common + 1]).sum())
+    return dataclasses.replace(
+        state, codes=state.codes[:same], tokens=state.tokens[:same], document=state.document[:same]
+    )

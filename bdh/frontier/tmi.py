@@ -16,7 +16,7 @@ wins), loops kept, one run.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from bdh.intervals import against_null
 from bdh.models.base import GraphFactors
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
     from bdh.params import Frontier
 
 GROUPS = 5
@@ -46,13 +46,38 @@ NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
 
 def compute(context: Context) -> Measured:
     """The TMI row of a run and its curves of Q over the number of entries kept."""
-    return measure(context.model.graph_factors(), context.twin_graphs(), context.settings)
+    return measure(context.model.graph_factors(), context.twins["tmi"], context.settings)
 
 
-def measure(model: GraphFactors | None, twins: list[GraphFactors], settings: Frontier) -> Measured:
-    """The TMI row of a neuron graph beside those of untrained twins, and its curves.
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows: `numbers`, and of the first one the curve of Q over the number of entries kept."""
+    graph, settings, number = subject.model.graph_factors(), subject.settings, subject.twin
+    found = {} if graph is None or number is None else numbers(graph, settings, number)
+    curve = _curve(UNTRAINED, head_blocks(graph), settings) if found and graph is not None and number == 0 else []
+    return found, curve
 
-    Fewer than 32 neurons per head, 64 edges or 64 positive entries cannot be measured: null with a reason.
+
+def numbers(model: GraphFactors, settings: Frontier, number: int) -> dict[str, float]:
+    """Q and the reference protocol of an untrained twin, none where its graph is too small.
+
+    number: of the twin. The first `graph_nulls` of them also give a draw of the null of Gaussian factors, which depends
+    on the shape alone.
+    """
+    heads = head_blocks(model)
+    if heads[0].neurons < FEWEST_NEURONS or _count(heads[0], settings.top_share) < FEWEST_EDGES:
+        return {}
+    found = {"value": _mean_quality(heads, settings), "reference": reference_quality(model, settings)}
+    if number < settings.graph_nulls:
+        noise = [head.gaussian(_generator(3, number, at)) for at, head in enumerate(heads)]
+        found["gaussian"] = _mean_quality(noise, settings)
+    return found
+
+
+def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], settings: Frontier) -> Measured:
+    """The TMI row of a neuron graph, and its curves.
+
+    twins: `numbers` of the untrained twins, with the null of Gaussian factors, which is left out without them. Fewer
+    than 32 neurons per head, 64 edges or 64 positive entries cannot be measured: null with a reason.
     """
     if model is None:
         return absent(NO_GRAPH), []
@@ -64,34 +89,35 @@ def measure(model: GraphFactors | None, twins: list[GraphFactors], settings: Fro
     edges = [largest_entries(head, kept, "excitatory") for head in heads]
     if (fewest := min(one.rows.size for one in edges)) < FEWEST_EDGES:
         return absent(f"{fewest} positive entries within a head, at least {FEWEST_EDGES} are needed"), []
-    others = [head_blocks(twin) for twin in twins]
     own = [communities(head, settings) for head in heads]
-    nulls = _draws(heads, edges, settings)
+    drawn = _draws(heads, edges, settings)
+    nulls = {name: np.array([[one.modularity for one in d] for d in draws]).mean(1) for name, draws in drawn.items()}
+    if gaussian := [twin["gaussian"] for twin in twins if "gaussian" in twin]:
+        nulls[GAUSSIAN] = np.array(gaussian)
     values = [one.modularity for one in own]
     value = float(np.mean(values))
     row = metric_row(
         value,
-        nulls={name: np.array([[one.modularity for one in d] for d in draws]).mean(1) for name, draws in nulls.items()},
+        nulls=nulls,
         interval=_jackknife(heads, value, settings),
         n=sum(head.neurons for head in heads),
-        untrained=[_mean_quality(other, settings) for other in others],
+        untrained=[twin["value"] for twin in twins],
         reference=reference_quality(model, settings),
-        reference_untrained=[reference_quality(twin, settings) for twin in twins],
+        reference_untrained=[twin["reference"] for twin in twins],
         entries=kept * len(heads),
         top_share=settings.top_share,
         method=f"{settings.communities}, best of {settings.restarts}",
         stability=_stability(own),
-        stability_null=_stability([one for draw in nulls[PERMUTED] for one in draw]),
+        stability_null=_stability([one for draw in drawn[PERMUTED] for one in draw]),
         heads=[
-            _head(at, one.modularity, [draw[at].modularity for draw in nulls[PERMUTED]], n)
+            _head(at, one.modularity, [draw[at].modularity for draw in drawn[PERMUTED]], n)
             for at, one in enumerate(own)
         ],
-        directed=_beside([one.directed for one in own], [[one.directed for one in draw] for draw in nulls[PERMUTED]]),
+        directed=_beside([one.directed for one in own], [[one.directed for one in draw] for draw in drawn[PERMUTED]]),
         inhibitory=_inhibitory(heads, settings),
     )
     row["excess"] = value - row["null_mean"]
     series = {"trained": heads, PERMUTED: [_dealt(head, 0, at) for at, head in enumerate(heads)]}
-    series |= {UNTRAINED: others[0]} if others else {}
     return row, [one for name, blocks in series.items() for one in _curve(name, blocks, settings)]
 
 
@@ -115,12 +141,11 @@ def once(settings: Frontier) -> Frontier:
 
 
 def _draws(heads: list[Factors], edges: list[Edges], settings: Frontier) -> dict[str, list[list[Communities]]]:
-    """Draws of every null, head by head."""
-    found: dict[str, list[list[Communities]]] = {PERMUTED: [], GAUSSIAN: [], REWIRED: []}
+    """Draws of the nulls that are made of the graph itself, head by head."""
+    found: dict[str, list[list[Communities]]] = {PERMUTED: [], REWIRED: []}
     for draw in range(settings.graph_nulls):
         generators = [_generator(1, draw, at) for at in range(len(heads))]
         found[PERMUTED].append([communities(_dealt(h, draw, at), settings) for at, h in enumerate(heads)])
-        found[GAUSSIAN].append([communities(h.gaussian(g), settings) for h, g in zip(heads, generators, strict=True)])
         found[REWIRED].append([_of_edges(rewired(e, g), settings) for e, g in zip(edges, generators, strict=True)])
     return found
 

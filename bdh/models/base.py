@@ -71,7 +71,8 @@ class LanguageModel(nn.Module):
     What a class says of itself. carries_state: a state of constant size can be carried over any number of tokens.
     trains: the regime `full` has trainable parameters. learning_rules: what `train.learning_rule` may be. prunes:
     `after_step` sets weights to zero that shall stay zero, in the average of the weights too. All but the first may
-    depend on the Config.
+    depend on the Config. training_settings: settings of the Config that bear on training alone: before its first step a
+    model is the same with any of them.
 
     What training settles on a model (`begin_training`). measure_l1: outputs hold the activity `l1`; l1_weight: its
     weight in the objective; kernel: `auto`, `plain` or `fused`, how a model that has kernels trains. latest_tokens_BT:
@@ -81,6 +82,7 @@ class LanguageModel(nn.Module):
     """
 
     carries_state: ClassVar[bool] = True
+    training_settings: ClassVar[tuple[str, ...]] = ("dropout",)
     trains: bool = True
     learning_rules: tuple[str, ...] = ("backprop",)
     prunes: bool = False

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,7 @@ class Recurrent(LanguageModel):
     """
 
     config: Any
+    training_settings: ClassVar[tuple[str, ...]] = ("truncation",)
 
     def __init__(self, config: Any, vocab_size: int) -> None:
         """Random matrices from torch's generator; a core that is never trained asks for no gradient.

@@ -91,6 +91,10 @@ class Slim(LanguageModel):
     """The model of every learning rule; state `key`, `value` (B,L,H,P,K) and `position` (B,)."""
 
     carries_state: ClassVar[bool] = False
+    training_settings: ClassVar[tuple[str, ...]] = (
+        "dropout", "hebbian_lr", "readout_lr", "rule", "prune_every", "prune_threshold",
+        "homeostatic", "homeostasis_every", "target_activity", "plastic",
+    )  # fmt: skip
     prunes: bool = True
 
     def __init__(self, config: SlimConfig, vocab_size: int) -> None:

@@ -121,6 +121,11 @@ class Params(Section):
             model |= overrides.model
         return model
 
+    def shape_of(self, variant: str, corpus: str) -> dict[str, Any] | None:
+        """`model_of`, None where the recipe has no settings for the run yet."""
+        chosen = getattr(self.tuned, self.scale).get(corpus, {})
+        return None if self.recipe == "tuned" and variant not in chosen else self.model_of(variant, corpus)
+
     def preset_of(self, variant: str) -> dict[str, Any]:
         """Settings of the model that the variant's sections give for every scale: what makes it this preset."""
         return {k: v for name in reversed(self.sections_of(variant)) for k, v in self.variant[name].model.items()}

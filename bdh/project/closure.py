@@ -38,6 +38,8 @@ WHOLE = "bdh/report/"
 TEMPLATES = {".html", ".css", ".js"}
 PLAIN_STAGES = ("fetch", "tokenize", "floors", "compare")
 VARIANT_STAGES = ("train", "hebbian", "frontier")
+SHAPE_STAGE = "twins"
+"""The stage whose manifests, one per variant and corpus, hold the settings of the model and none of its training."""
 
 TOLD = frozenset({"DivergedError"})
 """Exceptions whose text is written into a result."""
@@ -273,13 +275,15 @@ def write_manifests(
     architectures: Mapping[str, str],
     inherited: Mapping[str, Any],
     by_name: Mapping[str, Iterable[str]],
+    shapes: Mapping[str, Mapping[str, Any]],
     root: Path = Path(),
 ) -> None:
     """Write `data/code/<stage>.json` and, for every variant, `data/code/<stage>/<variant>.json`.
 
     `architectures` says which file of bdh/models a variant is made of. `inherited` holds the sections of params.yaml
     that it is a preset of; they stand under a key of their own in the manifest of the training, which they go into.
-    `by_name` gives by stage the modules that it imports by a name which is no import statement.
+    `by_name` gives by stage the modules that it imports by a name which is no import statement. `shapes` holds by
+    variant and corpus of the comparison the settings of the model: `data/code/twins/<variant>-<corpus>.json`.
     """
     for stage in PLAIN_STAGES:
         modules = [f"stages.{stage}", *by_name.get(stage, ())]
@@ -291,3 +295,8 @@ def write_manifests(
             if stage == "train":
                 found["inherited"] = inherited[variant]
             write_json(root / CODE / stage / f"{variant}.json", found)
+    for variant, by_corpus in shapes.items():
+        modules = [f"stages.{SHAPE_STAGE}", f"bdh.models.{architectures[variant]}", *by_name.get(SHAPE_STAGE, ())]
+        files = manifest(modules, root)
+        for corpus, model in by_corpus.items():
+            write_json(root / CODE / SHAPE_STAGE / f"{variant}-{corpus}.json", {"files": files, "model": model})

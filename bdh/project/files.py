@@ -22,6 +22,8 @@ RAW = Path("data/raw")
 TOKENS = Path("data/tokens")
 RUNS = Path("data/runs")
 HEBBIAN = Path("data/hebbian")
+TWINS = Path("data/twins")
+SHAPES = Path("data/shapes")
 CHECKPOINTS = Path("data/checkpoints")
 CODE = Path("data/code")
 REPORTS = Path("reports")
@@ -30,6 +32,11 @@ REPORTS = Path("reports")
 def run_key(variant: str, corpus: str, seed: int) -> str:
     """Name of one run everywhere (files, stages, MLflow): `variant-corpus-seed`."""
     return f"{variant}-{corpus}-{seed}"
+
+
+def shape_key(variant: str, corpus: str) -> str:
+    """Name of what all seeds of a variant share on a corpus: `variant-corpus`."""
+    return f"{variant}-{corpus}"
 
 
 @contextmanager

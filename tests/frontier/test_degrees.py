@@ -32,7 +32,7 @@ def test_degrees_of_an_exponential_are_not_called_heavy():
 
 def test_degrees_that_twins_show_as_well_are_not_distinguishable():
     generator = np.random.default_rng(0)
-    row = degrees.row(generator.zipf(2.2, 3000), [generator.zipf(2.2, 3000) for _ in range(3)])
+    row = degrees.row(generator.zipf(2.2, 3000), [degrees.numbers(generator.zipf(2.2, 3000)) for _ in range(3)])
     assert row["nulls"]["exponential tail"]["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
 

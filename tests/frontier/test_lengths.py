@@ -10,7 +10,7 @@ import torch
 
 from bdh.frontier import degrees, mcl, persistence, sec, sps, state_graph, tmi
 from bdh.frontier.concepts import Labelled
-from bdh.frontier.rows import UNTRAINED, finite_points, finite_row, metric_row, point, save
+from bdh.frontier.rows import finite_points, finite_row, metric_row, point, save
 from bdh.frontier.survey import Activations, Reading, Updates
 from bdh.hebbian.coactivation import Coactivation
 from bdh.intervals import FEWEST_UNITS, against_null, percentiles, ratio_interval
@@ -121,14 +121,15 @@ def test_lengths_sps_is_a_number_from_1024_tokens_on(length):
     generator, held = np.random.default_rng(length), text_of(length)
     own, twin = (Updates(generator.normal(size=(8, length))) for _ in range(2))
     dead = Updates(np.zeros((8, length)))
-    row, points = sps.measure(own, [twin, dead], [dead, twin], held, 0.99, draws=3)
+    twins = [found for one in (twin, dead) if (found := sps.numbers(one, held))]
+    row, points = sps.measure(own, twins, [dead, twin], held, 0.99, draws=3)
     check(row, points)
     assert (row["value"] is not None) == (length >= sps.FEWEST)
     if row["value"] is not None:
         assert row["twins"] == 1, "a twin without an exponent is no twin"
         assert row["nulls"][sps.SHUFFLED]["draws"] == 1
         assert row["half_life"]["tokens"] is not None
-        assert {f"innovations, {UNTRAINED}", "innovations", "state"} <= {one["series"] for one in points}
+        assert {"innovations", "state"} <= {one["series"] for one in points}
 
 
 @pytest.mark.parametrize("length", [1024, 1215, 8191])
@@ -167,7 +168,8 @@ def test_lengths_sec_is_a_number_or_has_a_reason(kind, documents):
     for length in (*SHORT, 1215, 2733, 8191):
         held = text_of(length, documents)
         own, twin = reading_of(held, kind, generator), reading_of(held, "silent", generator)
-        row = check(*sec.measure(own, [twin], held, draws=3, resamplings=3))
+        twins = [found] if (found := sec.numbers(twin, held)) else []
+        row = check(*sec.measure(own, twins, held, draws=3, resamplings=3))
         pairs = int((held.position > 1).sum())
         assert (row["value"] is not None) == (kind == "noise" and pairs >= sec.FEWEST), (length, row)
 
@@ -202,9 +204,10 @@ def test_lengths_mcl_is_a_number_or_has_a_reason(documents, share):
             Activations("x_sparse", values.astype(np.float32))
             for values in (generator.random((24, tokens)), np.zeros((24, tokens)), np.ones((24, tokens)))
         )
-        found = [check(*mcl.measure(own, [dead, noise], labels))["value"] is not None for own in (noise, same)]
+        twins = [found for one in (dead, noise) if (found := mcl.numbers(one, labels))]
+        found = [check(*mcl.measure(own, twins, labels))["value"] is not None for own in (noise, same)]
         assert found == [tokens >= 512 and share == 0.3] * 2, (tokens, found)
-        assert check(*mcl.measure(dead, [noise], labels))["value"] is None
+        assert check(*mcl.measure(dead, twins, labels))["value"] is None
 
 
 def factors_of(decoder, encoder):
@@ -224,7 +227,8 @@ def test_lengths_graph_metrics_of_degenerate_weights_have_numbers_or_reasons(kin
         encoder = np.ones_like(encoder) if kind == "equal" else encoder
     graph, twin = factors_of(decoder, encoder), factors_of(generator.normal(size=(128, 4)), encoder)
     with np.errstate(invalid="ignore"):
-        row = check(*tmi.measure(graph, [twin, graph], settings(graph_nulls=2)))
+        twins = [tmi.numbers(one, settings(graph_nulls=2), number) for number, one in enumerate((twin, graph))]
+        row = check(*tmi.measure(graph, twins, settings(graph_nulls=2)))
         assert (row["value"] is None) == (kind in ("zeros", "negative", "one neuron", "nan"))
         for side in degrees.degrees_of(tmi.excitatory_edges(graph, 0.03)).values():
             check(degrees.row(side, []))
@@ -246,7 +250,8 @@ DEGREES = {
 
 @pytest.mark.parametrize("kind", DEGREES)
 def test_lengths_degrees_of_any_shape_have_numbers_or_reasons(kind):
-    check(degrees.row(DEGREES[kind], [DEGREES["all alike"], DEGREES["enough"]]))
+    twins = [found for one in ("all alike", "enough") if (found := degrees.numbers(DEGREES[one]))]
+    check(degrees.row(DEGREES[kind], twins))
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 512, 513])

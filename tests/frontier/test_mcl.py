@@ -104,7 +104,7 @@ def test_mcl_moved_labels_keep_their_number_and_their_documents():
 def test_mcl_share_that_twins_have_as_well_is_not_distinguishable():
     labelled = labels(1)
     own, *twins = (activations(seed, labelled, planted=0.25) for seed in range(4))
-    row, _ = mcl.measure(own, twins, labelled)
+    row, _ = mcl.measure(own, [mcl.numbers(twin, labelled) for twin in twins], labelled)
     assert row["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
 

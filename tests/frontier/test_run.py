@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from bdh.models.base import build
+from bdh.params import load
 from bdh.project.files import RUNS, TOKENS, run_key
 from bdh.training.checkpoints import save_run
-from stages import fetch, frontier, hebbian, tokenize
+from stages import fetch, frontier, hebbian, tokenize, twins
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {
@@ -31,12 +32,14 @@ def project(tmp_path_factory):
         fetch.main("sample_calls")
         tokenize.main("sample_calls")
         vocab = json.loads((TOKENS / "sample_calls" / "stats.json").read_text())["tokenizer"]["vocab_size"]
-        for variant, shape in SHAPES.items():
+        for variant in SHAPES:
             key = run_key(variant, "sample_calls", 0)
             config = {"variant": variant, "architecture": variant, "vocab_size": vocab}
-            config |= {"corpus": "sample_calls", "seed": 0, "model": shape}
-            save_run(RUNS / key, build(variant, vocab_size=vocab, seed=0, **shape), config)
+            model = load().model_of(variant, "sample_calls")
+            config |= {"corpus": "sample_calls", "seed": 0, "model": model}
+            save_run(RUNS / key, build(variant, vocab_size=vocab, seed=0, **model), config)
             hebbian.main(variant, "sample_calls", 0)
+            twins.main(variant, "sample_calls")
             frontier.main(variant, "sample_calls", 0)
         yield folder
 
@@ -49,6 +52,7 @@ def _write_params(folder):
     params["hebbian"] |= {"bootstrap": 50, "laptop": {"window": 32, "max_tokens": 1600}}
     params["frontier"] |= {"graph_nulls": 2, "null_draws": 30, "bootstrap": 30, "twins": 2}
     params["frontier"]["laptop"]["max_tokens"] = 1407
+    params["variant"] |= {variant: {"model": shape} for variant, shape in SHAPES.items()}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from bdh.frontier.sec import Pairs, correlation, measure, reference_protocol
+from bdh.frontier.sec import Pairs, correlation, measure, numbers, reference_protocol
 from bdh.frontier.survey import Reading, survey
 from benchmarks.controls import repeated_words
 from tests.support.held_out_text import held_out, small_bdh
@@ -26,7 +26,7 @@ def reading_of(seed, coupling=0.0, by_token=0.0, text=TEXT):
 
 
 def twins(by_token=0.0):
-    return [reading_of(900 + seed, by_token=by_token) for seed in range(3)]
+    return [numbers(reading_of(900 + seed, by_token=by_token), TEXT) for seed in range(3)]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -68,7 +68,10 @@ def test_sec_coupling_to_the_next_token_is_not_mistaken_for_the_one_just_read():
 def test_sec_untrained_models_are_not_distinguishable():
     readings = [survey(small_bdh(seed, scale=1.0), TEXT, "cpu", False).reading for seed in range(5)]
     verdicts = [
-        measure(one, readings[:i] + readings[i + 1 :], TEXT, **SETTINGS)[0]["verdict"] for i, one in enumerate(readings)
+        measure(one, [numbers(other, TEXT) for other in readings[:i] + readings[i + 1 :]], TEXT, **SETTINGS)[0][
+            "verdict"
+        ]
+        for i, one in enumerate(readings)
     ]
     assert set(verdicts) == {"not distinguishable from its null"}
 

@@ -78,7 +78,9 @@ def test_sps_half_life_of_damped_noise_is_that_of_damping_alone():
 def test_sps_persistence_that_untrained_weights_show_as_well_is_not_distinguishable():
     generator, held = np.random.default_rng(0), text()
     series = [gaussian_noise(0.75, held.scored, generator) for _ in range(4)]
-    row, _ = measure(Updates(series[0]), [Updates(one) for one in series[1:]], [], held, 0.99, draws=DRAWS)
+    row, _ = measure(
+        Updates(series[0]), [sps.numbers(Updates(one), held) for one in series[1:]], [], held, 0.99, draws=DRAWS
+    )
     assert row["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
 

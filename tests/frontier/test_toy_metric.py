@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from bdh.frontier.rows import Measured, metric_row, point
 
 if TYPE_CHECKING:
-    from bdh.frontier.survey import Context
+    from bdh.frontier.survey import Context, Subject
 
 
 def compute(context: Context) -> Measured:
     """The row of a run and its curve."""
-    value, twins = float(context.own.nats.mean()), [float(other.nats.mean()) for other in context.others]
+    value, twins = float(context.own.nats.mean()), [twin["value"] for twin in context.twins["toy"]]
     row = metric_row(
         value,
         nulls={},
@@ -36,6 +36,12 @@ def compute(context: Context) -> Measured:
         z=1.5,
     )
     return row, [point("toy", 1.0, value, "trained"), point("toy", 2.0, float("nan"), "trained")]
+
+
+def alone(subject: Subject) -> Measured:
+    """What an untrained twin shows."""
+    value = float(subject.own.nats.mean())
+    return {"value": value}, [point("toy", 1.0, value, "untrained twin")]
 '''
 ENTRY = """
     Metric("toy", "TOY", "surprise of a toy", (Axes("Plot of a toy", "toys", "surprise"),), headline=("value", "n")),
@@ -75,6 +81,7 @@ def test_toy_metric_is_in_the_report_and_the_curves(toy):
     assert found["toy"]["twins"] == 2
     curves = (toy.folder / f"reports/curves/{KEY}.csv").read_text()
     assert f"toy,1.0,{found['toy']['value']},trained" in curves
+    assert ",untrained twin" in curves.split("toy,1.0,", 2)[2].splitlines()[0]
     assert "nan" not in curves, "the runner leaves out points that no axis can hold"
 
 

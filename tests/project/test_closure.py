@@ -14,6 +14,7 @@ from bdh.models.catalog import known_architectures
 from bdh.params import load
 from bdh.project.closure import (
     PLAIN_STAGES,
+    SHAPE_STAGE,
     VARIANT_STAGES,
     closure,
     fingerprint,
@@ -123,7 +124,9 @@ def test_closure_manifests_are_the_dependencies_of_the_pipeline():
     for stage in VARIANT_STAGES:
         assert f"data/code/{stage}/${{item.variant}}.json" in pipeline[stage]["deps"]
         assert not [path for path in pipeline[stage]["deps"] if path.startswith("bdh")]
-    assert pipeline["code"]["params"] == ["variant", "recipe", "tuned", "scale"]
+    assert f"data/code/{SHAPE_STAGE}/${{key}}.json" in pipeline[SHAPE_STAGE]["deps"]
+    listed = ["variant", "recipe", "tuned", "scale", "scales", "corpus", "corpora", "variants"]
+    assert pipeline["code"]["params"] == listed
 
 
 @pytest.mark.parametrize("stage", PLAIN_STAGES)
@@ -133,7 +136,7 @@ def test_closure_light_stages_load_nothing_heavy(stage):
     assert not HEAVY & set(json.loads(loaded))
 
 
-@pytest.mark.parametrize("stage", [*PLAIN_STAGES, *VARIANT_STAGES])
+@pytest.mark.parametrize("stage", [*PLAIN_STAGES, *VARIANT_STAGES, SHAPE_STAGE])
 def test_closure_holds_every_module_that_is_loaded(stage):
     code = (
         f"import json, sys, stages.{stage}\n"
@@ -152,7 +155,12 @@ def test_closure_holds_every_module_that_is_loaded(stage):
 def test_closure_manifest_holds_what_a_stage_imports_by_name(tmp_path):
     for folder in ("bdh", "stages"):
         (tmp_path / folder).symlink_to(Path(folder).absolute())
-    write_manifests({"mine": "bdh"}, {"mine": {"of": "bdh"}}, {"frontier": ["bdh.golden.vectors"]}, tmp_path)
+    names = {stage: ["bdh.golden.vectors"] for stage in ("frontier", "twins")}
+    shapes = {"mine": {"plays": {"n": 4}}}
+    write_manifests({"mine": "bdh"}, {"mine": {"of": "bdh"}}, names, shapes, tmp_path)
+    twins = json.loads((tmp_path / "data/code/twins/mine-plays.json").read_text(encoding="utf-8"))
+    assert {"bdh/golden/vectors.py", "bdh/models/bdh.py", "stages/twins.py"} <= set(twins["files"])
+    assert twins["model"] == {"n": 4}
     frontier = json.loads((tmp_path / "data/code/frontier/mine.json").read_text(encoding="utf-8"))
     train = json.loads((tmp_path / "data/code/train/mine.json").read_text(encoding="utf-8"))
     assert {"bdh/golden/vectors.py", "bdh/models/bdh.py", "stages/frontier.py"} <= set(frontier["files"])
@@ -182,6 +190,8 @@ def manifests(root, monkeypatch, **changes):
 def test_closure_manifests_are_written_for_every_section_and_do_not_depend_on_the_time(tmp_path, monkeypatch):
     first = manifests(tmp_path / "first", monkeypatch)
     names = {f"{stage}/{variant}.json" for stage in VARIANT_STAGES for variant in load().variant}
+    params = load()
+    names |= {f"{SHAPE_STAGE}/{variant}-{corpus}.json" for variant in params.variants for corpus in params.corpora}
     assert first.keys() == names | {f"{stage}.json" for stage in PLAIN_STAGES}
     assert manifests(tmp_path / "second", monkeypatch) == first
 

@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("code", "fetch", "tokenize", "floors", "train", "hebbian", "frontier", "compare")
+STAGES = ("code", "fetch", "tokenize", "floors", "train", "hebbian", "twins", "frontier", "compare")
 UNWANTED = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_RUN_ID",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bdh import tracking
 from bdh.params import load, named_settings
-from bdh.project.closure import PLAIN_STAGES, VARIANT_STAGES
-from bdh.project.files import HEBBIAN, RAW, REPORTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.closure import PLAIN_STAGES, SHAPE_STAGE, VARIANT_STAGES
+from bdh.project.files import HEBBIAN, RAW, REPORTS, RUNS, TOKENS, TWINS, run_key, shape_key, write_json
 
 STEPS = range(0, 60, 10)
 
@@ -20,6 +20,9 @@ def code():
     for stage in VARIANT_STAGES:
         for variant in load().variant:
             write_json(Path("data/code") / stage / f"{variant}.json", {})
+    for variant in load().variants:
+        for corpus in load().corpora:
+            write_json(Path("data/code") / SHAPE_STAGE / f"{shape_key(variant, corpus)}.json", {})
 
 
 def fetch(corpus):
@@ -113,6 +116,10 @@ def hebbian(variant, corpus, seed):
 
 def arm(value):
     return {"bits_per_byte": value, "perplexity": 2**value, "ci_low": None, "by_year": {"2019": {"bits_per_byte": 1.0}}}
+
+
+def twins(variant, corpus):
+    write_json(TWINS / f"{shape_key(variant, corpus)}.json", {})
 
 
 def frontier(variant, corpus, seed):
