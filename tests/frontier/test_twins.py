@@ -45,7 +45,8 @@ def test_twins_of_presets_that_differ_in_training_are_the_same_shape():
         shapes.setdefault(json.dumps(shape), []).append(variant)
     groups = list(shapes.values())
     assert ["bdh", "bdh_structured"] in groups
-    assert ["slim_backprop", "slim_hebbian", "slim_hybrid"] in [[v for v in g if v != "slim_frozen"] for g in groups]
+    slim = {"slim_backprop", "slim_hebbian", "slim_hybrid"}
+    assert any(slim <= set(group) for group in groups)
     assert ["transformer"] in groups
 
 

@@ -358,7 +358,6 @@ def test_slim_readout_is_the_hybrid_without_its_local_rule():
     own, other = (params.model_of(name, CORPUS) for name in ("slim_readout", "slim_hybrid"))
     assert {name: own[name] for name in own if own[name] != other[name]} == {"hebbian_lr": 0.0}
     assert params.train_of("slim_readout", CORPUS) == params.train_of("slim_hybrid", CORPUS)
-    assert "slim_readout" not in params.variants
 
 
 def test_ledger_rows_say_what_they_rest_on(inputs_of):
