@@ -13,6 +13,7 @@ from bdh.commands.checks import audit, golden, sync
 from bdh.commands.doctor import doctor
 from bdh.commands.generate import generate
 from bdh.commands.repro import repro
+from bdh.commands.study import app as study
 from bdh.commands.tune import tune
 from bdh.commands.ui import ui
 from bdh.project.errors import EXIT_CODE, reported
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (repro, tune, doctor, ui, audit, sync, generate, golden):
     app.command()(command)
+app.add_typer(study)
 
 USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])  # ClickException, wherever typer keeps it
 

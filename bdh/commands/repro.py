@@ -34,6 +34,9 @@ class PipelineError(HatcheryError):
 
 
 def repro(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs such as bdh-sample_plays-0; all without.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; each takes `threads` CPU threads.", min=1)] = 1,
 ) -> None:
     """Run the pipeline, `--jobs` runs at a time, spread over the GPUs if there are any; then close it with dvc repro.
@@ -41,18 +44,28 @@ def repro(
     DVC itself runs one stage after the other. Corpora come first, then the untrained twins of every shape, then the
     chain train, hebbian, frontier of every run in a process of its own, then a plain `dvc repro`, which finds
     everything done and writes the comparison. A run with `train.devices` above 1 waits until as many GPUs are free for
-    it. Results that had not to be computed again get their runs in MLflow at the end.
+    it. Results that had not to be computed again get their runs in MLflow at the end. With RUNs, theirs and the stages
+    that they rest on run and no others: no comparison is written.
     """
     enter_root()
     from bdh.params import load
 
+    wanted = gpus_wanted(load())
+    for key in keys or ():
+        if key not in wanted:
+            raise PipelineError(f"{key} is no run of params.yaml; it names {', '.join(list(wanted)[:6])}, ...")
     with this_python_first():
-        if jobs > 1:
-            call([*DVC, "repro", "code", "tokenize", "floors"])
+        if keys or jobs > 1:
+            corpora = dict.fromkeys(key.split("-")[1] for key in keys or ())
+            names = [f"{stage}@{name}" for stage in ("tokenize", "floors") for name in corpora]
+            call([*DVC, "repro", "code", *(names or ("tokenize", "floors"))])
             params = load()
-            run_chains({shape_key(v, c): 1 for v in params.variants for c in params.corpora}, jobs, ("twins",))
-            run_chains(gpus_wanted(params), jobs)
-        call([*DVC, "repro"])
+            wanted = gpus_wanted(params)
+            shapes = dict.fromkeys(shape_key(*key.split("-")[:2]) for key in keys or wanted)
+            run_chains(dict.fromkeys(shapes, 1), jobs, ("twins",))
+            run_chains({key: wanted[key] for key in keys or wanted}, jobs)
+        if not keys:
+            call([*DVC, "repro"])
     fill_in_store()
 
 

@@ -26,8 +26,9 @@ def label(inputs: Inputs) -> str:
 
 def facts(inputs: Inputs) -> list[tuple[str, str]]:
     """What was run, as pairs of a name and a value."""
-    diverged = len(without_result(inputs))
+    diverged, lacking = len(without_result(inputs)), len(inputs.absent)
     told = f", {diverged} diverged" if diverged else ""
+    told += f"; {lacking} more not run or in part" if lacking else ""
     steps = [value for run in inputs.runs if (value := run.train.number("steps_done")) is not None]
     tokens = [value for run in inputs.runs if (value := run.train.number("tokens_seen")) is not None]
     return [

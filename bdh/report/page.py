@@ -71,9 +71,9 @@ OF_SEVERAL_SEEDS = (
 )  # fmt: skip
 
 
-def render_page(inputs: Inputs) -> str:
-    """The whole page as HTML; the same bytes for the same results."""
-    pages = Environment(
+def templates() -> Environment:
+    """The templates beside this file; a name that a template does not get is an error."""
+    return Environment(
         loader=PackageLoader("bdh.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
@@ -81,14 +81,20 @@ def render_page(inputs: Inputs) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def render_page(inputs: Inputs) -> str:
+    """The whole page as HTML; the same bytes for the same results."""
+    pages = templates()
     tables = _tables(inputs)
     samples = [run for run in inputs.runs if run.samples]
     diverged = headline.without_result(inputs)
-    empty = {name for name, found in (tables | {"samples": samples, "gaps": diverged}).items() if not found}
+    gaps = [*diverged, *inputs.absent]
+    empty = {name for name, found in (tables | {"samples": samples, "gaps": gaps}).items() if not found}
     return pages.get_template("page.html").render(
         inputs=inputs,
-        style=_source(pages, "page.css"),
-        script=_source(pages, "sort.js"),
+        style=source_of(pages, "page.css"),
+        script=source_of(pages, "sort.js"),
         light=LIGHT,
         dark=DARK,
         swatches=swatches(len(inputs.variants)),
@@ -101,11 +107,12 @@ def render_page(inputs: Inputs) -> str:
         samples=samples,
         samples_note=SAMPLES_NOTE,
         diverged=diverged,
+        gaps=gaps,
         definitions=DEFINITIONS + (OF_ONE_SEED if inputs.one_seed else OF_SEVERAL_SEEDS),
     )
 
 
-def _source(pages: Environment, name: str) -> str:
+def source_of(pages: Environment, name: str) -> str:
     """The text of a file that goes into the page as it is."""
     assert pages.loader is not None
     return pages.loader.get_source(pages, name)[0].rstrip("\n")

@@ -270,7 +270,7 @@ def _links(claim: Claim, finding: Finding, inputs: Inputs) -> Cell:
     paths = evidence(claim, inputs)
     if finding.verdict == NOT_MEASURED or not paths:
         return missing_cell()
-    stages = [stage for stage in claim.evidence if any(path.startswith(f"reports/{stage}/") for path in paths)]
+    stages = [stage for stage in claim.evidence if any(f"reports/{stage}/" in path for path in paths)]
     return Cell(f"{len(paths)} files ", str(len(paths)), links=[SECTIONS[stage] for stage in stages])
 
 

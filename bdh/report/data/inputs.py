@@ -44,6 +44,8 @@ OF_A_MODEL = ("samples", "units")
 OWNED = ("train", "hebbian", "frontier")
 """Those that name the run that they are about."""
 
+HERE = Path()
+
 NAMED = 3
 
 
@@ -203,6 +205,8 @@ class Inputs:
     variant and corpus, by dotted name (`train.l21`, `model.hebbian_lr`). smallest_effect: smallest difference of
     interest, bits per byte. window: tokens that stage hebbian reads at once. recipe: where settings come from
     (`reference`, or `tuned`: chosen by the search). searches: what the search gave at this scale, by (variant, corpus).
+    absent: runs of a study without a result, or without a part of it, each with the reason; a comparison made by the
+    pipeline lacks none.
     """
 
     scale: str
@@ -219,6 +223,7 @@ class Inputs:
     window: int = 128
     recipe: str = "reference"
     searches: dict[tuple[str, str], Search] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
     def of(self, corpus: str, variant: str | None = None) -> list[RunResults]:
         """Runs on one corpus, of one variant or of all."""
@@ -246,13 +251,18 @@ def load_inputs(params: Params) -> Inputs:
         named = ", ".join(path.as_posix() for path in missing[:NAMED])
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         raise RunError(f"results are missing: {named}{more}; run `dvc repro`, which makes them")
+    return inputs_of(params, [load_run(*key) for key in params.runs()])
+
+
+def inputs_of(params: Params, runs: Sequence[RunResults], root: Path = HERE, absent: Sequence[str] = ()) -> Inputs:
+    """The comparison of some runs of what `params` names; the facts of its corpora lie below `root`."""
     return Inputs(
         scale=params.scale,
         variants=tuple(params.variants),
         corpora=tuple(params.corpora),
         seeds=tuple(params.seeds),
-        runs=tuple(load_run(*key) for key in params.runs()),
-        facts={name: CorpusFacts(name, read_values(_stats(name)), _read_floors(name)) for name in params.corpora},
+        runs=tuple(runs),
+        facts={name: load_facts(name, root) for name in params.corpora},
         scaling=read_values(SCALING),
         families={variant: params.family_of(variant) for variant in params.variants},
         ablations={v: ablation for v in params.variants if (ablation := _ablation(params, v)) is not None},
@@ -261,7 +271,13 @@ def load_inputs(params: Params) -> Inputs:
         window=params.hebbian_scale().window,
         recipe=params.recipe,
         searches=searches(params.scale),
+        absent=tuple(absent),
     )
+
+
+def load_facts(corpus: str, root: Path = HERE) -> CorpusFacts:
+    """What is known of one corpus whose files lie below `root`; RunError when they are another's."""
+    return CorpusFacts(corpus, read_values(root / _stats(corpus)), _read_floors(corpus, root))
 
 
 def _settings(params: Params, variant: str, corpus: str) -> dict[str, Any]:
@@ -287,25 +303,33 @@ def missing_files(params: Params) -> list[Path]:
     return [path for path in needed if not path.exists()]
 
 
-def load_run(variant: str, corpus: str, seed: int) -> RunResults:
-    """Read every result of one run; its files are there (`missing_files`)."""
+def load_run(variant: str, corpus: str, seed: int, root: Path = HERE, stages: Sequence[str] = OWNED) -> RunResults:
+    """Read the results of one run below `root`, of `stages` alone; their files are there (`missing_files`).
+
+    A study keeps texts and units of text for some runs only: without a file of them the run has none.
+    """
     key = files.run_key(variant, corpus, seed)
-    paths = _paths(key)
-    reports = {stage: read_values(paths[stage]) for stage in ("train", "timing", "hebbian", "frontier")}
-    for stage in OWNED:
+    paths = {name: root / path for name, path in _paths(key).items()}
+    read = [stage for stage in ("train", "timing", "hebbian", "frontier") if (stage in stages or stage == "timing")]
+    reports = {stage: Values(paths[stage]) for stage in OWNED} | {stage: read_values(paths[stage]) for stage in read}
+    for stage in stages:
         _check_owner(reports[stage], key)
     ended_early = bool(_divergence(reports["train"]))
+    has = {name: not ended_early and (root == HERE or paths[name].exists()) for name in OF_A_MODEL}
     return RunResults(
         variant=variant,
         corpus=corpus,
         seed=seed,
         **reports,
         history=_read_table(paths["history"], ("step",)),
-        curves=_read_table(paths["curves"], ("metric", "x", "y", "series")),
-        units=None if ended_early else _read_units(paths["units"]),
-        samples=() if ended_early else read_samples(paths["samples"]),
-        weight_changes=read_values(files.RUNS / key / "weight_changes.json"),
+        curves=_read_table(paths["curves"], CURVE) if "frontier" in stages else pd.DataFrame(columns=CURVE),
+        units=_read_units(paths["units"]) if has["units"] and "hebbian" in stages else None,
+        samples=read_samples(paths["samples"]) if has["samples"] else (),
+        weight_changes=read_values(root / files.RUNS / key / "weight_changes.json"),
     )
+
+
+CURVE = ("metric", "x", "y", "series")
 
 
 def _paths(key: str) -> dict[str, Path]:
@@ -320,9 +344,9 @@ def _floors(corpus: str) -> Path:
     return Path(FLOORS.format(corpus=corpus))
 
 
-def _read_floors(corpus: str) -> Values:
+def _read_floors(corpus: str, root: Path) -> Values:
     """The n-gram models of one corpus; RunError when they are another's."""
-    values = read_values(_floors(corpus))
+    values = read_values(root / _floors(corpus))
     if values.text("corpus") != corpus:
         raise RunError(f"{values.path} is about {values.text('corpus')}, not {corpus}; delete it and run `dvc repro`")
     return values

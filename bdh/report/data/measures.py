@@ -178,7 +178,11 @@ def compare_variants(inputs: Inputs, corpus: str, a: str, b: str) -> Difference 
     Paired by seed, and by document (or block of text) where both runs of every seed have them; without a seed in
     common, Welch's interval over seeds.
     """
-    runs_a, runs_b = inputs.of(corpus, a), inputs.of(corpus, b)
+    return compare_runs(inputs.of(corpus, a), inputs.of(corpus, b))
+
+
+def compare_runs(runs_a: Sequence[RunResults], runs_b: Sequence[RunResults]) -> Difference | None:
+    """The same of any two groups of runs on one corpus, such as those of two recipes."""
     spread_a, spread_b = over(runs_a, test_bits), over(runs_b, test_bits)
     if spread_a is None or spread_b is None:
         return None
