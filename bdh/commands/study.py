@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FOLDER = Path("reports/reference")
 WORK = Path("data/study")
 PROGRAMS = ("bdh", "stages")
-BESIDE = ("dvc.yaml", ".dvcignore", "benchmarks/results/h200_scaling.json")
+BESIDE = ("dvc.yaml", ".dvcignore", "benchmarks/results/h200_scaling.json", "docs/tuning.csv")
 At = Annotated[Path, typer.Option("--study", metavar="FOLDER", help="The study.")]
 app = typer.Typer(
     name="study",
