@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -130,6 +131,20 @@ class LanguageModel(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Called after training step 1, 2, ... with `latest_tokens_BT` set; slow plasticity goes here."""
+
+    def step_kind(self, step: int) -> Hashable:
+        """Training steps 1, 2, ... of one kind do the same with other numbers, `after_step` included.
+
+        So one of them can be recorded as a CUDA graph and replayed for the others.
+        """
+        return 0
+
+    def is_recordable(self) -> bool:
+        """Whether a training step, in the present autocast, can be part of a CUDA graph.
+
+        It must not ask the GPU for a number, nor draw random numbers on the CPU.
+        """
+        return True
 
     def decoding_weights(self) -> DecodingWeights | None:
         """The weights for `bdh.kernels.decoding.decoder.Decoder`, None for a model that only `forward` can continue."""

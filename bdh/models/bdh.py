@@ -142,6 +142,10 @@ class BDH(LanguageModel):
         found = fused_loss(self, stack, x_BTD, targets_BT)
         return Output(x_BTD.new_empty(len(x_BTD), 0, self.vocab_size), found.loss, None, found.l1, found.total)
 
+    def is_recordable(self) -> bool:
+        """Not where the fused layers train: they record themselves, and draw the seeds of dropout on the CPU."""
+        return not chooses_fused(self.kernel, self.training, self.encoder)
+
     def _layer(
         self, layer: int, x_BTD: Tensor, cos: Tensor, sin: Tensor, rho_HBND: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -202,6 +202,11 @@ class Slim(LanguageModel):
             for linear in self.synapses().values():
                 linear.prune(self.config.prune_threshold)
 
+    def step_kind(self, step: int) -> tuple[bool, bool]:
+        """Whether neurons are scaled after the step, and whether synapses are pruned."""
+        config = self.config
+        return config.homeostatic and step % config.homeostasis_every == 0, step % config.prune_every == 0
+
     @torch.no_grad()
     def activity(self, tokens_BT: Tensor) -> dict[str, Tensor]:
         """Mean magnitude of what every hidden neuron sends on `tokens_BT`, (O,) by name of its map; dropout is off."""

@@ -45,6 +45,7 @@ class Train(Section):
     regime: Literal["none", "readout", "full"]
     compile: Switch
     kernel: Literal["auto", "plain", "fused"] = "auto"
+    graphs: Switch = "auto"
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
     refit: bool = False

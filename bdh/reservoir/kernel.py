@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdh.reservoir.step import ReservoirWeights, Rules, Stream
+from bdh.reservoir.step import ReservoirWeights, Rules, Stream, constants
 
 TRITON = importlib.util.find_spec("triton") is not None
 if TRITON:
@@ -73,7 +73,7 @@ def kernel_scan(
     v_BTD, gain_BT = e_BTD.new_empty(B, T, D), e_BTD.new_empty(B, T)
     rho_BKDN = stream.rho_BKDN.contiguous().clone()
     spikes = drive_BTN if spikes_BTN is None else spikes_BTN.expand(B, T, N).to(torch.int8)
-    decays_K, reads_K = e_BTD.new_tensor(rules.decays), e_BTD.new_tensor(rules.read_weights)
+    decays_K, reads_K = constants(rules.decays, e_BTD), constants(rules.read_weights, e_BTD)
     inputs = (drive_BTN.contiguous(), e_BTD.contiguous(), spikes.contiguous(), stream.x_BN.contiguous())
     matrices = (weights.E.contiguous(), weights.Dy.contiguous(), decays_K, reads_K)
     neuro_kernel[(B,)](

@@ -35,6 +35,7 @@ from bdh.reservoir.step import (
     ReservoirWeights,
     Rules,
     Stream,
+    constants,
     largest,
     layer_norm,
     respond,
@@ -136,7 +137,7 @@ def feedback_scan(
     """
     B, T, D = e_BTD.shape
     N, K = drive_BTN.shape[-1], len(rules.decays)
-    decay_J1 = e_BTD.new_tensor(rules.decays).repeat_interleave(D)[:, None]
+    decay_J1 = constants(rules.decays, e_BTD).repeat_interleave(D)[:, None]
     faded_J1 = decay_J1 * (1 - rules.local_forget_eta)
     write_TBJ1 = (e_BTD.repeat(1, 1, K) * decay_J1[:, 0]).transpose(0, 1).contiguous()[..., None]
     drives = drive_BTN.transpose(0, 1).contiguous().unbind(0)
@@ -186,7 +187,7 @@ def _read_one(rho_BJN: Tensor, x_BN: Tensor, rules: Rules) -> Tensor:
     if len(rules.decays) == 1:
         return a_BJ
     a_BKD = a_BJ.unflatten(1, (len(rules.decays), -1))
-    return (a_BKD * a_BKD.new_tensor(rules.read_weights)[:, None]).sum(1)
+    return (a_BKD * constants(rules.read_weights, a_BKD)[:, None]).sum(1)
 
 
 def _response(a_BD: Tensor, x_BN: Tensor, spikes_BN: Tensor | None, weights: ReservoirWeights, rules: Rules) -> Tensor:

@@ -11,6 +11,7 @@ Shape letters: B batch (independent streams), T tokens, D embedding, N neurons, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -124,6 +125,11 @@ class Rules:
         return self.use_relu_lowrank or (self.threshold_ratio or 0.0) > 0
 
 
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """`values` (K) in the type of `like`, written on its device: a CUDA graph can hold no copy from the host."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def fresh_stream(batch_size: int, weights: ReservoirWeights, rules: Rules) -> Stream:
     """State of B streams that have read nothing: zeros."""
     D, N = weights.E.shape
@@ -217,8 +223,8 @@ def step(
         x_BN = x_BN / (x_BN.abs().sum(-1, keepdim=True) + NORM_EPSILON)
     if rules.threshold_ratio is not None:
         x_BN = x_BN * (x_BN > rules.threshold_ratio * x_BN.amax(-1, keepdim=True)).detach()
-    u_K11 = x_BN.new_tensor(rules.decays)[:, None, None]
-    a_BD = torch.einsum("bkdn,bn,k->bd", stream.rho_BKDN, x_BN, x_BN.new_tensor(rules.read_weights))
+    u_K11 = constants(rules.decays, x_BN)[:, None, None]
+    a_BD = torch.einsum("bkdn,bn,k->bd", stream.rho_BKDN, x_BN, constants(rules.read_weights, x_BN))
     y_BN, v_BD = respond(a_BD, x_BN, spikes_BN, weights, rules)
     gain_B = write_gain(v_BD, rules)
     if rules.x_kwta:
@@ -245,7 +251,7 @@ def stream_diagnostics(stream: Stream, rules: Rules) -> dict[str, Tensor]:
 
     With separate kernels rho is their weighted sum, which is what the readout sees.
     """
-    rho_BDN = torch.einsum("bkdn,k->bdn", stream.rho_BKDN, stream.rho_BKDN.new_tensor(rules.read_weights))
+    rho_BDN = torch.einsum("bkdn,k->bdn", stream.rho_BKDN, constants(rules.read_weights, stream.rho_BKDN))
     return {
         "sparsity_x": (stream.x_BN == 0).to(rho_BDN.dtype).mean(-1),
         "sparsity_y": (stream.y_BN == 0).to(rho_BDN.dtype).mean(-1),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bdh.nn.attention import decayed_write
 from bdh.reservoir.scan import Trace, activity_without_feedback, drive, scan
-from bdh.reservoir.step import ReservoirWeights, Rules, Stream
+from bdh.reservoir.step import ReservoirWeights, Rules, Stream, constants
 
 CACHED = 1 << 20
 
@@ -108,7 +108,7 @@ def _borders(
     x_BTN = activity_without_feedback(rules, stream.x_BN, drive(weights, rules, e_BTD))
     written = [decayed_write(_runs(x_BTN, C), _runs(e_BTD, C), decay) for decay in rules.decays]
     written_BRKDN = torch.stack(written, 1).unflatten(0, (-1, R))
-    decay_K11 = written_BRKDN.new_tensor([decay**C for decay in rules.decays])[:, None, None]
+    decay_K11 = constants([decay**C for decay in rules.decays], written_BRKDN)[:, None, None]
     rho_BKDN = stream.rho_BKDN
     for r in range(R):
         rho_BKDN = rho_BKDN * decay_K11 + written_BRKDN[:, r]

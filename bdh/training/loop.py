@@ -26,6 +26,7 @@ def run(
     saved = training.step
     try:
         start_compiler(training, display)
+        training.update.start_graphs(display.note)
         with stop.deferred():
             while not training.group.asked_to_stop(stop):
                 if training.validation_due():

@@ -72,6 +72,22 @@ def make_optimizer(named: Named, settings: Train, device: torch.device) -> torch
     )
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group of parameters this rate; where theirs is a tensor, by writing into it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def read_rates_from_tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Have the groups read their learning rate from tensors on `device`, as a CUDA graph has to."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+        group["capturable"] = device.type == "cuda"
+
+
 def learning_rate(step: int, settings: Train) -> float:
     """Learning rate of step 1, 2, ...: linear warm-up, then half a cosine down to final_learning_rate * peak."""
     if step <= settings.warmup_steps:
@@ -116,13 +132,22 @@ class Average:
         self.names = [name for name, _ in model.named_parameters()]
         self.tensors = [parameter.detach().clone() for parameter in model.parameters()]
 
+    def share(self, step: int) -> float:
+        """Share of the way to the weights that the average goes after optimizer step 1, 2, ..."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the weights after optimizer step 1, 2, ..."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module, share: float | Tensor) -> None:
+        """Move towards the weights by `share` of the way; a number, or a tensor on the device of the weights."""
         weights = [parameter.detach() for parameter in model.parameters()]
-        if weights:
-            torch._foreach_lerp_(self.tensors, weights, 1 - decay)
+        if not weights:
+            return
+        if isinstance(share, Tensor):
+            ways = torch._foreach_sub(weights, self.tensors)
+            torch._foreach_mul_(ways, share)
+            torch._foreach_add_(self.tensors, ways)
+        else:
+            torch._foreach_lerp_(self.tensors, weights, share)
         if self.keeps_zeros:
             for average, weight in zip(self.tensors, weights, strict=True):
                 average.masked_fill_(weight == 0, 0)

@@ -69,9 +69,9 @@ class Training:
         self.text, self.segments = corpus.tokens("train"), corpus.segments("train")
         model.begin_training(kernel=settings.kernel, l1_weight=settings.l1)
         check_objective(model, settings, device)
-        self.update = Update(model, settings, device, precision, group)
         decay = settings.average_decay if settings.regime != "none" else 0.0
         self.average = Average(model, decay, model.prunes) if decay > 0 else None
+        self.update = Update(model, settings, device, precision, group, self.average)
         self.steps = settings.steps if settings.regime != "none" else 0
         self.look_every = self.most_unseen = LOOK_EVERY if device.type == "cuda" else 1
         self.step = self.stale = 0
@@ -137,8 +137,6 @@ class Training:
             self._pending_since = time.monotonic()
         step = self.step + 1
         loss, norm = self.update.apply(step, *self.batch(step))
-        if self.average is not None:
-            self.average.update(self.model, step)
         self.step = step
         self._pending.append((step, loss, norm))
         if len(self._pending) >= self.look_every:

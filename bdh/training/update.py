@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,7 +18,16 @@ from bdh.project.device import autocast
 from bdh.project.errors import ParamsError
 from bdh.training.carry import CarriedState
 from bdh.training.distributed.group import ALONE, ProcessGroup
-from bdh.training.optimizer import Named, learning_rate, make_optimizer, objective
+from bdh.training.graphs import Recorder, StepGraphs, record
+from bdh.training.optimizer import (
+    Average,
+    Named,
+    learning_rate,
+    make_optimizer,
+    objective,
+    read_rates_from_tensors,
+    set_learning_rate,
+)
 
 
 class TrainingPass(nn.Module):
@@ -48,8 +59,10 @@ class Update:
         device: torch.device,
         precision: torch.dtype,
         group: ProcessGroup = ALONE,
+        average: Average | None = None,
     ) -> None:
         self.group = group
+        self.average = average
         self.model, self.settings, self.device, self.precision = model, settings, device, precision
         self.named: Named = []
         if settings.regime != "none" and settings.learning_rule != "hebbian":
@@ -68,6 +81,8 @@ class Update:
         self.carried: CarriedState | None = None
         if settings.carry and self.named:
             self.carried = CarriedState(model, settings, settings.batch_size // group.size)
+        self.graphs: StepGraphs | None = None
+        self.share: Tensor | None = None
         self.exchanges = True
         self._replica: DistributedDataParallel | None = None
         if group.size > 1:  # layers share their weights, so no gradient is complete before the whole backward pass
@@ -106,36 +121,80 @@ class Update:
         self.training_pass, self.forward = compiled, cast(nn.Module, torch.compile(self.model))
         return None, True
 
+    def start_graphs(self, say: Callable[[str], None], recorder: Recorder = record) -> None:
+        """Replay steps from CUDA graphs as `settings.graphs` asks (auto: on a GPU) and the training allows.
+
+        `say` is told what is not possible. To be called before the first step, after a checkpoint was taken up.
+        """
+        obstacle = self._obstacle() if recorder is record else None
+        if obstacle is not None and self.settings.graphs == "on":
+            say(f"training goes on without CUDA graphs: {obstacle}")
+        if obstacle is not None or self.settings.graphs == "off":
+            return
+        if self.optimizer is not None:
+            read_rates_from_tensors(self.optimizer, self.device)
+        self.share = torch.zeros((), device=self.device)
+        self.graphs = StepGraphs(say, recorder)
+
+    def _obstacle(self) -> str | None:
+        """Why steps cannot be CUDA graphs, None when nothing is known against it."""
+        if self.device.type != "cuda":
+            return f"they are for GPUs and this is {self.device.type}"
+        if self.group.size > 1:
+            return "the processes of a group exchange gradients within a step"
+        with autocast(self.device, self.precision):
+            recordable = self.carried is not None or self.model.is_recordable()
+        return None if recordable else "the fused layers have graphs of their own"
+
     def apply(
         self, step: int, tokens_BT: Tensor, targets_BT: Tensor, starts_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Optimizer step 1, 2, ...: cross-entropy before it (nats per token) and the gradient norm before clipping.
 
         `tokens_BT` and the cross-entropy are this rank's own; gradients and local changes are means over all ranks.
-        Of a training with a carried state `starts_B` says which streams start anew.
+        Of a training with a carried state `starts_B` says which streams start anew. The weight average follows.
         """
+        if self.optimizer is not None:
+            set_learning_rate(self.optimizer, learning_rate(step, self.settings))
+        share: float | Tensor | None = None if self.average is None else self.average.share(step)
+        if self.share is not None and share is not None:
+            share = self.share.fill_(share)
+        inputs = (tokens_BT, targets_BT) if starts_B is None else (tokens_BT, targets_BT, starts_B)
+        if self.graphs is None:
+            return self._step(step, share, *inputs)
+        return self.graphs.run(self.model.step_kind(step), partial(self._step, step, share), inputs)
+
+    def _step(
+        self,
+        step: int,
+        share: float | Tensor | None,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        starts_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All of an optimizer step but what its number decides; in a graph it is recorded once for a kind of step."""
         loss = norm = None
         if self.carried is not None and starts_B is not None:
             self.carried.start_anew(starts_B)
         self.model.latest_tokens_BT = tokens_BT
         if self.optimizer is not None:
-            loss, norm = self._descend(self.optimizer, step, tokens_BT, targets_BT)
+            loss, norm = self._descend(self.optimizer, tokens_BT, targets_BT)
         if self.settings.learning_rule != "backprop":
             with torch.no_grad():
                 output = self.model.local_update(tokens_BT, targets_BT)
             loss = output.loss if loss is None else loss
         self.model.after_step(step)
+        if self.average is not None and share is not None:
+            self.average.update(self.model, share)
         assert loss is not None
         return loss, norm
 
     def _descend(
-        self, optimizer: torch.optim.Optimizer, step: int, tokens_BT: Tensor, targets_BT: Tensor
+        self, optimizer: torch.optim.Optimizer, tokens_BT: Tensor, targets_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad(set_to_none=True)
         loss = self._backward(tokens_BT, targets_BT)
         norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], self.settings.gradient_clip)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.settings)
         optimizer.step()
         return loss, norm.detach()
 

@@ -42,6 +42,7 @@ TEXT_IS_SAID = {
     ("bdh/kernels/training/step.py", "problem"),
     ("bdh/training/distributed/group.py", "error"),
     ("bdh/training/distributed/worker.py", "error"),
+    ("bdh/training/graphs.py", "problem"),
     ("bdh/training/update.py", "error"),
 }
 """Handlers that hand the text of an error on to a message."""

@@ -63,14 +63,15 @@ def test_learning_rate_without_warmup_starts_near_the_peak():
     assert learning_rate(5, settings(steps=5, warmup_steps=9, learning_rate=0.9)) == pytest.approx(0.5)
 
 
-def test_average_is_the_exponential_mean_and_restores_the_raw_weights():
+@pytest.mark.parametrize("share_of", [float, torch.tensor], ids=["number", "tensor"])
+def test_average_is_the_exponential_mean_and_restores_the_raw_weights(share_of):
     model = Toy()
     average = Average(model, 0.75, keeps_zeros=False)
     expected = model.gain.detach().clone()
     for step in range(1, 30):
         with torch.no_grad():
             model.gain.add_(0.1 * step)
-        average.update(model, step)
+        average.update(model, share_of(average.share(step)))
         decay = min(0.75, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.gain.detach()
     raw = model.gain.detach().clone()
@@ -86,7 +87,7 @@ def test_average_keeps_pruned_weights_at_zero():
     with torch.no_grad():
         model.encoder[0, :] = 0.0
     for one in (average, control):
-        one.update(model, 1)
+        one.update(model, one.share(1))
     with average.applied(model):
         assert not model.encoder[0].any()
         assert model.encoder[1].all()
