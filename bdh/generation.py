@@ -9,6 +9,7 @@ all of it. A prompt longer than the limit is cut to its last `max_positions` tok
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -37,7 +38,7 @@ def generate(
     same again whenever a token has been yielded. Raises RunError for settings that cannot be met.
     """
     tokens = [int(token) for token in tokens]
-    check_request(model, tokens, count, temperature, top_k)
+    check_request(model, tokens, count, temperature, top_k, seed)
     return _continue(model, tokens, count, temperature, top_k, torch.Generator().manual_seed(seed))
 
 
@@ -105,17 +106,21 @@ def _device(model: LanguageModel) -> torch.device:
     return torch.device("cpu")
 
 
-def check_request(model: LanguageModel, tokens: list[int], count: int, temperature: float, top_k: int | None) -> None:
+def check_request(
+    model: LanguageModel, tokens: list[int], count: int, temperature: float, top_k: int | None, seed: int = 0
+) -> None:
     """Raise RunError for what `generate` cannot do."""
     if not tokens:
         raise RunError("generation needs a prompt of at least one token")
     outside = [token for token in tokens if not 0 <= token < model.vocab_size]
     if outside:
         raise RunError(f"token {outside[0]} of the prompt is outside the model's vocabulary of {model.vocab_size}")
-    if count < 0 or temperature < 0.0 or (top_k is not None and top_k < 1):
+    if not 0 <= seed < 2**63:
+        raise RunError(f"seed {seed} is outside the allowed range, 0 to {2**63 - 1}")
+    if count < 0 or not 0.0 <= temperature < math.inf or (top_k is not None and top_k < 1):
         raise RunError(
             f"generation of {count} tokens at temperature {temperature} among top_k {top_k}: "
-            "count and temperature must be at least 0, top_k at least 1"
+            "count and temperature must be at least 0 and finite, top_k at least 1"
         )
 
 
@@ -139,7 +144,7 @@ def continue_text(
     Raises RunError for settings that cannot be met.
     """
     tokens = [int(token) for token in tokens]
-    check_request(model, tokens, count, temperature, top_k)
+    check_request(model, tokens, count, temperature, top_k, seed)
     if model.decoding_weights() is None:
         return generate(model, tokens, count, temperature, top_k, seed)
     return _continue_fast(Decoder(model), tokens, count, temperature, top_k, seed)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdh.project.errors import RunError
+from bdh.project.errors import RunError, one_line
 from bdh.project.files import RUNS, TOKENS, enter_root
 
+if TYPE_CHECKING:
+    from bdh.corpora.tokenizer import Tokenizer
+
+LARGEST_SEED = 2**63 - 1
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 LONGEST_SIGN = 8
 
@@ -22,26 +28,63 @@ def generate(
     tokens: Annotated[int, typer.Option(help="Number of tokens to write.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.", min=0.0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample among that many likeliest tokens; 0: among all.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", min=0, max=LARGEST_SEED)] = 0,
 ) -> None:
     """Continue a text with a trained model, written out token by token; memory does not grow with the length."""
     folder = find_run(run, enter_root())
     import torch
 
-    from bdh.corpora.tokens import TokenCorpus
     from bdh.generation import continue_text
     from bdh.project.device import choose_device
     from bdh.training.checkpoints import load_run
 
+    text = readable(prompt)
     model, config = load_run(folder, choose_device("auto", torch.get_num_threads()))
-    corpus = TokenCorpus.open(TOKENS / config["corpus"])
-    start = corpus.encode(prompt)
+    tokenizer = tokenizer_of(folder, config)
+    start = tokenizer.encode(text)
     if not start:
         raise RunError("the prompt is empty; give at least one sign with --prompt")
     ids = continue_text(model, start, tokens, temperature, top_k or None, seed)
-    for piece in (prompt, *pieces(corpus.decode, ids), "\n"):
-        sys.stdout.write(piece)
+    for piece in chain((text,), pieces(tokenizer.decode, ids), ("\n",)):
+        write_utf8(piece)
+
+
+def readable(prompt: str) -> str:
+    """The prompt as text; RunError for bytes that are no UTF-8, which the command line hands on as lone surrogates."""
+    try:
+        return prompt.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError as error:
+        raise RunError(f"--prompt is not UTF-8 ({one_line(error)}); write it in UTF-8") from None
+
+
+def write_utf8(text: str) -> None:
+    """Write to standard output at once, in UTF-8 whatever the terminal says it reads."""
+    if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def tokenizer_of(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a run was trained with, which lies in its folder; of an older run that of its corpus.
+
+    Raises RunError when that corpus was tokenized anew since.
+    """
+    from bdh.corpora.tokenizer import load
+    from bdh.corpora.tokens import TokenCorpus
+
+    if "tokenizer" in config:
+        return load(folder, config["tokenizer"])
+    corpus = TokenCorpus.open(TOKENS / config["corpus"])
+    if config.get("corpus_digest", corpus.digest) != corpus.digest or corpus.vocab_size != config["vocab_size"]:
+        raise RunError(
+            f"{folder}: corpus {corpus.name} was tokenized anew since this run was trained, its words are others; "
+            "`dvc repro` trains it again"
+        )
+    return corpus.tokenizer
 
 
 def find_run(name: str, here: Path) -> Path:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from bdh.corpora import splits, tokens
 from bdh.corpora.documents import Document, DocumentReader, drop_empty_and_repeated
 from bdh.corpora.planted import PlantedSpan, read_floors, read_spans, token_spans
-from bdh.corpora.progress import bytes_progress
+from bdh.corpora.progress import bytes_progress, waiting
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.readers import PlainReader, TableReader, read_sectors
 from bdh.corpora.speakers import spans_of
@@ -63,7 +63,7 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
     chosen, other_sectors = _of_sectors(reader.documents(), corpus)
     documents, dropped = drop_empty_and_repeated(chosen, reader.path)
     parts = _split(name, corpus, reader, documents)
-    tokenizer = _tokenizer(corpus.tokenizer, reader, parts["train"], len(documents) > 1, raw)
+    tokenizer = _tokenizer(corpus.tokenizer, reader, parts["train"], len(documents) > 1, raw, name)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -132,7 +132,7 @@ def _split(name: str, corpus: Corpus, reader: DocumentReader, documents: list[Do
 
 
 def _tokenizer(
-    params: TokenizerParams, reader: DocumentReader, train: list[Document], several: bool, raw: Path
+    params: TokenizerParams, reader: DocumentReader, train: list[Document], several: bool, raw: Path, name: str
 ) -> Tokenizer:
     if isinstance(params, ByteTokenizer):
         return Bytes(several)
@@ -141,8 +141,26 @@ def _tokenizer(
     if isinstance(params, CharacterTokenizer):
         return Characters("".join(sorted(set(chain.from_iterable(map(set, texts))))), several)
     if isinstance(params, BpeTokenizer):
-        return BytePairs.train(texts, params.vocab_size)
+        return _learned(params.vocab_size, texts, sum(document.utf8_bytes for document in in_order), name)
     return BytePairs.gpt2(raw / Path(params.vocab.path).name, raw / Path(params.merges.path).name)
+
+
+def _learned(vocab_size: int, texts: Iterator[str], size: int, name: str) -> BytePairs:
+    """The trained tokenizer; it shows its progress, and says when the text has not enough for the vocabulary."""
+    with bytes_progress(f"read {name} for its tokenizer", size) as advance:
+
+        def told() -> Iterator[str]:
+            for text in texts:
+                yield text
+                advance(len(text.encode("utf-8")))
+
+        with waiting(f"{name}: learning a vocabulary of {vocab_size} from {size / 1e6:.1f} MB"):
+            tokenizer = BytePairs.train(told(), vocab_size)
+    if tokenizer.vocab_size < vocab_size:
+        sys.stderr.write(
+            f"{name}: tokenizer.vocab_size {vocab_size} was asked for, the training text gives {tokenizer.vocab_size}\n"
+        )
+    return tokenizer
 
 
 def write_shards(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 from bdh.project.errors import CorpusError, one_line
 
 PIECE_CHARACTERS = 1 << 16
+LONGEST_PIECE = 1 << 20
+FIRST_CUT = re.compile(r"(?<=\S)[ \n]|(?<=[^\W\d_])[。、，！？；：…」』）]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,18 @@ class DocumentReader(Protocol):
 def cut(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     """Cut `text` into pieces of about `size` characters that tokenize separately as they do together.
 
-    A piece ends before a space or line end that follows a character that is no white space: no rule of the
-    GPT-2 pre-tokenizer reaches across such a place. Text without one stays whole.
+    A piece ends before a space or line end that follows a character that is no white space, or where there is none
+    before a sign like 。 that follows a letter: no rule of the GPT-2 pre-tokenizer reaches across such a place. Text
+    without one stays whole up to LONGEST_PIECE characters and is cut there.
     """
     start = 0
     while len(text) - start > size:
-        end = _last_cut(text, start + 1, start + size) or _first_cut(text, start + size)
-        if end is None:
+        end = _last_cut(text, start + 1, start + size)
+        if end is None and (found := FIRST_CUT.search(text, max(start + size, 1), start + LONGEST_PIECE)):
+            end = found.start()
+        if end is None and len(text) - start <= LONGEST_PIECE:
             break
+        end = start + LONGEST_PIECE if end is None else end
         yield text[start:end]
         start = end
     if start < len(text):
@@ -90,10 +97,6 @@ def _last_cut(text: str, low: int, high: int) -> int | None:
         if _is_cut(text, high):
             return high
     return None
-
-
-def _first_cut(text: str, low: int) -> int | None:
-    return next((place for place in range(max(low, 1), len(text)) if _is_cut(text, place)), None)
 
 
 def drop_empty_and_repeated(documents: Iterable[Document], path: Path) -> tuple[list[Document], dict[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,26 @@ def bytes_progress(what: str, total: int | None, done: int = 0) -> Iterator[Call
             yield lambda more: progress.update(task, advance=more)
     else:
         yield _Lines(what, total, done).advance
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """While something runs that tells nothing of its progress: a line every LINE_EVERY_S seconds, how long it takes."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def speak() -> None:
+        while not done.wait(LINE_EVERY_S):
+            sys.stderr.write(f"{what}: {time.monotonic() - started:.0f} s\n")
+            sys.stderr.flush()
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        speaker.join()
 
 
 class _Lines:

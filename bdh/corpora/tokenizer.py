@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from bdh.project.errors import CorpusError
+from bdh.project.errors import CorpusError, one_line
 from bdh.project.files import read_json
 
 BYTES = 256
 END_OF_TEXT = "<|endoftext|>"
+LONGEST_WORD = 64
+MOST_OF_LONG = 1 << 22
+LONG_WORD = re.compile("|".join(f"{kind}{{{LONGEST_WORD + 1},}}" for kind in (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)")))
 GPT2_PROBE = ("Hello world", [15496, 995])
 
 
@@ -174,9 +178,14 @@ class BytePairs(Tokenizer):
     def load(cls, folder: Path, name: str, end_of_text: int | None) -> BytePairs:
         """The tokenizer that `save` wrote; raises CorpusError when its file is missing or damaged."""
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(folder / cls.FILE)), name, end_of_text)
+            inner = tokenizers.Tokenizer.from_file(str(folder / cls.FILE))
+            ids = sorted(inner.get_vocab().values())
         except Exception as error:  # tokenizers raises bare Exception
-            raise CorpusError(f"{folder / cls.FILE} is no tokenizer ({error}); tokenize the corpus again") from None
+            told = one_line(error)[:200]
+            raise CorpusError(f"{folder / cls.FILE} is no tokenizer ({told}); tokenize the corpus again") from None
+        if ids != list(range(len(ids))) or (end_of_text is not None and end_of_text >= len(ids)):
+            raise CorpusError(f"{folder / cls.FILE} is damaged (its ids have gaps); tokenize the corpus again")
+        return cls(inner, name, end_of_text)
 
     @classmethod
     def gpt2(cls, vocab: Path, merges: Path) -> BytePairs:
@@ -196,7 +205,8 @@ class BytePairs(Tokenizer):
     def train(cls, texts: Iterable[str], vocab_size: int) -> BytePairs:
         """A tokenizer of `vocab_size` ids from `texts`: 256 bytes, the merges, the end of text last.
 
-        Deterministic; fewer ids when the texts have no more pairs that occur twice.
+        Deterministic; fewer ids when the texts have no more pairs that occur twice. Words are learned from in parts of
+        at most LONGEST_WORD characters: text without spaces is one word, and its merges would take hours.
         """
         inner = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -206,7 +216,7 @@ class BytePairs(Tokenizer):
             special_tokens=[],
             show_progress=False,
         )
-        inner.train_from_iterator(texts, trainer)
+        inner.train_from_iterator(_in_words(texts), trainer)
         state = json.loads(inner.to_str())
         size = len(state["model"]["vocab"])
         state["model"]["vocab"][END_OF_TEXT] = size
@@ -234,6 +244,20 @@ class BytePairs(Tokenizer):
         (folder / self.FILE).write_text(self._inner.to_str() + "\n", encoding="utf-8")
 
 
+def _in_words(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, those with words longer than LONGEST_WORD cut there; of such words MOST_OF_LONG characters."""
+    left = MOST_OF_LONG
+    for text in texts:
+        start = 0
+        for match in LONG_WORD.finditer(text):
+            yield text[start : match.start()]
+            end = min(match.end(), match.start() + left)
+            yield from (text[at : min(at + LONGEST_WORD, end)] for at in range(match.start(), end, LONGEST_WORD))
+            left -= end - match.start()
+            start = match.end()
+        yield text[start:]
+
+
 def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -247,11 +271,22 @@ def load(folder: Path, description: dict[str, Any]) -> Tokenizer:
     Raises CorpusError on an unknown name, RunError naming the tokenizer's file when it is missing or damaged.
     """
     several = description["end_of_text"] is not None
+    tokenizer: Tokenizer
     match description["name"]:
         case "bytes":
-            return Bytes(several)
+            tokenizer = Bytes(several)
         case "characters":
-            return Characters(read_json(folder / Characters.FILE), several)
+            characters = read_json(folder / Characters.FILE)
+            if not isinstance(characters, str):
+                raise CorpusError(f"{folder / Characters.FILE} is damaged (it is no text); tokenize the corpus again")
+            tokenizer = Characters(characters, several)
         case "gpt2" | "bpe" as name:
-            return BytePairs.load(folder, name, description["end_of_text"])
-    raise CorpusError(f"{folder}: unknown tokenizer {description['name']!r}; known: bytes, characters, gpt2, bpe")
+            tokenizer = BytePairs.load(folder, name, description["end_of_text"])
+        case name:
+            raise CorpusError(f"{folder}: unknown tokenizer {name!r}; known: bytes, characters, gpt2, bpe")
+    if tokenizer.vocab_size != description["vocab_size"]:
+        raise CorpusError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, {description['vocab_size']} are described; "
+            "tokenize the corpus again"
+        )
+    return tokenizer

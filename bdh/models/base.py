@@ -7,6 +7,15 @@ An architecture is a module `bdh/models/<architecture>.py` that defines three na
 - `TINY`: settings of the Config that make a model of a few thousand parameters, without dropout and with room for 32
   tokens; the contract suite (`tests/models/test_contract.py`) builds every architecture from them.
 
+What a Model must do, and the contract suite tests:
+
+- `forward` (causal, a pure function), `initial_state` and `flops_per_token`;
+- every tensor of its state but `position` is in the dtype of its weights, float32 for weights that are narrower
+  (`test_state_is_in_the_models_dtype`): a float64 model carries a float64 state;
+- it shows the activity of its neurons through `bdh.nn.probe.tap(name, layer, tensor)` with the tensor that it goes on
+  with (`test_taps_show_activations_with_the_batch_first`): `x_sparse`, `y_sparse`, `xy_sparse` of shape B,H,T,N, or
+  those of them that it has; stages hebbian and frontier read nothing else.
+
 A variant of the comparison is an architecture with settings (`bdh.params.Params`); nothing here knows of variants.
 
 `LanguageModel` declares everything that training, decoding and evaluation may call, each with a default, so no other
@@ -20,18 +29,27 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
+import math
+import traceback
 from collections.abc import Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdh.models.catalog import known_architectures
-from bdh.project.errors import ParamsError
+from bdh.project.errors import ParamsError, VariantError, one_line
 
 if TYPE_CHECKING:
     from bdh.kernels.decoding.memory import DecodingWeights
+
+DEFINES = "the docstring of bdh/models/base.py says what an architecture defines"
+SURELY_SMALL = 1e11
+"""Product of all whole numbers of a Config and the vocabulary below which the weights fit any machine."""
 
 State = dict[str, Tensor]
 """What a stream needs to go on. Every tensor has the batch B as its first dimension; `position` (B,) int64
@@ -101,7 +119,7 @@ class LanguageModel(nn.Module):
         it at once. Without one nothing is carried and the parallel form is used. A pure function of the arguments,
         the weights and, while training, the random generator: it changes nothing in the model.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+        raise self._lacks("forward")
 
     def begin_training(self, *, kernel: str = "auto", l1_weight: float = 0.0) -> None:
         """Take what the settings of a training decide; an `l1_weight` above 0 has the activity measured."""
@@ -152,7 +170,7 @@ class LanguageModel(nn.Module):
 
     def initial_state(self, batch_size: int) -> State:
         """The state of `batch_size` streams that have read nothing."""
-        raise NotImplementedError(f"{type(self).__name__} defines no state")
+        raise self._lacks("initial_state")
 
     def max_positions(self) -> int | None:
         """Longest text that one state can hold, None when there is no limit."""
@@ -160,7 +178,16 @@ class LanguageModel(nn.Module):
 
     def flops_per_token(self, window: int) -> float:
         """Forward floating-point operations per token at context `window` (a multiply-add counts as two)."""
-        raise NotImplementedError(f"{type(self).__name__} does not count its operations")
+        raise self._lacks("flops_per_token")
+
+    def _lacks(self, method: str) -> VariantError:
+        """The error for a method that every architecture must define."""
+        kind = type(self)
+        try:
+            place = f"bdh/models/{Path(inspect.getfile(kind)).name}, line {inspect.getsourcelines(kind)[1]}"
+        except (OSError, TypeError):
+            place = kind.__module__
+        return VariantError(f"{place}: {kind.__name__} defines no {method}; {DEFINES}")
 
     def graph_factors(self) -> GraphFactors | None:
         """Factors of the neuron graph, None for a model that has none."""
@@ -206,11 +233,56 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor | None) -> Tensor | Non
 
 
 def architecture_module(architecture: str) -> Any:
-    """Import `bdh/models/<architecture>.py`; an unknown name raises ParamsError that lists the known ones."""
+    """Import `bdh/models/<architecture>.py`; an unknown name raises ParamsError that lists the known ones.
+
+    A file that cannot be imported, or lacks what an architecture defines, raises VariantError naming file and line.
+    """
     known = known_architectures()
     if architecture not in known:
         raise ParamsError(f"unknown architecture {architecture!r}; known architectures: {', '.join(known)}")
-    return importlib.import_module(f"bdh.models.{architecture}")
+    try:
+        module = importlib.import_module(f"bdh.models.{architecture}")
+    except Exception as error:
+        raise VariantError(f"{_place(error, architecture)}: {type(error).__name__}: {one_line(error)}") from error
+    for name in ("Config", "Model"):
+        if not isinstance(vars(module).get(name), type):
+            raise VariantError(f"bdh/models/{architecture}.py, line 1: it defines no class {name}; {DEFINES}")
+    if not issubclass(module.Model, LanguageModel):
+        line = inspect.getsourcelines(module.Model)[1]
+        raise VariantError(f"bdh/models/{architecture}.py, line {line}: Model is no LanguageModel; {DEFINES}")
+    return module
+
+
+def _place(error: Exception, architecture: str) -> str:
+    """File and line where an import failed: the last place inside the architecture's own file."""
+    name = f"{architecture}.py"
+    if isinstance(error, SyntaxError) and (error.filename or "").endswith(f"models/{name}"):
+        return f"bdh/models/{name}, line {error.lineno}"
+    lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if Path(entry.filename).name == name]
+    return f"bdh/models/{name}, line {lines[-1] if lines else 1}"
+
+
+def check_fits(architecture: str, module: Any, config: Any, vocab_size: int) -> None:
+    """Raise VariantError, with an estimate, when the weights alone are more than the machine's memory.
+
+    The model is built without memory first (device meta). One that cannot be built so is not estimated.
+    """
+    numbers = [value for value in dataclasses.asdict(config).values() if type(value) is int and value > 1]
+    if math.prod(numbers) * vocab_size < SURELY_SMALL:
+        return
+    try:
+        with torch.device("meta"):
+            parameters = module.Model(config, vocab_size).parameter_count()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        if "overflow" not in str(error).lower() and "storage size" not in str(error).lower():
+            return
+        parameters = 2**62
+    need, have = 4 * parameters, psutil.virtual_memory().total
+    if need > have:
+        raise VariantError(
+            f"{architecture} with these settings has {parameters:.2g} parameters, {need / 2**30:.3g} GiB of weights, "
+            f"four times that in training; this machine has {have / 2**30:.3g} GiB: make the sizes of `model` smaller"
+        )
 
 
 def build(architecture: str, *, vocab_size: int, seed: int | None = None, **config: Any) -> LanguageModel:
@@ -224,8 +296,10 @@ def build(architecture: str, *, vocab_size: int, seed: int | None = None, **conf
     for name in config:
         if name not in known:
             raise ParamsError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
+    settings = module.Config(**config)
+    check_fits(architecture, module, settings, vocab_size)
     if seed is None:
-        return module.Model(module.Config(**config), vocab_size)
+        return module.Model(settings, vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return module.Model(module.Config(**config), vocab_size)
+        return module.Model(settings, vocab_size)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bdh.project.errors import VariantError
+
 FOLDER = Path(__file__).parent
 NOT_ARCHITECTURES = {"__init__", "base", "catalog"}
 
@@ -45,7 +47,7 @@ def settings_of(architecture: str) -> dict[str, Setting]:
 
 @functools.cache
 def _names(architecture: str) -> _Names:
-    tree = ast.parse((FOLDER / f"{architecture}.py").read_text(encoding="utf-8"))
+    tree = _tree(architecture)
     found = _Names({}, {})
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -59,18 +61,48 @@ def _names(architecture: str) -> _Names:
     return found
 
 
+def _tree(architecture: str) -> ast.Module:
+    path = FOLDER / f"{architecture}.py"
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise VariantError(f"bdh/models/{architecture}.py, line {line or 1}: {getattr(error, 'msg', error)}") from None
+    except FileNotFoundError:
+        raise VariantError(f"bdh/models/{architecture}.py does not exist") from None
+
+
 def _fields(name: str, architecture: str) -> dict[str, Setting]:
     names = _names(architecture)
     if name in names.others:
         source, original = names.others[name]
         return _fields(original, source)
     if name not in names.classes:
-        raise ValueError(f"bdh/models/{architecture}.py: {name} must be a class, another name of one, or imported")
+        raise VariantError(
+            f"bdh/models/{architecture}.py, line 1: it defines no {name}; {name} is a class, another name of one, or "
+            "imported from another architecture (bdh/models/base.py says what an architecture defines)"
+        )
     found: dict[str, Setting] = {}
     for base in names.classes[name].bases:
         if isinstance(base, ast.Name):
             found |= _fields(base.id, architecture)
     for node in names.classes[name].body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            found[node.target.id] = Setting(ast.unparse(node.annotation), ast.literal_eval(node.value))
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found[node.target.id] = Setting(ast.unparse(node.annotation), _default(node, name, architecture))
     return found
+
+
+def _default(node: ast.AnnAssign, name: str, architecture: str) -> Any:
+    where = f"bdh/models/{architecture}.py, line {node.lineno}: {name}.{ast.unparse(node.target)}"
+    if node.value is None:
+        raise VariantError(f"{where} has no default; every setting needs one")
+    try:
+        value = ast.literal_eval(node.value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        value = ...
+    if not isinstance(value, bool | int | float | str):
+        raise VariantError(
+            f"{where}: the default is {ast.unparse(node.value)}; write a plain number, text or boolean (params.yaml is "
+            "checked without running the file)"
+        )
+    return value

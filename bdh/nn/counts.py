@@ -21,6 +21,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from bdh.project.errors import VariantError
+
 
 def bdh_neurons(n_embd: int, n_head: int, mlp_internal_dim_multiplier: int) -> int:
     """Neurons per head, N = multiplier * D // H."""
@@ -47,6 +49,7 @@ WIDTH_PER_LAYER = 64
 HEAD_WIDTH = 64
 MLP_RATIO = 4.0
 GATED_MLP_RATIO = 8.0 / 3.0
+LARGEST_BUDGET = 1e10
 LARGEST_DEPTH = 64
 EXACT_ENOUGH = 0.005
 WIDE = 128
@@ -183,7 +186,15 @@ def shape_for(
     least_heads: int,
     rule: Rule = GPT_2.rule,
 ) -> TransformerShape:
-    """Least unfit shape: an error above 0.5 % of the budget weighs a hundred times a distortion of the proportions."""
+    """Least unfit shape: an error above 0.5 % of the budget weighs a hundred times a distortion of the proportions.
+
+    Raises VariantError for a budget that no search of this kind should be asked for.
+    """
+    if budget > LARGEST_BUDGET:
+        raise VariantError(
+            f"a rival of {budget:.2g} parameters or operations per token is asked for, at most {LARGEST_BUDGET:.0e} "
+            "are searched for; make the sizes of `model` (n_embd, mlp_internal_dim_multiplier, n_layer) smaller"
+        )
 
     def unfit(shape: TransformerShape) -> float:
         error = max(abs(cost(shape) / budget - 1) - EXACT_ENOUGH, 0.0)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML, YAMLError
 
 from bdh.models.catalog import known_architectures, settings_of
 from bdh.params.section import explain, suggest
 from bdh.params.whole import Params
-from bdh.project.errors import ParamsError
+from bdh.project.errors import ParamsError, one_line
 
 FILE = Path("params.yaml")
 
@@ -22,12 +22,14 @@ def load(path: Path = FILE, values: Mapping[str, Any] | None = None) -> Params:
 
     Raises ParamsError with the dotted path, the value and what is allowed, for the first mistake.
     """
+    text = ""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        raw = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise ParamsError(f"{path.absolute()} is missing; run from the folder that holds params.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not readable YAML: {error}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{path} is not readable YAML: {_told(error, text)}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no mapping of keys to values")
     for dotted, value in (values or {}).items():
@@ -44,6 +46,17 @@ def load(path: Path = FILE, values: Mapping[str, Any] | None = None) -> Params:
     _check_presets(params, path)
     _check_model_keys(params, path)
     return params
+
+
+def _told(error: Exception, text: str) -> str:
+    """What is wrong and where; git's conflict markers are named as such."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+            return f"line {number}: git's conflict markers; keep one side of each and delete the markers"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return one_line(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {one_line(ValueError(problem))}"
 
 
 def _check_names(params: Params, path: Path) -> None:
@@ -73,7 +86,8 @@ def _check_presets(params: Params, path: Path) -> None:
 
 
 def _check_model_keys(params: Params, path: Path) -> None:
-    every_known = {key for variant in params.variant for key in settings_of(params.architecture_of(variant))}
+    settings = [settings_of(params.architecture_of(variant)) for variant in params.variant]
+    every_known = {key for known in settings for key in known}
     shared = {f"scales.{name}": getattr(params.scales, name).model for name in ("laptop", "gpu")}
     for corpus, section in params.corpus.items():
         for name in ("laptop", "gpu"):
@@ -82,6 +96,10 @@ def _check_model_keys(params: Params, path: Path) -> None:
         for key in model:
             if key not in every_known:
                 raise ParamsError(f"{path}: {where}.model.{key}: unknown key; {suggest(key, sorted(every_known))}")
+            kinds = sorted({known[key].annotation for known in settings if key in known})
+            if not any(_fits(model[key], kind) for kind in kinds):
+                raise ParamsError(f"{path}: {where}.model.{key}: expected {kinds[0]}, it is {model[key]!r}")
+            _check_range(f"{path}: {where}.model.{key}", key, model[key])
     for variant, overrides in params.variant.items():
         own = {"model": overrides.model}
         if overrides.scales is not None:
@@ -94,6 +112,28 @@ def _check_model_keys(params: Params, path: Path) -> None:
                     raise ParamsError(f"{where}: unknown key; {suggest(key, sorted(known))}")
                 if not _fits(value, known[key].annotation):
                     raise ParamsError(f"{where}: expected {known[key].annotation}, it is {value!r}")
+                _check_range(where, key, value)
+
+
+SIZES = {"n_layer", "n_embd", "n_head", "n", "d", "depth", "width", "heads", "block_size", "window", "gate_rank"}
+SIZES |= {"mlp_internal_dim_multiplier", "feed_forward_multiplier"}
+SHARES = {"dropout", "spike_rate"}
+RANGES: dict[str, tuple[float, float]] = dict.fromkeys(SIZES, (1, 2**24))
+RANGES |= dict.fromkeys(("u_decay", "x_decay", "k_wta", "local_forget_eta", "threshold_ratio"), (0, 1))
+LARGEST = {int: 2**31, float: 1e9}
+
+
+def _check_range(where: str, key: str, value: Any) -> None:
+    """Raise ParamsError for a setting of a model that is no finite number of a size that it can have."""
+    if isinstance(value, bool | str):
+        return
+    low, high = RANGES.get(key, (-LARGEST[type(value)], LARGEST[type(value)]))
+    if key in SHARES:
+        fits, told = 0 <= value < 1, ">= 0, < 1"
+    else:
+        fits, told = low <= value <= high, f">= {low}, <= {high}"
+    if not fits:
+        raise ParamsError(f"{where}: {value!r} cannot be meant; allowed: {told}")
 
 
 def _fits(value: Any, annotation: str) -> bool:

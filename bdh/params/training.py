@@ -25,9 +25,9 @@ class Train(Section):
     """Optimisation of one run; units stand beside the keys in params.yaml."""
 
     steps: Count
-    batch_size: Count
-    window: Annotated[int, Field(ge=2)]
-    learning_rate: Positive
+    batch_size: Annotated[int, Field(ge=1, le=2**20)]
+    window: Annotated[int, Field(ge=2, le=2**24)]
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)]
     final_learning_rate: Fraction
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: NonNegative

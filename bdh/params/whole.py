@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bdh.models.catalog import known_architectures, settings_of
 from bdh.params.corpora import Corpus
-from bdh.params.section import Count, Name, Scale, Section, suggest
+from bdh.params.section import Name, Scale, Section, suggest
 from bdh.params.training import (
     Frontier,
     FrontierScale,
@@ -36,10 +36,10 @@ class Params(Section):
     recipe: Literal["reference", "tuned"]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
-    threads: Count
+    threads: Annotated[int, Field(ge=1, le=4096)]
     corpora: Annotated[list[Name], Field(min_length=1)]
     variants: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
     scales: Scales
     corpus: dict[Name, Corpus]
     variant: dict[Name, Variant]

@@ -28,6 +28,10 @@ class ParamsError(HatcheryError):
     """A key, type or value in params.yaml is wrong."""
 
 
+class VariantError(HatcheryError):
+    """A file of bdh/models is not what an architecture must be, or its model is too large for the machine."""
+
+
 class CorpusError(HatcheryError):
     """A corpus cannot be fetched, read, split or tokenized."""
 

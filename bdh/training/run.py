@@ -217,6 +217,7 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         "train": run.train.model_dump(),
         "parameters": training.model.parameter_count(),
         "corpus_digest": run.corpus.digest,
+        "tokenizer": run.corpus.tokenizer.description(),
     }
     output, diverged = RUNS / run.key, training.diverged
     if diverged is not None:
@@ -236,8 +237,9 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
 
 
 def _write_model(output: Path, run: Run, training: Training, config: dict[str, Any]) -> None:
-    """The weights, texts that the model writes, and how far its plastic synapses moved."""
+    """The weights, the tokenizer, texts that the model writes, and how far its plastic synapses moved."""
     save_run(output, training.model, config)
+    run.corpus.tokenizer.save(output)
     write_json(output / "samples.json", write_samples(training.model, run.corpus, run.seed))
     changes = training.model.weight_changes()
     if changes is not None:

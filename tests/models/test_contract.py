@@ -188,10 +188,29 @@ def test_taps_show_activations_with_the_batch_first(variant):
     model = tiny(variant)
     with listening(lambda name, layer, tensor: seen.update({f"{name} {layer}": tensor.shape})):
         model(text())
-    assert seen
+    assert seen, f"{type(model).__module__} shows no activity: call bdh.nn.probe.tap (see bdh/models/base.py)"
     for name, shape in seen.items():
         assert shape[0] == B, name
         assert shape[2 if len(shape) == 4 else 1] == T, name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["float64", "float32", "bfloat16"]
+)
+def test_state_is_in_the_models_dtype(variant, dtype):
+    """A state of another type makes every carried stream compute in it, or fail in the middle of an evaluation."""
+    model = tiny(variant, dtype=dtype)
+    fresh = model.initial_state(B)
+    for name, tensor in fresh.items():
+        assert tensor.dtype == (torch.int64 if name == "position" else dtype), (
+            f"{type(model).__module__}.initial_state: {name} is {tensor.dtype}; make it in the weights' dtype, {dtype}"
+        )
+    carried = model(text(), state=fresh).state
+    kinds = {name: (tensor.dtype, fresh[name].dtype) for name, tensor in carried.items()}
+    assert all(found == wanted for found, wanted in kinds.values()), (
+        f"{type(model).__module__}.forward changes the dtype of its state: {kinds}; keep that of the weights"
+    )
 
 
 def test_penalties_are_scalars_with_a_gradient_or_absent(variant):
