@@ -26,7 +26,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
     curves, identity = REPORTS / "curves" / f"{key}.csv", {"variant": variant, "corpus": corpus, "seed": seed}
     fix_seed(seed, device)
     tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
-    named = options.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
+    named = options.model_dump(exclude={"laptop", "gpu", "jobs"}) | size.model_dump()
     if (diverged := divergence(RUNS / key)) is not None:
         with tracking.tracked("frontier", key, params=named, tags=tags):
             write_json(report, identity | frontier.not_measured(diverged))

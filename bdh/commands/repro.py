@@ -105,7 +105,7 @@ def run_chains(wanted: dict[str, int | str], jobs: int, stages: Sequence[str] = 
 
     def one(key: str) -> tuple[str, int]:
         with pool_of_gpus.taken(wanted[key]) as gpus:
-            environment = dict(os.environ)
+            environment = dict(os.environ) | {"HATCHERY_JOBS": str(jobs)}
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             command = [*DVC, "--wait-for-lock", "repro", "--single-item", *(f"{stage}@{key}" for stage in stages)]

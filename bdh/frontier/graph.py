@@ -10,7 +10,7 @@ import numpy as np
 from bdh.models.base import GraphFactors
 
 Sign = Literal["excitatory", "inhibitory", "magnitude"]
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 16 * 2**20
 SAMPLE = 2**18
 SPARE = 6.0
 WHOLE = 2**22
@@ -39,6 +39,24 @@ class Factors:
         """The graph with the encoder's columns dealt out to other neurons: both factors keep their spectra."""
         return Factors(self.decoder, self.encoder[:, generator.permutation(self.neurons)])
 
+    def aligned(self, generator: np.random.Generator) -> Factors:
+        """A graph without groups whose neurons are each like one of this graph by themselves.
+
+        Every neuron keeps the norms of what it reads (its column of the encoder, r) and writes (its row of the decoder,
+        w) and the cosine c between the two: w becomes c r + sqrt(1 - c^2) o, o orthogonal to r. The directions of r and
+        of o are drawn anew, from normal distributions with the second moments of r's and of o's directions, so that
+        the spectra stay nearly too, and no neuron's direction knows of another's.
+        """
+        read, read_norm = _directions(self.encoder.T)
+        write, write_norm = _directions(self.decoder)
+        cosine = np.clip((write * read).sum(1, keepdims=True), -1.0, 1.0)
+        beside = _directions(write - cosine * read)[0]
+        drawn = _directions(generator.standard_normal(read.shape) @ _root(read))[0]
+        other = generator.standard_normal(read.shape) @ _root(beside)
+        other = _directions(other - (other * drawn).sum(1, keepdims=True) * drawn)[0]
+        wrote = write_norm * (cosine * drawn + np.sqrt(1.0 - cosine**2) * other)
+        return Factors(wrote.astype(np.float32), np.ascontiguousarray((read_norm * drawn).T.astype(np.float32)))
+
     def gaussian(self, generator: np.random.Generator) -> Factors:
         """A graph of the same shape whose factors are independent standard normal numbers."""
         decoder = generator.standard_normal(self.decoder.shape, dtype=np.float32)
@@ -53,6 +71,18 @@ class Edges:
     columns: np.ndarray
     weights: np.ndarray
     neurons: int
+
+
+def _directions(vectors_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (n,D) and norms (n,1), float64; a vector of zeros stays one."""
+    norm = np.linalg.norm(vectors_nD.astype(np.float64), axis=1, keepdims=True)
+    return vectors_nD / np.where(norm > 0, norm, 1.0), norm
+
+
+def _root(vectors_nD: np.ndarray) -> np.ndarray:
+    """A matrix (D,D) that gives normal numbers the second moments of the vectors."""
+    values, axes = np.linalg.eigh(vectors_nD.T @ vectors_nD / len(vectors_nD))
+    return (axes * np.sqrt(np.clip(values, 0.0, None))) @ axes.T
 
 
 def whole_graph(model: GraphFactors) -> Factors:
@@ -72,7 +102,7 @@ def head_blocks(model: GraphFactors) -> list[Factors]:
 def largest_entries(graph: Factors, count: int, sign: Sign, loops: bool = False) -> Edges:
     """The `count` largest positive entries of decoder @ encoder, of its negative, or of its magnitude.
 
-    Exact: rows are multiplied in blocks of 64 MiB; what lies above a lower bound of the threshold, taken from a sample
+    Exact: rows are multiplied in blocks of 16 MiB; what lies above a lower bound of the threshold, taken from a sample
     of entries, is collected, and the largest of those are kept. A bound that proves too high is lowered and the pass
     repeated. Memory is that of about 2 * `count` entries and one block. Fewer edges when fewer entries are positive;
     without `loops` the diagonal is left out. The order is that of rows, then columns.

@@ -153,6 +153,7 @@ class Frontier(Section):
     null_draws: Annotated[int, Field(ge=20)]
     bootstrap: Annotated[int, Field(ge=20)]
     twins: Count
+    jobs: Count | Literal["auto"] = "auto"
     laptop: FrontierScale
     gpu: FrontierScale
 
