@@ -48,12 +48,15 @@ def repro(
     that they rest on run and no others: no comparison is written.
     """
     enter_root()
+    from bdh.commands.doctor import obstacle
     from bdh.params import load
 
     wanted = gpus_wanted(load())
     for key in keys or ():
         if key not in wanted:
             raise PipelineError(f"{key} is no run of params.yaml; it names {', '.join(list(wanted)[:6])}, ...")
+    if (found := obstacle()) is not None:
+        raise PipelineError(f"{found.detail}; {found.remedy}")
     with this_python_first():
         if keys or jobs > 1:
             corpora = dict.fromkeys(key.split("-")[1] for key in keys or ())

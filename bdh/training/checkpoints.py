@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import ConfigDict, Field, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from bdh.models.base import LanguageModel, build
-from bdh.project.errors import RunError
-from bdh.project.files import read_json, replacing, write_json
+from bdh.project.errors import RunError, one_line
+from bdh.project.files import read_as, replacing, write_json
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -61,6 +63,31 @@ DIVERGED = "diverged"
 """Key of the config of a run whose training diverged, with `step` and `reason`; such a run has no weights."""
 
 
+class _Diverged(TypedDict):
+    """When and why a training diverged."""
+
+    step: int
+    reason: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _RunConfig(TypedDict):
+    """What reading a run needs of its config.json; there is more in it."""
+
+    variant: str
+    architecture: str
+    vocab_size: Annotated[int, Field(ge=1)]
+    corpus: str
+    seed: int
+    model: dict[str, int | float | bool | str]
+    diverged: NotRequired[_Diverged]
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    remedy = f"delete {folder} and run `dvc repro`"
+    return dict(read_as(_RunConfig, folder / CONFIG, "stage train", remedy))
+
+
 def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None:
     """Write the weights (tied ones once) and `config`, which has at least the keys of NEEDED.
 
@@ -84,19 +111,20 @@ def save_diverged(folder: Path, step: int, reason: str, config: dict[str, Any]) 
 
 def divergence(folder: Path) -> str | None:
     """`training diverged at step 40` of a run without a model, None of one with; RunError when there is no run."""
-    found = read_json(folder / CONFIG).get(DIVERGED)
+    found = _config_of(folder).get(DIVERGED)
     return None if found is None else f"training diverged at step {found['step']}"
 
 
 def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, dict[str, Any]]:
     """The model of a run in eval mode on `device`, and its config; RunError when it is missing, damaged or diverged."""
-    config = read_json(folder / CONFIG)
+    config = _config_of(folder)
     if DIVERGED in config:
         raise RunError(f"{folder} has no model: {divergence(folder)}; change its settings and run `dvc repro`")
-    missing = [key for key in NEEDED if key not in config]
-    if missing:
-        raise RunError(f"{folder / CONFIG} has no {', '.join(missing)}; delete {folder} and run `dvc repro`")
-    model = build(config["architecture"], vocab_size=config["vocab_size"], **config["model"])
+    try:
+        model = build(config["architecture"], vocab_size=config["vocab_size"], **config["model"])
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        told = f"{config['architecture']} cannot be built from its settings ({one_line(error)})"
+        raise RunError(f"{folder / CONFIG}: {told}; delete {folder} and run `dvc repro`") from None
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)
