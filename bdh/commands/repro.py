@@ -47,12 +47,12 @@ def repro(
 ) -> None:
     """Run the pipeline, `--jobs` runs at a time, spread over the GPUs if there are any; then close it with dvc repro.
 
-    DVC itself runs one stage after the other. Corpora come first; then floors, the untrained twins of every shape and the chain
-    train, hebbian, frontier of every run, each in a process of its own, packed on the GPUs by the memory and time that
-    earlier runs of the variant took (without any: by guesses), the longest first; then a plain `dvc repro`, which
-    finds everything done and writes the comparison. A run with `train.devices` above 1 waits until as many GPUs are
-    free for it. Results that had not to be computed again get their runs in MLflow at the end. With RUNs, theirs and
-    the stages that they rest on run and no others: no comparison is written.
+    DVC itself runs one stage after the other. Corpora come first; then floors, the untrained twins of every shape and
+    the chain train, hebbian, frontier of every run, each in a process of its own, packed on the GPUs by the memory and
+    time that earlier runs of the variant took (without any: by guesses), the longest first; then a plain `dvc repro`,
+    which finds everything done and writes the comparison. A run with `train.devices` above 1 waits until as many GPUs
+    are free for it. Results that had not to be computed again get their runs in MLflow at the end. With RUNs, theirs
+    and the stages that they rest on run and no others: no comparison is written.
 
     A run that fails stops no other; the end names each in a line, exit code 1. Stopped by `--time-limit` (exit code
     124), Ctrl-C, SIGTERM or the loss of the machine, the same command goes on: what is done is not done again, and
