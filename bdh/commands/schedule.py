@@ -30,6 +30,8 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory")
 GRACE_S = 90.0
 SHORTEST_S = 5.0
 DEATH_SIGNAL = 1
+JOBS = "HATCHERY_JOBS"
+"""Environment variable that tells stages how many share the machine's cores (`bdh.frontier.parallel.SHARING`)."""
 
 
 @dataclass(frozen=True)
