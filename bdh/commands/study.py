@@ -14,6 +14,7 @@ import typer
 
 from bdh.commands.console import say, show_table
 from bdh.commands.costs import BROUGHT
+from bdh.commands.repro import TIMED_OUT
 from bdh.commands.schedule import die_with_us, terminable
 from bdh.project.errors import HatcheryError
 from bdh.project.files import enter_root, read_json
@@ -135,6 +136,8 @@ def run(
         if time_limit is not None:
             command += ["--time-limit", str(max(0.0, time_limit - (time.monotonic() - began)))]
         codes.append(_followed(command, work))
+        if codes[-1] == TIMED_OUT:
+            break
     show_table(
         ("row", "test, nats per token", "in the study", "difference", "spread of its seeds"),
         [_beside(found, cell) for cell in cells],
