@@ -71,11 +71,13 @@ def undirected_as_reference(edges: Edges) -> sparse.csr_matrix:
 def best_partition(graph: sparse.csr_matrix, restarts: int, seed: int, method: str) -> Partition:
     """The partition of largest modularity of a symmetric graph over `restarts` runs of `method` (louvain, leiden).
 
-    Every node is alone in a graph without edges. Raises ParamsError when leiden is not installed.
+    A large dense graph gets one run of louvain: runs differ least there, and each is as good as the best of two of
+    scikit-network's. Every node is alone in a graph without edges. Raises ParamsError when leiden is not installed.
     """
     if graph.nnz == 0:
         return Partition(0.0, np.arange(graph.shape[0]), None)
     find = leiden if method == "leiden" else louvain
+    restarts = 1 if find is louvain and is_large(graph) else restarts
     found = [find(graph, seed * 1000 + restart) for restart in range(restarts)]
     quality = [modularity(graph, labels) for labels in found]
     best = int(np.argmax(quality))
@@ -96,12 +98,17 @@ def modularity(graph: sparse.csr_matrix, labels: np.ndarray) -> float:
 
 def louvain(graph: sparse.csr_matrix, seed: int) -> np.ndarray:
     """Labels (n) by the Louvain method (Blondel et al. 2008), from a part of the edges of a large dense graph on."""
-    if graph.nnz < max(LARGE, DENSE * graph.shape[0]):
+    if not is_large(graph):
         return whole_louvain(graph, seed)
     labels = whole_louvain(part_of(graph, seed), seed)
     size = np.bincount(labels)
     labels = np.where(size[labels] < FEWEST_NODES, int(size.argmax()), labels)
     return Improvement(graph, seed).improved(labels)
+
+
+def is_large(graph: sparse.csr_matrix) -> bool:
+    """Whether communities are sought in a part of the edges first."""
+    return bool(graph.nnz >= max(LARGE, DENSE * graph.shape[0]))
 
 
 def whole_louvain(graph: sparse.csr_matrix, seed: int) -> np.ndarray:

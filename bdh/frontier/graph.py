@@ -11,7 +11,7 @@ from bdh.models.base import GraphFactors
 
 Sign = Literal["excitatory", "inhibitory", "magnitude"]
 BLOCK_BYTES = 16 * 2**20
-SAMPLE = 2**18
+SAMPLE = 2**16
 SPARE = 6.0
 WHOLE = 2**22
 
@@ -145,7 +145,7 @@ def _largest(values: np.ndarray, places: np.ndarray, count: int) -> tuple[np.nda
 
 
 def _lower_bound(graph: Factors, count: int, sign: Sign) -> float:
-    """A number that the `count`-th largest entry very likely exceeds, from 2^18 entries drawn with replacement."""
+    """A number that the `count`-th largest entry very likely exceeds, from 2^16 entries drawn with replacement."""
     generator, parts = np.random.default_rng(0), []
     for _ in range(SAMPLE // 2**14):
         rows, columns = generator.integers(0, graph.neurons, (2, 2**14))
@@ -170,15 +170,21 @@ def rewired(edges: Edges, generator: np.random.Generator, rounds: int = 4) -> Ed
     """
     n, rows = edges.neurons, edges.rows.copy()
     half = rows.size // 2
+    taken, twice = (np.zeros(n * n, dtype=bool) for _ in range(2))
+    taken[rows * n + edges.columns] = True
     for _ in range(rounds):
         order = generator.permutation(rows.size)
         first, second = order[:half], order[half : 2 * half]
         made = np.concatenate([rows[second] * n + edges.columns[first], rows[first] * n + edges.columns[second]])
-        taken = np.sort(rows * n + edges.columns)
-        exists = taken[np.minimum(np.searchsorted(taken, made), taken.size - 1)] == made
-        _, inverse, counts = np.unique(made, return_inverse=True, return_counts=True)
-        wrong = exists | (counts[inverse] > 1) | (made // n == made % n)
+        ordered = np.sort(made)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        twice[again] = True
+        wrong = taken[made] | twice[made] | (made // n == made % n)
+        twice[again] = False
         swap = ~(wrong[:half] | wrong[half:])
         a, b = first[swap], second[swap]
+        moved = np.concatenate([a, b])
+        taken[rows[moved] * n + edges.columns[moved]] = False
         rows[a], rows[b] = rows[b], rows[a]
+        taken[rows[moved] * n + edges.columns[moved]] = True
     return Edges(rows, edges.columns, edges.weights, n)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 GROUPS = 5
 REFERENCES = 3
 CURVE = (1 / 16, 1 / 4, 1.0, 4.0)
+LONGEST_CURVE = 2**22
 FEWEST_NEURONS = 32
 FEWEST_EDGES = 64
 SEED = 0
@@ -47,6 +48,7 @@ ALIGNED = "independent neurons of the same norms and alignment"
 GAUSSIAN = "product of Gaussian factors"
 REWIRED = "configuration model"
 OWN, INHIBITORY, LEFT = "own", "inhibitory", "without a fifth of the neurons"
+CURVE_OF = "curve"
 NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
 
 
@@ -104,9 +106,12 @@ def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], se
     if (fewest := min(one.rows.size for one in edges)) < FEWEST_EDGES:
         return absent(f"{fewest} positive entries within a head, at least {FEWEST_EDGES} are needed"), []
     series = {"trained": heads, PERMUTED: [_dealt(head, 0, at) for at, head in enumerate(heads)]}
-    tasks = _tasks(heads, edges, settings)
-    tasks |= {("reference",): partial(reference_quality, model, settings)}
-    tasks |= {("curve", name): partial(_curve, name, blocks, settings) for name, blocks in series.items()}
+    tasks: dict[tuple[Any, ...], Task] = {("reference",): partial(reference_quality, model, settings)}
+    for name, blocks in series.items():
+        for share in reversed(_shares(heads[0], settings)):
+            parts = {(CURVE_OF, name, share, at): block for at, block in enumerate(blocks)}
+            tasks |= {key: partial(communities, block, once(settings), share) for key, block in parts.items()}
+    tasks |= _tasks(heads, edges, settings)
     done = dict(zip(tasks, each(list(tasks.values()), settings.jobs), strict=True))
     own = [done[OWN, 0, at] for at in range(len(heads))]
     drawn = {name: _by_draw(done, name, heads, settings) for name in (PERMUTED, ALIGNED, REWIRED)}
@@ -139,7 +144,14 @@ def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], se
         ),
     )
     row["excess"] = value - row["null_mean"]
-    return row, [one for name in series for one in done["curve", name]]
+    curves = {
+        (name, share): [done[CURVE_OF, name, share, at].modularity for at in range(len(heads))]
+        for name in series
+        for share in _shares(heads[0], settings)
+    }
+    return row, [
+        point("tmi", _count(heads[0], share), float(np.mean(found)), name) for (name, share), found in curves.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -266,8 +278,16 @@ def _jackknife(value: float, without: list[list[Communities]]) -> tuple[float | 
     return value - half, value + half
 
 
-def _curve(name: str, heads: list[Factors], settings: Frontier) -> list[dict[str, Any]]:
-    """Q over the number of entries kept per head, one run each, from a sixteenth to four times the row's own number."""
-    one_run = once(settings)
+def _shares(head: Factors, settings: Frontier) -> list[float]:
+    """Shares of the entries of a curve: from a sixteenth to four times the row's own, below a half and 2^22 entries."""
     shares = [settings.top_share * factor for factor in CURVE if settings.top_share * factor < 0.5]
-    return [point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name) for share in shares]
+    return [share for share in shares if share <= settings.top_share or _count(head, share) <= LONGEST_CURVE]
+
+
+def _curve(name: str, heads: list[Factors], settings: Frontier) -> list[dict[str, Any]]:
+    """Q over the number of entries kept per head, one run each."""
+    one_run = once(settings)
+    return [
+        point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name)
+        for share in _shares(heads[0], settings)
+    ]
