@@ -57,8 +57,11 @@ class Parquet:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.schema = self._open().schema_arrow
-        self.names = list(self.schema.names)
+        try:
+            self.schema = self._open().schema_arrow
+            self.names = list(self.schema.names)
+        except ValueError as error:
+            raise self._damaged(error) from None
 
     def kind(self, name: str) -> pa.DataType:
         """Type of a column, that of the values where it is dictionary-encoded."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.inputs.case import Case
+from tests.inputs.machines import habit_cases, machine_cases
 from tests.inputs.numbers import number_cases, table_cases
 from tests.inputs.places import doctor_cases, own_file_cases, prompt_cases, variant_cases
 from tests.inputs.texts import format_cases, text_cases, tokenizer_cases
@@ -30,7 +31,7 @@ def quick_cases() -> list[Case]:
 
 def all_cases() -> list[Case]:
     """Those and the ones that start programs."""
-    return quick_cases()
+    return [*quick_cases(), *machine_cases(), *habit_cases()]
 
 
 def rows(cases: list[Case]) -> list[dict[str, Any]]:
