@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,9 +64,8 @@ def use_the_right_interpreter() -> None:
 
     Nothing happens in a program that only imports a stage, and in a process that has changed its interpreter before.
     """
-    command = getattr(sys, "orig_argv", None) or _command_line(os.getpid())
-    module = command[command.index("-m") + 1 :][:1] if "-m" in command else []
-    if not any(name.startswith(f"{__name__}.") for name in module):
+    command = _own_command()
+    if command is None:
         return
     lacks = missing()
     if os.environ.get(SWITCHED) != str(os.getpid()):
@@ -77,6 +79,39 @@ def use_the_right_interpreter() -> None:
             "the environment that holds dvc (`source .venv/bin/activate`) and run the same command again\n"
         )
         raise SystemExit(2)
+
+
+def _own_command() -> list[str] | None:
+    """The words that started this process, None where it is no stage but only imports one."""
+    command = getattr(sys, "orig_argv", None) or _command_line(os.getpid())
+    module = command[command.index("-m") + 1 :][:1] if "-m" in command else []
+    return command if any(name.startswith(f"{__name__}.") for name in module) else None
+
+
+def end_with_dvc() -> None:
+    """End this stage, folders and files half made removed, on SIGTERM and when the dvc that started it is gone.
+
+    This holds from the first moment, in every stage; where `bdh.project.processes.stoppable` takes over, it alone acts.
+    """
+    if _own_command() is None or threading.current_thread() is not threading.main_thread():
+        return
+    from bdh.project.processes import POLL_S, lives, starters
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    chain = starters()
+
+    def watch() -> None:
+        while all(lives(process) for process in chain):
+            time.sleep(POLL_S)
+        if signal.getsignal(signal.SIGTERM) is end:
+            sys.stderr.write("the dvc process that started this stage is gone\n")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if chain:
+        threading.Thread(target=watch, name="dvc watch", daemon=True).start()
 
 
 def missing() -> list[str]:
@@ -155,3 +190,4 @@ def _ps(pid: int, column: str) -> str:
 
 
 use_the_right_interpreter()
+end_with_dvc()

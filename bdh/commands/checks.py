@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from bdh.commands.console import say, show_table
-from bdh.project.errors import RunError
+from bdh.project.errors import RunError, shown
 from bdh.project.files import enter_root
+from bdh.project.lockfile import check_lock
 
 
 def golden(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with golden vectors (*.npz).")]) -> None:
@@ -39,6 +40,7 @@ def _row(case: object) -> tuple[str, ...]:
 def audit() -> None:
     """Check both ways that dvc.lock, the pointers in reports/run and the MLflow store agree; exit 1 if they do not."""
     enter_root()
+    check_lock()
     from bdh.tracking.identity import all_pointers
     from bdh.tracking.store import open_store
     from bdh.tracking.sync import audit as find
@@ -53,7 +55,8 @@ def audit() -> None:
 def sync() -> None:
     """Refill the MLflow store from dvc.lock and the reports; safe to repeat, also into an empty store."""
     enter_root()
-    from bdh.tracking.store import open_store, shown
+    check_lock()
+    from bdh.tracking.store import open_store
     from bdh.tracking.sync import sync as refill
 
     store = open_store()

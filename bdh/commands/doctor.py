@@ -23,8 +23,7 @@ from typing import Literal
 import typer
 
 from bdh.commands.console import say, show_table
-from bdh.corpora.fetch import MIRROR
-from bdh.corpora.places import own_files
+from bdh.corpora.places import MIRROR, mirror_address, open_in_mirror, own_files
 from bdh.params import (
     Corpus,
     DownloadSource,
@@ -37,8 +36,9 @@ from bdh.params import (
     SourceFile,
     load,
 )
-from bdh.project.errors import HatcheryError, one_line
+from bdh.project.errors import HatcheryError, one_line, shown
 from bdh.project.files import RAW, enter_root
+from bdh.project.lockfile import LOST_LOCK, lock_damage
 
 GIB = 2**30
 LITTLE_DISK_GIB = 5.0
@@ -156,7 +156,10 @@ def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
     if isinstance(source, HubSource):
         where = f"{source.dataset} at {source.revision}"
         return (f"hub: {where}", "") if _answers("https://huggingface.co") else ("", f"the hub ({where})")
-    places = {file.path: _place(file) for file in files}
+    try:
+        places = {file.path: _place(file) for file in files}
+    except HatcheryError as error:
+        return "", one_line(error)
     if lost := [path for path, place in places.items() if place is None]:
         return "", ", ".join(lost)
     made = ["generated here"] if isinstance(source, GeneratedSource) else []
@@ -181,20 +184,11 @@ def files_of(corpus: Corpus) -> list[SourceFile]:
 
 
 def _place(file: SourceFile) -> str | None:
-    mirror = os.environ.get(MIRROR, "").rstrip("/")
-    if mirror and _in_mirror(f"{mirror}/{file.path}"):
-        return f"mirror {mirror}"
+    """Where a file would come from, None for nowhere; raises CorpusError when the mirror does not work."""
+    if (held := open_in_mirror(file.path)) is not None:
+        held[0].close()
+        return f"mirror {shown(mirror_address())}"
     return "network" if file.url and _answers(file.url) else None
-
-
-def _in_mirror(address: str) -> bool:
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(address)
-        return bool(system.exists(path))
-    except Exception:  # every fsspec backend raises its own
-        return False
 
 
 def _answers(url: str) -> bool:
@@ -208,7 +202,7 @@ def _answers(url: str) -> bool:
 
 def store() -> Check:
     """Whether the store answers, and what is in it; read without importing mlflow."""
-    from bdh.tracking.store import StoreError, check_reachable, shown, sqlite_path, store_uri
+    from bdh.tracking.store import StoreError, check_reachable, sqlite_path, store_uri
 
     uri = store_uri()
     database = sqlite_path(uri)
@@ -230,8 +224,6 @@ def store() -> Check:
 def _server(uri: str) -> Check:
     """Whether a server answers as MLflow does, to somebody with our name and password."""
     import requests
-
-    from bdh.tracking.store import shown
 
     token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
     signed = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
@@ -263,7 +255,7 @@ def _sqlite_store(database: Path) -> Check:
                 "SELECT status, count(*) FROM runs WHERE lifecycle_stage = 'active' GROUP BY status"
             ).fetchall()
     except sqlite3.Error as error:
-        return Check("problem", "MLflow store", f"{database}: {error}", "move it away, then `bdh sync`")
+        return Check("problem", "MLflow store", f"{database}: {error}", f"move {database.name}* away, then `bdh sync`")
     told = ", ".join(f"{count} {status}" for status, count in rows) or "no runs yet"
     return Check("ok", "MLflow store", f"{database}: {told}", "`bdh audit` compares it with dvc.lock" if rows else "")
 
@@ -319,7 +311,8 @@ def obstacle() -> Check | None:
             if name == "dvc.lock":
                 remedy = "`git checkout --ours dvc.lock` (or --theirs), then `dvc repro`"
             return Check("problem", "DVC", f"{name}, line {marked[0]}: git's conflict markers", remedy)
-    return None
+    damage = lock_damage()
+    return None if damage is None else Check("problem", "DVC", damage, LOST_LOCK)
 
 
 def _remedy(told: str) -> str:
@@ -327,7 +320,7 @@ def _remedy(told: str) -> str:
     if "object is not iterable" in told:
         return "an axis of params.yaml (corpora, variants, seeds) is no list: write seeds: [0]"
     if "dvc.lock" in told:
-        return "`git checkout dvc.lock`, or delete it and run `dvc repro`"
+        return LOST_LOCK
     if "params.yaml" in told or "Could not find" in told:
         return "mend params.yaml"
     return "mend dvc.yaml" if "dvc.yaml" in told else "`dvc status -v` says more"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,8 +16,8 @@ import typer
 
 from bdh.commands.console import say
 from bdh.commands.costs import cost_of, visible_gpus
-from bdh.commands.schedule import LOGS, Cards, Schedule, Work
-from bdh.project.errors import HatcheryError
+from bdh.commands.schedule import LOGS, Cards, Schedule, Work, run_in_foreground
+from bdh.project.errors import HatcheryError, shown
 from bdh.project.files import enter_root, run_key, shape_key
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 DVC = [sys.executable, "-m", "dvc"]
 TIMED_OUT = 124
 """Exit code after `--time-limit`, as that of `timeout`."""
-
-INTERRUPTED = 130
 
 
 class PipelineError(HatcheryError):
@@ -55,8 +52,8 @@ def repro(
     and the stages that they rest on run and no others: no comparison is written.
 
     A run that fails stops no other; the end names each in a line, exit code 1. Stopped by `--time-limit` (exit code
-    124), Ctrl-C, SIGTERM or the loss of the machine, the same command goes on: what is done is not done again, and
-    trainings resume from their checkpoints.
+    124), by a signal (128 + its number: 130 Ctrl-C, 143 SIGTERM) or the loss of the machine, the same command goes on:
+    what is done is not done again, and trainings resume from their checkpoints.
     """
     enter_root()
     from bdh.commands.doctor import obstacle
@@ -89,7 +86,7 @@ def run_chains(params: Params, keys: list[str], jobs: int, limit_s: float | None
         say(f"failed: {name} {reason} ({LOGS / f'{name}.log'})")
     if outcome.stopped:
         say(f"{len(outcome.done)} pieces are done, {len(outcome.left)} are left; the same command goes on with them")
-        raise typer.Exit(TIMED_OUT if limit_s is not None else INTERRUPTED)
+        raise typer.Exit(TIMED_OUT if outcome.signum is None else 128 + outcome.signum)
     if outcome.failed:
         say(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.done)} pieces failed; the others are done")
         raise typer.Exit(1)
@@ -153,8 +150,8 @@ def gpus_wanted(params: Params) -> dict[str, int | str]:
 
 
 def call(command: list[str]) -> None:
-    """Run a command in the foreground; raises PipelineError when it fails."""
-    code = subprocess.run(command, check=False).returncode
+    """Run a command in the foreground; raises PipelineError when it fails, Stopped after a signal."""
+    code = run_in_foreground(command)
     if code != 0:
         raise PipelineError(f"`{' '.join(command[2:])}` ended with {code}; see above, then run it again")
 
@@ -162,7 +159,7 @@ def call(command: list[str]) -> None:
 def fill_in_store() -> None:
     """Runs in MLflow for results that git brought; like all tracking it warns and never fails."""
     from bdh.tracking.session import ADVICE, wanted
-    from bdh.tracking.store import open_store, short, shown
+    from bdh.tracking.store import open_store, short
     from bdh.tracking.sync import fill_in
 
     if not wanted():

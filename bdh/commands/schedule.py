@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from bdh.commands.console import say
+from bdh.project.processes import SIGNALS, Stopped
 
 LOGS = Path("data/logs")
 OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory")
@@ -53,12 +54,13 @@ class Work:
 
 @dataclass
 class Outcome:
-    """Names of pieces that are done, what failed and why, and what was left when it was stopped."""
+    """Names of pieces that are done, what failed and why, and what was left when it was stopped (by which signal)."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     stopped: bool = False
+    signum: int | None = None
 
 
 class Cards:
@@ -138,7 +140,8 @@ class Schedule:
                     if not self._wait():
                         self._stop("the time is up")
                         break
-            except KeyboardInterrupt:
+            except Stopped as stopped:
+                self.outcome.signum = stopped.signum
                 self._stop("as asked")
         return self.outcome
 
@@ -224,24 +227,14 @@ class Schedule:
     def _stop(self, why: str) -> None:
         """Ask every running stage to stop, wait, then end what is still there; no second signal interrupts that."""
         self.outcome.stopped = True
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+        ignore_signals()
         if self.running:
             self.told(f"{why}: {len(self.running)} pieces are stopped, trainings after a checkpoint")
         for _, child, _, _ in self.running.values():
-            for process in stages_of(child.pid):
-                with suppress(psutil.Error):
-                    process.terminate()
+            ask_to_stop(child)
         end = time.monotonic() + GRACE_S
         for name, (_, child, _, _) in list(self.running.items()):
-            try:
-                child.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                for process in [*_family(child.pid), psutil.Process(child.pid)]:
-                    with suppress(psutil.Error):
-                        process.kill()
-                child.wait()
+            see_off(child, end)
             if child.returncode == 0:
                 self.outcome.done.append(name)
         finished = {*self.outcome.done, *self.outcome.failed}
@@ -275,22 +268,75 @@ def die_with_us() -> Callable[[], None] | None:
     """Where the kernel can do it: a child gets SIGTERM when the thread that started it is gone."""
     if sys.platform != "linux":
         return None
-    library = ctypes.CDLL(None)
-    return lambda: library.prctl(DEATH_SIGNAL, signal.SIGTERM)
+    library, parent = ctypes.CDLL(None), os.getpid()
+
+    def prepare() -> None:
+        library.prctl(DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before the kernel was told
+            os._exit(128 + signal.SIGTERM)
+
+    return prepare
+
+
+def ask_to_stop(child: subprocess.Popen[bytes]) -> None:
+    """Ask the stages below a process, or the process itself where there is none, to stop."""
+    for process in stages_of(child.pid):
+        with suppress(psutil.Error):
+            process.terminate()
+
+
+def see_off(child: subprocess.Popen[bytes], end: float) -> None:
+    """Wait for a process until `end` (of the monotonic clock); then kill it with all below it."""
+    try:
+        child.wait(max(0.1, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        for process in [*_family(child.pid), psutil.Process(child.pid)]:
+            with suppress(psutil.Error):
+                process.kill()
+        child.wait()
+
+
+def run_in_foreground(command: Sequence[str]) -> int:
+    """Run a command to its end and return its exit code.
+
+    A signal asks the stages below it to stop, waits for them, and raises Stopped; if this process is killed outright,
+    the kernel tells the command.
+    """
+    with terminable():
+        child = subprocess.Popen(command, preexec_fn=die_with_us())
+        try:
+            return child.wait()
+        except Stopped:
+            ignore_signals()
+            ask_to_stop(child)
+            see_off(child, time.monotonic() + GRACE_S)
+            raise
+
+
+def ignore_signals() -> None:
+    """No second signal interrupts a clean stop."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Inside, SIGTERM is a KeyboardInterrupt, in the main thread; elsewhere nothing changes."""
+    """Inside, a signal raises Stopped in the main thread; elsewhere nothing changes.
+
+    SIGINT too where it was ignored at the start, as a shell's background job has it; SIGHUP stays ignored (`nohup`).
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        raise Stopped(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:

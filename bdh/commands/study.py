@@ -18,6 +18,7 @@ from bdh.commands.repro import TIMED_OUT
 from bdh.commands.schedule import die_with_us, terminable
 from bdh.project.errors import HatcheryError
 from bdh.project.files import enter_root, read_json
+from bdh.project.processes import Stopped
 
 if TYPE_CHECKING:
     from bdh.report.study.plan import Study, StudyCell
@@ -153,7 +154,7 @@ def _followed(command: list[str], work: Path) -> int:
     with terminable():
         try:
             return child.wait()
-        except KeyboardInterrupt:
+        except Stopped:
             child.terminate()
             child.wait()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from bdh.commands.console import say
 from bdh.commands.costs import cost_of, visible_gpus
-from bdh.commands.repro import DVC, INTERRUPTED, call
+from bdh.commands.repro import DVC, call
 from bdh.commands.schedule import LOGS, Cards, Schedule, Work
 from bdh.project.errors import HatcheryError
 from bdh.project.files import enter_root, read_json
@@ -114,7 +115,7 @@ def _run(params: Params, cells: list[Cell], jobs: int) -> None:
     ]
     outcome = Schedule(works, jobs, Cards(cards, jobs), finished=finished).run()
     if outcome.stopped:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(128 + (outcome.signum or signal.SIGINT))
     for name, reason in outcome.failed.items():
         raise TuningError(
             f"trial {name} {reason}; all it said is in {LOGS / f'{name}.log'}; `bdh tune` goes on from what is done"

@@ -18,7 +18,7 @@ import psutil
 import typer
 
 from bdh.commands.console import say
-from bdh.project.errors import HatcheryError
+from bdh.project.errors import HatcheryError, shown
 from bdh.project.files import enter_root
 
 HOST = "127.0.0.1"
@@ -44,9 +44,9 @@ def ui(
     store = open_store()
     prepare_view(store)
     if remote:
-        show_address(store.uri, store.experiment_id)
+        show_address(shown(store.uri), store.experiment_id)
         return
-    server = subprocess.Popen(server_command(store.uri, port), env=server_environment())
+    server = subprocess.Popen(server_command(port), env=server_environment(store.uri))
     with suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -57,16 +57,20 @@ def ui(
             stop(server)
 
 
-def server_command(uri: str, port: int) -> list[str]:
+def server_command(port: int) -> list[str]:
     """The MLflow server with one worker: the default four need gigabytes."""
-    flags = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    flags = ["--host", HOST, "--port", str(port), "--workers", "1"]
     flags += ["--uvicorn-opts", "--log-level warning"]
     return [sys.executable, "-m", "mlflow", "ui", *flags]
 
 
-def server_environment() -> dict[str, str]:
-    """Without the job runner, whose processes outlive the server, and without a line per request."""
+def server_environment(uri: str) -> dict[str, str]:
+    """The store, without the job runner, whose processes outlive the server, and without a line per request.
+
+    The address stands here, for everybody on the machine sees the words of a command and the password in them.
+    """
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    settings["MLFLOW_BACKEND_STORE_URI"] = uri
     return {**os.environ, **settings, "PYTHONWARNINGS": "ignore"}
 
 

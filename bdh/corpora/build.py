@@ -6,7 +6,6 @@ Text streams in, memory-mapped arrays and tables come out; equal input gives equ
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from bdh.corpora import splits, tokens
 from bdh.corpora.documents import Document, DocumentReader, drop_empty_and_repeated
 from bdh.corpora.planted import PlantedSpan, read_floors, read_spans, token_spans
 from bdh.corpora.progress import bytes_progress, waiting
-from bdh.corpora.provenance import Provenance
+from bdh.corpora.provenance import Provenance, replacing_folder
 from bdh.corpora.readers import PlainReader, TableReader, read_sectors
 from bdh.corpora.speakers import spans_of
 from bdh.corpora.splits import Splits
@@ -64,10 +63,7 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
     documents, dropped = drop_empty_and_repeated(chosen, reader.path)
     parts = _split(name, corpus, reader, documents)
     tokenizer = _tokenizer(corpus.tokenizer, reader, parts["train"], len(documents) > 1, raw, name)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_folder(out) as partial:
         tokenizer.save(partial)
         spans = write_shards(reader, parts, tokenizer, partial, name)
         for split, places in spans.items():
@@ -86,11 +82,7 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
             "provenance": provenance.origins(),
         }
         write_json(partial / tokens.STATS, stats)
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-        _say_removed(name, stats["removed"])
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _say_removed(name, stats["removed"])
     return stats
 
 

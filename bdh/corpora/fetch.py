@@ -15,24 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import filelock
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from bdh.corpora.download import UnreachableError, download
-from bdh.corpora.places import OwnFile, hub_files, own_files
+from bdh.corpora.places import MIRROR, OwnFile, hub_files, mirror_address, open_in_mirror, own_files, unreadable
 from bdh.corpora.plain import make_plain
 from bdh.corpora.planted import FLOORS, LABELS, write_planted
 from bdh.corpora.progress import bytes_progress
-from bdh.corpora.provenance import FetchedFile, Provenance, sha256_of
+from bdh.corpora.provenance import FetchedFile, Provenance, replacing_folder, sha256_of
 from bdh.corpora.sample.calls import write_call, years_of
 from bdh.corpora.sample.plays import write_play
 from bdh.corpora.sample.words import COMPANIES
 from bdh.params import Corpus, GeneratedSource, Gpt2Tokenizer, HubSource, LocalSource, PlainText, SourceFile, Written
-from bdh.project.errors import CorpusError, one_line
+from bdh.project.errors import CorpusError, shown
 
-MIRROR = "BDH_CORPORA_MIRROR"
 DOWNLOADS = Path("data/downloads")
 BLOCK = 1 << 20
 PLAYS = "plays.txt"
@@ -58,10 +55,7 @@ def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWN
     URL), else from its address. Files with documents become plain UTF-8 (`bdh.corpora.plain`). Raises CorpusError when
     a file cannot be had, its sha256 is not an accepted one, or it is not what the section says.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_folder(folder) as partial:
         source, files, revision = _text_files(name, corpus, partial, downloads)
         tables = _tables_beside(corpus)
         files = [f if f.name in tables else _made_plain(name, corpus, partial, f) for f in files]
@@ -72,10 +66,6 @@ def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWN
         several = tuple(file.name for file in texts) if len(texts) > 1 else ()
         provenance = Provenance(source, texts[0].name, tuple(files), several, revision)
         provenance.write(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return provenance
 
 
@@ -170,8 +160,8 @@ def _copy_own(name: str, file: OwnFile, to: str, source: LocalSource, folder: Pa
 def _fetch_file(name: str, file: SourceFile, folder: Path, downloads: Path, to: str | None = None) -> FetchedFile:
     target = folder / (to or Path(file.path).name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    mirror = os.environ.get(MIRROR, "").rstrip("/")
-    if mirror and _from_mirror(name, mirror, file, target):
+    mirror = shown(mirror_address())
+    if _from_mirror(file, target):
         fetched = _described(target, file.url or file.path, "mirror", True, file.licence)
         if file.sha256 and fetched.sha256 not in file.sha256:
             raise CorpusError(
@@ -182,30 +172,18 @@ def _fetch_file(name: str, file: SourceFile, folder: Path, downloads: Path, to: 
     return _from_address(name, file, target, downloads, mirror)
 
 
-def _from_mirror(name: str, mirror: str, file: SourceFile, target: Path) -> bool:
-    """Copy the file from the mirror; False when the mirror works but has no such file."""
-    address = f"{mirror}/{file.path}"
-
-    def failed(error: Exception) -> CorpusError:
-        return CorpusError(f"corpus {name}: {MIRROR}: {address} cannot be read ({one_line(error)}); mend or unset it")
-
-    try:
-        system, root = fsspec.core.url_to_fs(mirror)
-        path = f"{root}/{file.path}"
-        if isinstance(system, LocalFileSystem) and not system.isdir(root):
-            raise NotADirectoryError(f"{root} is no folder")
-        if not system.exists(path):
-            return False
-        streamed = {"block_size": 0} if "http" in system.protocol else {}
-        remote, size = system.open(path, "rb", **streamed), system.size(path)
-    except Exception as error:  # every fsspec backend raises its own
-        raise failed(error) from None
+def _from_mirror(file: SourceFile, target: Path) -> bool:
+    """Copy the file from the mirror; False when there is none or it has no such file."""
+    held = open_in_mirror(file.path)
+    if held is None:
+        return False
+    remote, size = held
 
     def read(count: int) -> bytes:
         try:
             return remote.read(count)
-        except Exception as error:  # as above
-            raise failed(error) from None
+        except Exception as error:  # every fsspec backend raises its own
+            raise unreadable(file.path, error) from None
 
     with remote:
         _copy(read, target, size, f"copy {file.path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -15,8 +15,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from bdh.corpora.plain import FOLDER_SUFFIXES, is_meant
 from bdh.params import HubSource, LocalSource, SourceFile
-from bdh.project.errors import CorpusError, one_line
+from bdh.project.errors import CorpusError, one_line, shown
 
+MIRROR = "BDH_CORPORA_MIRROR"
 MAGIC = "*?["
 TAKEN = {"provenance.json", "floors.parquet", "labels.parquet"}
 """Names that a fetched corpus gives to files of its own."""
@@ -39,6 +40,45 @@ class OwnFile:
             return self.system.open(self.path, "rb")
         except Exception as error:  # every fsspec backend raises its own
             raise CorpusError(f"corpus {corpus}: {self.path} cannot be read ({one_line(error)})") from None
+
+
+def mirror_address() -> str:
+    """The folder or URL that the environment variable BDH_CORPORA_MIRROR names, empty for none."""
+    return os.environ.get(MIRROR, "").rstrip("/")
+
+
+def open_in_mirror(path: str) -> tuple[IO[bytes], int | None] | None:
+    """A file of the mirror, open for reading, and its bytes where known; None where there is no mirror or it is absent.
+
+    Absent is what the mirror says is not there (a 404, no such file). Raises CorpusError for anything else: a mirror
+    that refuses, is broken or does not answer is to be mended, not passed over for the internet.
+    """
+    mirror = mirror_address()
+    if not mirror:
+        return None
+    try:
+        system, root = fsspec.core.url_to_fs(mirror)
+        if isinstance(system, LocalFileSystem) and not system.isdir(root):
+            raise NotADirectoryError(f"{root} is no folder")
+        streamed = "http" in system.protocol
+        place, mark, query = root.partition("?") if streamed else (root, "", "")
+        address = f"{place.rstrip('/')}/{path}{mark}{query}"
+        # Of a known size the file is asked for at once: the question before would turn any refusal into a 404.
+        opened = system.open(address, "rb", **({"block_size": 0, "size": 1} if streamed else {}))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # every fsspec backend raises its own
+        raise unreadable(path, error) from None
+    size = None
+    with suppress(Exception):  # as above; only progress is told by it
+        size = system.size(address)
+    return opened, size
+
+
+def unreadable(path: str, error: Exception) -> CorpusError:
+    """What is wrong with a file of the mirror."""
+    place = f"{shown(mirror_address())}: {path}"
+    return CorpusError(f"{MIRROR}: {place} cannot be read ({one_line(error)}); mend or unset it")
 
 
 def own_files(corpus: str, source: LocalSource, form: str, beside: set[str]) -> dict[str, OwnFile]:
@@ -88,7 +128,7 @@ def _files_at(corpus: str, path: str, form: str, beside: set[str]) -> list[OwnFi
     except CorpusError:
         raise
     except Exception as error:  # every fsspec backend raises its own
-        raise CorpusError(f"corpus {corpus}: {path} cannot be read ({one_line(error)}); mend {where}") from None
+        raise CorpusError(f"corpus {corpus}: {shown(path)} cannot be read ({one_line(error)}); mend {where}") from None
 
 
 def _hidden(path: str) -> bool:
@@ -109,8 +149,7 @@ def hub_files(corpus: str, source: HubSource) -> tuple[dict[str, SourceFile], st
     hub cannot be asked, has no such revision, or nothing fits.
     """
     patterns = [source.files] if isinstance(source.files, str) else source.files
-    mirror = os.environ.get("BDH_CORPORA_MIRROR", "").rstrip("/")
-    held = _in_mirror(f"{mirror}/{source.dataset}", patterns) if mirror else []
+    held = _in_mirror(source.dataset, patterns)
     if held:
         return {path: _pinned(source, path, None, []) for path in held}, source.revision
     known, commit, address = _ask_hub(corpus, source)
@@ -139,12 +178,19 @@ def _pinned(source: HubSource, path: str, url: str | None, sums: list[str]) -> S
     )
 
 
-def _in_mirror(folder: str, patterns: list[str]) -> list[str]:
-    try:
-        system, root = fsspec.core.url_to_fs(folder)
-        names = [name[len(root) :].lstrip("/") for name in system.find(root)] if system.isdir(root) else []
-    except Exception:  # every fsspec backend raises its own; stage fetch names what is wrong with a mirror
+def _in_mirror(dataset: str, patterns: list[str]) -> list[str]:
+    """Paths of the data set's files that the mirror holds; raises CorpusError when it cannot say."""
+    mirror = mirror_address()
+    if not mirror:
         return []
+    try:
+        system, root = fsspec.core.url_to_fs(f"{mirror}/{dataset}")
+        system.ls(root)  # `find` passes over what goes wrong
+        names = [name[len(root) :].lstrip("/") for name in system.find(root)]
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # every fsspec backend raises its own
+        raise unreadable(dataset, error) from None
     return sorted(name for name in names if _fits(name, patterns))
 
 

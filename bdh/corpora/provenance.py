@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from pydantic import ConfigDict
 
 from bdh.project.errors import CorpusError
@@ -14,6 +19,31 @@ from bdh.project.files import read_as, write_json
 
 FILE = "provenance.json"
 MOST_ORIGINS = 64
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a fresh folder beside `folder`; on success it takes its place.
+
+    One process at a time: a second one (after dvc was killed and started again) waits for the first.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        sys.stderr.write(f"{folder}: waiting for another process that writes it\n")
+        lock.acquire()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
 
 
 @dataclass(frozen=True)

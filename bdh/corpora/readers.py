@@ -300,7 +300,7 @@ def read_sectors(path: Path) -> dict[str, str]:
     if symbol is None or sector is None:
         raise CorpusError(
             f"{path} needs a column {' or '.join(SYMBOL_COLUMNS)} and a column {' or '.join(SECTOR_COLUMNS)}; "
-            f"it has: {', '.join(table.names)}"
+            f"none of its {len(table.names)} columns is one of them"
         )
     return {_plain_symbol(key): value for key, value in table.rows([symbol, sector], BATCH_BYTES) if value}
 

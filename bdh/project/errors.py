@@ -1,12 +1,15 @@
-"""Mistakes that a user can put right, and how a program reports them: one line, exit code 2."""
+"""Mistakes that a user can put right, and how a program reports them: one line, exit code 2, no secret in it."""
 
 from __future__ import annotations
 
 import errno
 import functools
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+from urllib.parse import unquote
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +21,13 @@ DISK_ERRORS = {
     errno.EACCES: "permission denied; make the folder writable or run from another one",
     errno.EROFS: "the file system is read-only; run from a writable folder",
 }
+
+HIDDEN = "***"
+ADDRESSES = ("BDH_CORPORA_MIRROR", "MLFLOW_TRACKING_URI")
+"""Environment variables with an address that may hold a password or a token."""
+
+PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+SHORTEST_SECRET = 4
 
 
 class HatcheryError(Exception):
@@ -49,8 +59,47 @@ class RunError(HatcheryError):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` on a single line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of `error` on a single line, without passwords and tokens."""
+    return shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def shown(text: str) -> str:
+    """A text without the user names, passwords and tokens that addresses in it hold.
+
+    Libraries quote an address in pieces (`port 'secret' is no number`), so the secrets of this process's own addresses
+    are hidden wherever they stand.
+    """
+    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S+)", _shown_address, text)
+    text = re.sub(r"([?&][\w.~%-]+=)(?!\*)[^\s&#'\")]+", rf"\1{HIDDEN}", text)
+    for secret in sorted(_own_secrets(), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _shown_address(match: re.Match[str]) -> str:
+    """A password may itself hold `/`, `@`, `?` or `#`: where one cannot tell what is the host, nothing is shown."""
+    scheme, rest = match.groups()
+    place, mark, query = re.fullmatch(r"([^?#]*)([?#]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    if "@" in query:
+        return f"{scheme}{HIDDEN}"
+    if "@" in place:
+        place = f"{HIDDEN}@{place.rpartition('@')[2]}"
+    if "=" in query:
+        query = re.sub(r"=[^&#'\"),;]*", f"={HIDDEN}", query)
+    return f"{scheme}{place}{mark}{query}"
+
+
+def _own_secrets() -> set[str]:
+    """Passwords and tokens of this process's environment, whole, decoded and in the pieces that a library cuts."""
+    found = {os.environ.get(name, "") for name in PASSWORDS}
+    for name in ADDRESSES:
+        _, _, rest = os.environ.get(name, "").partition("://")
+        account, at, _ = rest.rpartition("@")
+        password = account.partition(":")[2] or account if at else ""
+        values = re.findall(r"[?&#][^=&#]*=([^&#]*)", rest)
+        for secret in [password, *values]:
+            found |= {secret, unquote(secret), *re.split(r"[/@?#:&=]", secret)}
+    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
 
 
 def explain_os_error(error: OSError) -> str | None:
@@ -58,7 +107,7 @@ def explain_os_error(error: OSError) -> str | None:
     advice = DISK_ERRORS.get(error.errno or 0)
     if advice is None:
         return None
-    return f"{error.filename or error.strerror}: {advice}"
+    return f"{shown(str(error.filename or error.strerror))}: {advice}"
 
 
 def reported(function: Callable[P, R]) -> Callable[P, R]:

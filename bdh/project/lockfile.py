@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdh.project.errors import RunError
+from bdh.project.errors import RunError, one_line
 from bdh.project.files import replacing
 
 LOCK = Path("dvc.lock")
@@ -62,6 +62,39 @@ def load_yaml(path: Path) -> dict[str, Any]:
         return {}
     except (YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it with `git checkout {path}`") from None
+
+
+LOST_LOCK = (
+    "remove it (`rm dvc.lock`), then `dvc repro`: that restores everything from the run cache of DVC and computes "
+    "nothing again that is there"
+)
+
+
+def lock_damage(path: Path = LOCK) -> str | None:
+    """What is wrong with dvc.lock, None for nothing; DVC rewrites it after every stage, and may be killed then."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML, YAMLError
+    from voluptuous import Invalid
+
+    if not path.is_file():
+        return None
+    size = path.stat().st_size
+    cut = "; dvc was killed or the disk was full while it was written"
+    if size == 0:
+        return f"{path} is empty (0 bytes){cut}"
+    try:
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except (YAMLError, UnicodeDecodeError, ValueError):
+        return f"{path} is broken (after {size} bytes it is no whole YAML){cut}"
+    except Invalid as error:
+        return f"{path} is broken ({one_line(error)[:120]}){cut}"
+    return None
+
+
+def check_lock(path: Path = LOCK) -> None:
+    """Raise RunError, with the way back, when dvc.lock is damaged."""
+    if (damage := lock_damage(path)) is not None:
+        raise RunError(f"{damage}; {LOST_LOCK}")
 
 
 def load_lock(path: Path = LOCK) -> dict[str, LockedStage]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.project.errors import HatcheryError
+from bdh.project.errors import HatcheryError, shown
 from bdh.project.files import read_json, write_json
 from bdh.tracking import identity, mirror
 from bdh.tracking.record import Record, now_ms, plain_tags
-from bdh.tracking.store import Store, shown
+from bdh.tracking.store import Store
 
 RESUME_FILE = "mlflow.json"
 PARENT = "mlflow.parentRunId"

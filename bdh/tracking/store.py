@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from bdh.frontier.registry import table_columns
-from bdh.project.errors import HatcheryError, one_line
+from bdh.project.errors import HatcheryError, one_line, shown
 
 EXPERIMENT = "hatchery"
 EXPERIMENT_TAGS = {
@@ -98,11 +98,6 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
 
 
-def shown(uri: str) -> str:
-    """The address without the password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
-
-
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a SQLite address, None for any other store or for options behind `?`."""
     match = re.fullmatch(r"sqlite:///([^?]+)", uri)
@@ -168,15 +163,19 @@ def _open_sqlite(uri: str, database: Path) -> Store:
         raise StoreError(f"{database}: another process has held {database.name}.lock for a minute") from None
     except sqlite3.Error as error:
         damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        hint = "; move it away and run `bdh sync`" if damaged else ""
+        hint = f"; move {database.name}* away and run `bdh sync`" if damaged else ""
         raise StoreError(f"{database}: {error}{hint}") from None
 
 
 def _create(database: Path) -> None:
-    """Make the tables in a file beside, switch it to write-ahead logging, rename it."""
+    """Make the tables in a file beside, switch it to write-ahead logging, rename it.
+
+    A killed program leaves a write-ahead log; SQLite would take that of a removed database for the new one's.
+    """
     fresh = database.with_name(f"{database.name}.new")
-    for leftover in database.parent.glob(f"{fresh.name}*"):
-        leftover.unlink()
+    lost = [database.with_name(f"{database.name}-{part}") for part in ("wal", "shm", "journal")]
+    for leftover in (*lost, *database.parent.glob(f"{fresh.name}*")):
+        leftover.unlink(missing_ok=True)
     _client(f"sqlite:///{fresh}").search_experiments(max_results=1)
     _forget_engine(f"sqlite:///{fresh}")
     connection = sqlite3.connect(fresh)

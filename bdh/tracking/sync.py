@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bdh.params import load, named_settings
 from bdh.project.errors import ParamsError
 from bdh.project.files import REPORTS, RUNS, TOKENS, read_json, run_key
@@ -26,7 +28,7 @@ from bdh.tracking.identity import Pointer, all_pointers, read_pointer, repoint, 
 from bdh.tracking.mirror import is_number
 from bdh.tracking.record import Record, plain_tags
 from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_of, parent_tags, sweep
-from bdh.tracking.store import EXPERIMENT, Store
+from bdh.tracking.store import EXPERIMENT, Store, root
 
 SYNC = "`bdh sync` fills the store in"
 SHOWN = 3
@@ -42,11 +44,12 @@ class Action:
 
 
 def sync(store: Store) -> list[Action]:
-    """Make store and pointers agree with dvc.lock and the reports."""
-    actions = [Action(run_id, "closed", "its process is gone") for run_id in sweep(store)]
-    actions += [_sync_one(store, entry) for entry in tracked_entries()]
-    summary = mirror.main_report("compare", "all")
-    crown(store, read_json(summary) if summary.exists() else {})
+    """Make store and pointers agree with dvc.lock and the reports; a second process waits, so no run is made twice."""
+    with FileLock(root() / "mlflow.db.sync.lock"):
+        actions = [Action(run_id, "closed", "its process is gone") for run_id in sweep(store)]
+        actions += [_sync_one(store, entry) for entry in tracked_entries()]
+        summary = mirror.main_report("compare", "all")
+        crown(store, read_json(summary) if summary.exists() else {})
     return actions
 
 

@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer.main
 
 from bdh import __main__ as cli
+from bdh.commands import ui
 from bdh.commands.doctor import corpus_checks, dvc_state
 from bdh.commands.generate import pieces
 from bdh.models.base import build
 from bdh.params import load
+from bdh.project.errors import shown
 from bdh.project.files import RUNS, TOKENS
 from bdh.training.checkpoints import save_run
 from tests.support.shared import shared
@@ -273,6 +276,38 @@ def test_doctor_says_what_dvc_has_to_do(tmp_path_factory, tmp_path, monkeypatch)
     assert dvc_state().detail == "stages with something to do: 1"
     (project.folder / "dvc.yaml").write_text("stages: [")
     assert dvc_state().state == "problem"
+
+
+@pytest.mark.parametrize(
+    ("keep", "told"), [(0, "empty (0 bytes)"), (0.5, "broken"), (-1, "broken")], ids=["empty", "cut", "no stages"]
+)
+def test_dvc_lock_that_was_cut_is_recognised(capsys, repository, keep, told):
+    """doctor said "mend dvc.yaml", audit advised to delete pointers or said that all agree."""
+    lock = b"schema: '2.0'\nstages:\n  code:\n    cmd: python -m stages.code\n    deps:\n    - path: bdh\n"
+    Path("dvc.lock").write_bytes(b"- 1\n" if keep < 0 else lock[: int(len(lock) * keep)])
+    (repository / ".dvc").mkdir(exist_ok=True)
+    (repository / ".git").mkdir(exist_ok=True)
+    for said in (f"{dvc_state().detail}; {dvc_state().remedy}", bdh(capsys, "audit")[2], bdh(capsys, "sync")[2]):
+        assert told in said
+        assert "rm dvc.lock" in said
+        assert "dvc repro" in said
+    assert bdh(capsys, "audit")[0] == 2
+
+
+def test_doctor_shows_no_secret_and_names_a_mirror_that_refuses(capsys, repository, monkeypatch):
+    monkeypatch.setattr("bdh.commands.doctor._answers", lambda url: False)
+    monkeypatch.setenv("BDH_CORPORA_MIRROR", "http://me:hunter2x/yz@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter3x@zw@127.0.0.1:9")
+    out = bdh(capsys, "doctor")[1]
+    assert "hunter" not in out
+    assert "zw" not in out
+    assert "BDH_CORPORA_MIRROR: http://***@127.0.0.1:9" in out
+
+
+def test_ui_shows_no_secret(capsys):
+    ui.show_address(shown("http://me:hunter2x@127.0.0.1:5000"), "1")
+    assert "hunter" not in capsys.readouterr().out
+    assert "hunter" not in " ".join(ui.server_command(5000))
 
 
 def test_audit_and_sync_on_a_finished_project(capsys, tmp_path_factory, tmp_path, monkeypatch):

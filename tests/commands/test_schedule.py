@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -133,6 +134,55 @@ def test_schedule_that_is_killed_leaves_no_orphan():
     scheduler.send_signal(signal.SIGKILL)
     scheduler.wait()
     while not (Path("a").exists() and Path("a").read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+COMMANDS = {
+    "jobs": """
+import sys, typer
+from bdh.commands import repro
+from bdh.commands.schedule import Work
+repro.works_of = lambda *_: [Work(n, ("sh", "-c", f"{sys.executable} -m stages.slow {n}; exit $?")) for n in "abc"]
+try:
+    repro.run_chains(None, [], 2)
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
+""",
+    "foreground": """
+import sys
+from bdh.commands.repro import call
+call(["sh", "-c", f"{sys.executable} -m stages.slow a; exit $?"])
+call(["sh", "-c", "touch order"])
+""",
+}
+
+
+@pytest.mark.parametrize("how", COMMANDS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=["TERM", "INT", "KILL"])
+def test_repro_passes_signals_on_and_starts_no_more(how, number):
+    """Children ran on after SIGTERM and SIGKILL; SIGINT to a background job did nothing. Exit code 128 + n."""
+    slow("a")
+    environment = os.environ | {"PYTHONPATH": f".{os.pathsep}{ROOT}"}
+    ignored = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731 - as a shell starts a background job
+    command = subprocess.Popen([sys.executable, "-c", COMMANDS[how]], env=environment, preexec_fn=ignored)
+    began = ["a", "b"] if how == "jobs" else ["a"]
+    wait_for(lambda: all(Path(f"{name}.started").exists() for name in began))
+    # When the command is killed outright, what it started is told, as dvc is; a stage itself watches for its dvc's end.
+    children = psutil.Process(command.pid).children(recursive=number != signal.SIGKILL)
+    command.send_signal(number)
+    assert command.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert [Path(name).read_text() for name in began] == ["checkpoint"] * len(began)
+    assert not Path("c.started").exists()
+    assert not Path("order").exists()
+    psutil.wait_procs(children, timeout=60)
+    assert not any(child.is_running() for child in children)
+
+
+def wait_for(happened):
+    end = time.monotonic() + 60
+    while not happened():
         assert time.monotonic() < end
         time.sleep(0.1)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,7 @@ from bdh.corpora.download import ATTEMPTS, UnreachableError, download
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance, sha256_of
 from bdh.params import Corpus
-from bdh.project.errors import CorpusError
+from bdh.project.errors import CorpusError, reported
 from tests.support import corpus_cases
 
 DATA = bytes(range(256)) * 8000
@@ -217,7 +218,7 @@ def test_mirror_with_another_file_is_refused(mirror: Path, tmp_path: Path, offli
         with pytest.raises(CorpusError, match=f"{mirror}/some/text.txt has sha256 {TEXT_SHA}, accepted are {'0' * 64}"):
             fetch_corpus("c", corpus_of("0" * 64, pinned=pinned), tmp_path / "raw/c", tmp_path / "downloads")
     assert offline == []
-    assert list((tmp_path / "raw").iterdir()) == []
+    assert [path.name for path in (tmp_path / "raw").iterdir()] in ([], [".c.lock"])
 
 
 def test_missing_mirror_folder_is_an_error_of_its_own(tmp_path: Path, offline: list[str], monkeypatch) -> None:
@@ -245,7 +246,7 @@ def test_offline_names_three_ways_out(tmp_path: Path, offline: list[str]) -> Non
         "kind: local",
     ):
         assert word in message
-    assert list((tmp_path / "raw").iterdir()) == []
+    assert [path.name for path in (tmp_path / "raw").iterdir()] in ([], [".c.lock"])
 
 
 def test_mirror_without_the_file_says_so_and_takes_the_address(mirror, offline, tmp_path, capsys, monkeypatch) -> None:
@@ -308,3 +309,72 @@ def test_provenance_holds_no_time(mirror: Path, tmp_path: Path) -> None:
     keys = json.loads((tmp_path / "raw/c/provenance.json").read_text(encoding="utf-8"))
     assert set(keys) == {"source", "text", "files"}
     assert set(keys["files"][0]) == {"name", "origin", "source", "bytes", "sha256", "pinned", "licence"}
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_mirror_that_refuses_is_no_mirror_without_the_file(server, offline, tmp_path, monkeypatch, status) -> None:
+    """It counted as absent, and fetch went to the internet without a word."""
+    monkeypatch.setenv("BDH_CORPORA_MIRROR", server.url.removesuffix(f"/{PATH}"))
+    server.statuses = [status] * 9
+    with pytest.raises(CorpusError, match="BDH_CORPORA_MIRROR") as caught:
+        fetch_corpus("corpus", corpus_of(), tmp_path / "raw")
+    assert str(status) in str(caught.value)
+    assert offline == []
+
+
+def test_mirror_that_does_not_answer_is_an_error(server, offline, tmp_path, monkeypatch) -> None:
+    server.close()
+    monkeypatch.setenv("BDH_CORPORA_MIRROR", server.url.removesuffix(f"/{PATH}"))
+    with pytest.raises(CorpusError, match="BDH_CORPORA_MIRROR"):
+        fetch_corpus("corpus", corpus_of(), tmp_path / "raw")
+    assert offline == []
+
+
+def test_mirror_that_says_404_has_it_not(server, offline, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("BDH_CORPORA_MIRROR", server.url.removesuffix(f"/{PATH}"))
+    server.statuses = [404] * 9
+    with pytest.raises(CorpusError, match="Three ways out"):
+        fetch_corpus("corpus", corpus_of(), tmp_path / "raw")
+    assert len(offline) == 1
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "http://me:hunter2x/yz@127.0.0.1:9",
+        "http://me:hunter2x@yz@127.0.0.1:9",
+        "http://127.0.0.1:9/x?token=hunter2x",
+        "http://127.0.0.1:9/x?token=hunter2x@yz",
+        "s3://me:hunter2x%2Fyz@bucket/x",
+    ],
+)
+def test_mirror_secrets_are_shown_by_no_error(mirror, offline, tmp_path, monkeypatch, capsys) -> None:
+    """Libraries quote an address whole and in pieces, such as `port hunter2x`."""
+    monkeypatch.setenv("BDH_CORPORA_MIRROR", mirror)
+    with pytest.raises(SystemExit):
+        reported(fetch_corpus)("corpus", corpus_of(), tmp_path / "raw")
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert "hunter" not in said
+    assert "yz" not in said
+
+
+def test_two_fetches_at_once_share_no_folder(mirror, tmp_path, monkeypatch) -> None:
+    """After dvc was killed and started again, both died with a FileNotFoundError."""
+    inside, together = threading.Lock(), []
+
+    def slow(*_: object) -> None:
+        together.append(not inside.acquire(blocking=False))
+        time.sleep(0.2)
+        inside.release()
+
+    monkeypatch.setenv("BDH_CORPORA_MIRROR", str(mirror))
+    monkeypatch.setattr(Provenance, "write", lambda self, folder: slow() or (folder / "provenance.json").touch())
+    threads = [threading.Thread(target=fetch_corpus, args=("c", corpus_of(), tmp_path / "raw")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == [False, False]
+    assert sorted(path.name for path in tmp_path.joinpath("raw").iterdir()) == ["provenance.json", "text.txt"]

@@ -5,15 +5,18 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from bdh.project.errors import shown
 from bdh.tracking.identity import alive, process_tags
 from bdh.tracking.runs import sweep
-from bdh.tracking.store import StoreError, open_store, shown
+from bdh.tracking.store import StoreError, open_store
 from tests.support.tracked_project import ROOT, TrackedProject
 
 pytestmark = pytest.mark.slow
@@ -228,9 +231,13 @@ def test_tracking_four_first_stages_at_once_share_one_fresh_store(tmp_path):
         ("s3://bucket/runs", "no database and no server"),
         ("sqlite:////dev/null/mlflow.db", "File exists"),
         ("postgresql://me:secret@127.0.0.1:9/runs", "does not answer"),
+        ("postgresql://me:a/secret@127.0.0.1:9/runs", ""),
+        ("http://me:a@secret@127.0.0.1:9", "does not answer"),
+        ("http://127.0.0.1:9/?token=secret", "does not answer"),
     ],
 )
-def test_store_that_cannot_be_used_is_one_line_without_password(uri, told):
+def test_store_that_cannot_be_used_is_one_line_without_password(uri, told, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(StoreError) as caught:
         open_store(uri)
     assert told in str(caught.value)
@@ -254,6 +261,17 @@ def test_store_that_is_no_database_says_what_to_do(tmp_path):
     database.write_text("this is text, and long enough to be looked at as a database " * 4)
     with pytest.raises(StoreError, match="bdh sync"):
         open_store(f"sqlite:///{database}")
+
+
+def test_store_removed_after_a_kill_leaves_no_log_behind_that_damages_the_next(tmp_path):
+    """`rm mlflow.db; bdh sync` gave "database disk image is malformed"."""
+    database = tmp_path / "mlflow.db"
+    uri, script = f"sqlite:///{database}", "import os, sys; from bdh.tracking.store import open_store"
+    script += "; s = open_store(sys.argv[1]); s.client.create_run(s.experiment_id); os._exit(9)"
+    subprocess.run([sys.executable, "-c", script, uri], check=False)
+    assert (tmp_path / "mlflow.db-wal").stat().st_size > 0
+    database.unlink()
+    assert list(open_store(uri).search()) == []
 
 
 def test_store_brings_a_deleted_experiment_back(tmp_path):
