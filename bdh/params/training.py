@@ -90,12 +90,26 @@ class OverridesByScale(Section):
     gpu: Overrides
 
 
+class Weights(Section):
+    """What a variant starts from in the place of random weights: a safetensors file with the model's own names.
+
+    path: where it lies; sha256: of the file, so that a stage depends on what is in it. source, format: where it comes
+    from, in words (`bdh import` writes this section).
+    """
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    source: str
+    format: str
+
+
 class Variant(Overrides):
     """One section of `variant`: how it differs from the scale, or from the section that it is a preset `of`.
 
     of: a section or an architecture whose settings are inherited (None: the section's name is its architecture).
     family: what the claims count the variant to. without, only: the mechanism of an ablation; at most one is given.
-    model and train hold at every scale, `scales` (which wins over both) at one of them.
+    model and train hold at every scale, `scales` (which wins over both) at one of them. weights: what it starts from,
+    inherited.
     """
 
     of: Name | None = None
@@ -103,6 +117,7 @@ class Variant(Overrides):
     without: Name | None = None
     only: Name | None = None
     scales: OverridesByScale | None = None
+    weights: Weights | None = None
 
 
 class HebbianScale(Section):

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bdh.corpora.provenance import sha256_of
 from bdh.models.base import LanguageModel, build
 from bdh.project.errors import RunError
 from bdh.project.files import read_json, replacing, write_json
@@ -47,6 +48,20 @@ def put_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
             theirs, ours = tuple(tensors[name].shape), tuple(tensor.shape)
             raise RunError(f"{source} does not fit the model: {name} is {theirs} in the file and {ours} in the model")
         tensor.copy_(tensors[name])
+
+
+def start_from(model: nn.Module, path: Path, sha256: str) -> None:
+    """Copy the weights of a safetensors file into `model`; RunError when it is missing, another or does not fit."""
+    try:
+        found = sha256_of(path)
+        tensors = load_file(path) if found == sha256 else {}
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; copy it there, or bring it in anew with `bdh import`") from None
+    except SafetensorError as error:
+        raise RunError(f"{path} is no safetensors file ({error}); bring it in anew with `bdh import`") from None
+    if found != sha256:
+        raise RunError(f"{path} has the sha256 {found}, params.yaml names {sha256}; bring it in anew with `bdh import`")
+    put_into(model, tensors, str(path))
 
 
 def are_finite(model: nn.Module) -> bool:

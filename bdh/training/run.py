@@ -14,14 +14,14 @@ import torch
 from bdh.corpora.tokens import TokenCorpus
 from bdh.models.base import LanguageModel, architecture_module, build
 from bdh.models.catalog import FOLDER
-from bdh.params import Params, Train, named_settings
+from bdh.params import Params, Train, Weights, named_settings
 from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import ParamsError
 from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
-from bdh.training.checkpoints import put_into, save_diverged, save_run, tensors_of
+from bdh.training.checkpoints import put_into, save_diverged, save_run, start_from, tensors_of
 from bdh.training.display import make_display
 from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.distributed.launch import processes
@@ -48,6 +48,7 @@ class Run:
     precision: torch.dtype
     group: ProcessGroup = ALONE
     name: str = ""
+    weights: Weights | None = None
 
     @property
     def key(self) -> str:
@@ -60,11 +61,15 @@ class Run:
             self.variant, self.architecture, self.corpus.name, self.seed, self.train.model_dump(), self.model
         )
         precision = str(self.precision).removeprefix("torch.")
+        named |= {} if self.weights is None else {"weights": self.weights.sha256}
         return named | {"device": self.device.type, "precision": precision, "devices": self.group.size}
 
     def build(self) -> LanguageModel:
-        """The model before its first step."""
-        return build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+        """The model before its first step; RunError when weights that it starts from are not there or do not fit."""
+        model = build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+        if self.weights is not None:
+            start_from(model, Path(self.weights.path), self.weights.sha256)
+        return model
 
     def means(self) -> dict[str, Any]:
         """What a Training is made with beside model, corpus and settings."""
@@ -149,6 +154,7 @@ def describe(params: Params, variant: str, corpus: str, seed: int, group: Proces
         choose_precision(params.precision, device),
         group,
         name,
+        params.weights_of(variant),
     )
 
 
@@ -219,6 +225,8 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         "corpus_digest": run.corpus.digest,
         "tokenizer": run.corpus.tokenizer.description(),
     }
+    if run.weights is not None:
+        config["imported"] = run.weights.model_dump()
     output, diverged = RUNS / run.key, training.diverged
     if diverged is not None:
         save_diverged(output, diverged.step, diverged.reason, config)

@@ -28,6 +28,9 @@ OPTIONS = {
     "sync": set(),
     "generate": {"RUN", "--prompt", "--tokens", "--temperature", "--top-k", "--seed"},
     "golden": {"DIR"},
+    "inspect": {"RUN", "--text", "--activity", "--top", "--html", "--json"},
+    "export": {"RUN", "DIR"},
+    "import": {"SOURCE", "--variant", "--corpus", "--layers", "--compare"},
 }
 
 
