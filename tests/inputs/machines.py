@@ -1,5 +1,4 @@
 """Where people run it, and what they do with DVC: a small project in all kinds of places."""
-# ruff: noqa: E501 - a case is a row of a table
 
 from __future__ import annotations
 
