@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
-from bdh.training.checkpoints import put_into, save_diverged, save_run, tensors_of
+from bdh.training.checkpoints import WEIGHTS, begin_with, put_into, save_diverged, save_run, tensors_of
 from bdh.training.display import make_display
 from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.distributed.launch import processes
@@ -63,8 +64,18 @@ class Run:
         return named | {"device": self.device.type, "precision": precision, "devices": self.group.size}
 
     def build(self) -> LanguageModel:
-        """The model before its first step."""
-        return build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+        """The model before its first step, with the weights of another run where `train.init_from` names one."""
+        model = build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+        if (folder := self.origin()) is not None:
+            begin_with(model, folder, self.architecture, self.corpus.tokenizer.description())
+        return model
+
+    def origin(self) -> Path | None:
+        """The folder of the run that this one begins with: `train.init_from` is its key or a path."""
+        name = self.train.init_from
+        if name is None:
+            return None
+        return Path(name) if "/" in name else RUNS / name
 
     def means(self) -> dict[str, Any]:
         """What a Training is made with beside model, corpus and settings."""
@@ -83,6 +94,8 @@ class Run:
             "code": source.read_text(encoding="utf-8"),
             "torch": torch.__version__,
         }
+        if (origin := self.origin()) is not None and (origin / WEIGHTS).is_file():
+            parts["origin"] = hashlib.sha256((origin / WEIGHTS).read_bytes()).hexdigest()
         return CheckpointFolder(self.key, fingerprint(parts))
 
 
