@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 
 from bdh import __main__ as cli
 from bdh.commands import doctor
@@ -28,10 +29,14 @@ from bdh.corpora.tokens import TokenCorpus
 from bdh.golden.vectors import check_file
 from bdh.models import catalog
 from bdh.models.base import build as build_model
+from bdh.params import load as load_params
 from bdh.training.checkpoints import load_run, save_run
+from bdh.training.resume import Checkpoint, CheckpointFolder
+from bdh.training.run import describe
 from tests.inputs.case import Case, build, local, plain
 from tests.inputs.texts import JOINED, environment
 from tests.support.project import ROOT
+from tests.support.stage_project import make_project
 from tests.support.toys import write_corpus
 
 SHAPE = {"n_layer": 1, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4}
@@ -351,3 +356,41 @@ def carried(folder: Path) -> str:
     assert own.decode(before) == "document says Ärger"
     assert load_tokenizer(run, config["tokenizer"]).vocab_size == corpus.vocab_size
     return "the run's own words"
+
+
+def resume_cases() -> list[Case]:
+    """Resuming after a change."""
+    rows: list[tuple[str, str, Any]] = [
+        ("a changed learning rate", "bdh-x-0: the checkpoint of step 40 is of other settings, text or code and is deleted; training begins anew (train.init_from: RUN begins with a run's weights)", changed_setting),
+        ("train.init_from: a folder", "the weights of the run", begun("own/run")),
+        ("train.init_from: a run that is not there", "refused: data/runs/none-x-0 holds no run", begun("none-x-0")),
+        ("train.init_from: a run of another shape", "refused: own/run does not fit the model", begun("own/run", {"n_embd": 16})),
+    ]  # fmt: skip
+    return [Case("resuming after a change", name, expected, attempt) for name, expected, attempt in rows]
+
+
+def changed_setting(folder: Path) -> str:
+    before = CheckpointFolder("bdh-x-0", "one", folder)
+    before.prepare()
+    before.write(Checkpoint(40, {"w": torch.zeros(1)}, {}))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        CheckpointFolder("bdh-x-0", "two", folder).prepare()
+    return said.getvalue().strip()
+
+
+def begun(origin: str, shape: dict[str, Any] | None = None) -> Any:
+    """The model of a run with `train.init_from`, before its first step."""
+
+    def attempt(folder: Path) -> str:
+        make_project(folder)
+        with inside(folder):
+            first = describe(load_params(), "bdh", "sample_plays", 3)
+            model = first.build()
+            config = {"variant": "bdh", "architecture": "bdh", "vocab_size": 256, "corpus": "x", "seed": 3}
+            save_run(Path("own/run"), model, config | {"model": first.model})
+            make_project(folder, model=shape, learning_rate=0.001, init_from=origin)
+            other = describe(load_params(), "bdh", "sample_plays", 0).build()
+        same = all(torch.equal(other.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+        return "the weights of the run" if same else "other weights"
+
+    return attempt
