@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from bdh.corpora.tokens import TokenCorpus
@@ -17,7 +18,7 @@ from bdh.models.base import LanguageModel, architecture_module, build
 from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
-from bdh.project.errors import ParamsError
+from bdh.project.errors import ParamsError, TrainingError
 from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
@@ -184,11 +185,26 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
             folder.clear()
 
 
+def check_memory(run: Run) -> None:
+    """Raise TrainingError, with an estimate, for a step that cannot fit: its logits and their gradient, on a CPU.
+
+    On a GPU logits need not exist as a whole; there torch says what was too large.
+    """
+    rows = run.train.batch_size // (run.train.accumulate * run.group.size)
+    need, have = 8 * rows * run.train.window * run.corpus.vocab_size, psutil.virtual_memory().total
+    if run.device.type == "cpu" and need > have:
+        raise TrainingError(
+            f"{run.key}: a step of {rows} windows of {run.train.window} tokens has {need / 2**30:.3g} GiB of logits, "
+            f"this machine has {have / 2**30:.3g} GiB: make batch_size or window smaller, or accumulate larger"
+        )
+
+
 def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
     """Train, or go on where a killed training stopped; the result has the best weights in its model, or diverged.
 
     With `train.refit` these are the weights of a second training (`Refit`); all else in the result is the first one's.
     """
+    check_memory(run)
     tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
     training = Training(run.build(), run.corpus, run.train, **run.means())
     display = make_display(run.key, training.steps, speaks=run.group.first)

@@ -26,13 +26,14 @@ from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.tokenizer import load as load_tokenizer
 from bdh.corpora.tokens import TokenCorpus
+from bdh.frontier.run import stage_b_of
 from bdh.golden.vectors import check_file
 from bdh.models import catalog
 from bdh.models.base import build as build_model
 from bdh.params import load as load_params
 from bdh.training.checkpoints import load_run, save_run
 from bdh.training.resume import Checkpoint, CheckpointFolder
-from bdh.training.run import describe
+from bdh.training.run import check_memory, describe
 from tests.inputs.case import Case, build, local, plain
 from tests.inputs.texts import JOINED, environment
 from tests.support.project import ROOT
@@ -132,10 +133,26 @@ def own_file_cases() -> list[Case]:
         ("config.json, a setting of another type", "refused: config.json: bdh cannot be built from its settings", damaged("run/config.json", with_value("two", "model", "n_head"), run)),
         ("config.json, a list", "refused: config.json has another shape", damaged("run/config.json", b"[]", run)),
         ("model.safetensors cut short", "refused: model.safetensors is damaged", damaged("run/model.safetensors", b"\x08\0\0\0\0\0\0\0{}", run)),
+        ("result of stage hebbian without its arms", "refused: (arms: Field required); `dvc repro -f hebbian@r` makes it again", result({"density": {}})),
+        ("result of stage hebbian, bits as text", "refused: (arms.static.bits_per_byte: Input should be a valid number)", result({"arms": {"static": ARM | {"bits_per_byte": "2"}}})),
+        ("result of stage hebbian, a list", "refused: has another shape than stage hebbian writes", result([])),
         ("golden file that is none", "refused: is not a golden file", golden(b"PK\x03\x04 no zip")),
         ("golden file without its config", "refused: is not a golden file", golden(None)),
     ]  # fmt: skip
     return [Case("our own file, damaged", name, expected, attempt) for name, expected, attempt in rows]
+
+
+ARM = {"nats_per_token": 1.5, "bits_per_byte": 2.0, "perplexity": 4.5, "by_position": None}
+
+
+def result(value: Any) -> Any:
+    """A report of stage hebbian as stage frontier reads it."""
+
+    def attempt(folder: Path) -> str:
+        (folder / "r.json").write_text(json.dumps(value), encoding="utf-8")
+        return str(stage_b_of(folder / "r.json"))
+
+    return attempt
 
 
 def golden(data: bytes | None) -> Any:
@@ -359,14 +376,22 @@ def carried(folder: Path) -> str:
 
 
 def resume_cases() -> list[Case]:
-    """Resuming after a change."""
+    """Training: sizes that cannot fit, resuming after a change."""
     rows: list[tuple[str, str, Any]] = [
         ("a changed learning rate", "bdh-x-0: the checkpoint of step 40 is of other settings, text or code and is deleted; training begins anew (train.init_from: RUN begins with a run's weights)", changed_setting),
+        ("a batch of a million windows", "refused: GiB of logits, this machine has", too_large),
         ("train.init_from: a folder", "the weights of the run", begun("own/run")),
         ("train.init_from: a run that is not there", "refused: data/runs/none-x-0 holds no run", begun("none-x-0")),
         ("train.init_from: a run of another shape", "refused: own/run does not fit the model", begun("own/run", {"n_embd": 16})),
     ]  # fmt: skip
-    return [Case("resuming after a change", name, expected, attempt) for name, expected, attempt in rows]
+    return [Case("training", name, expected, attempt) for name, expected, attempt in rows]
+
+
+def too_large(folder: Path) -> str:
+    make_project(folder, batch_size=2**20, window=128)
+    with inside(folder):
+        check_memory(describe(load_params(), "bdh", "sample_plays", 0))
+    return "fits"
 
 
 def changed_setting(folder: Path) -> str:
