@@ -154,7 +154,9 @@ def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
     if isinstance(source, LocalSource):
         return _own(name, corpus, source)
     if isinstance(source, HubSource):
-        where = f"{source.dataset} at {source.revision}"
+        where, mirror = f"{source.dataset} at {source.revision}", os.environ.get(MIRROR, "").rstrip("/")
+        if mirror and _in_mirror(f"{mirror}/{source.dataset}"):
+            return f"mirror {mirror}", ""
         return (f"hub: {where}", "") if _answers("https://huggingface.co") else ("", f"the hub ({where})")
     places = {file.path: _place(file) for file in files}
     if lost := [path for path, place in places.items() if place is None]:
