@@ -21,6 +21,7 @@ import torch
 
 from bdh import __main__ as cli
 from bdh.commands import doctor
+from bdh.commands.console import show_table
 from bdh.commands.generate import tokenizer_of
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance
@@ -334,6 +335,7 @@ def prompt_cases() -> list[Case]:
         ("bytes that are not UTF-8", "refused: --prompt is not UTF-8", prompted("--prompt", os.fsdecode(b"a\xff"))),
         ("UTF-8 through an ASCII command line", "same as UTF-8", same_as_utf8),
         ("Ä on an ASCII terminal", "the bytes of Ä", ascii_terminal),
+        ("a table with Ä on an ASCII terminal", "ok, \\xc4", ascii_table),
         ("a seed of 23 digits", "refused: Invalid value for '--seed'", prompted("--seed", "1" * 23)),
         ("temperature: nan", "refused: temperature", prompted("--prompt", "a", "--temperature", "nan")),
         ("corpus tokenized anew since", "refused: corpus toy was tokenized anew since this run was trained", prompted("--prompt", "a", config=corpus_anew)),
@@ -353,6 +355,15 @@ def same_as_utf8(folder: Path) -> str:
 def ascii_terminal(folder: Path) -> str:
     got = prompted("--prompt", "Ä", encoding="ascii")(folder)
     return "the bytes of Ä" if got.startswith("rc 0, begins with b'\\xc3\\x84") else got
+
+
+def ascii_table(folder: Path) -> str:
+    written = io.BytesIO()
+    screen = io.TextIOWrapper(written, encoding="ascii")
+    with contextlib.redirect_stdout(screen):
+        show_table(("", "what"), [("ok", "Ä")])
+    screen.flush()
+    return ", ".join(written.getvalue().decode("ascii").splitlines()[-1].split())
 
 
 def carried(folder: Path) -> str:
