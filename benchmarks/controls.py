@@ -31,6 +31,7 @@ def settings(**changes) -> Frontier:
         "null_draws": DRAWS,
         "bootstrap": DRAWS,
         "twins": TWINS,
+        "jobs": 1,
         "laptop": {"max_tokens": 2048},
         "gpu": {"max_tokens": 2048},
     }
@@ -74,6 +75,21 @@ def planted_graph(seed: int, strength: float = 0.7, dealt: bool = False) -> Grap
     if dealt:
         encoder = np.concatenate([part[generator.permutation(NEURONS)] for part in np.split(encoder, HEADS)])
     return factors(decoder, encoder)
+
+
+def aligned_graph(seed: int, cosine: float, fall: float = 0.0) -> GraphFactors:
+    """No groups, but every neuron writes about what it reads; `fall`: power of the decay of the spectrum."""
+    generator = np.random.default_rng([seed, 11])
+    spectrum = np.arange(1, WIDTH + 1) ** -fall
+    read, other = generator.normal(size=(2, HEADS * NEURONS, WIDTH)) * spectrum
+    return factors(cosine * read + np.sqrt(1 - cosine**2) * other, read)
+
+
+def heavy_graph(seed: int) -> GraphFactors:
+    """No groups; a neuron reads and writes with one strength, and strengths are lognormal."""
+    generator = np.random.default_rng([seed, 12])
+    strength = generator.lognormal(size=(HEADS * NEURONS, 1))
+    return factors(*(generator.normal(size=(2, HEADS * NEURONS, WIDTH)) * strength))
 
 
 def tmi_of(seed: int, graph: GraphFactors) -> dict:
@@ -250,6 +266,16 @@ CONTROLS = {
     ("tmi", NULL, "planted groups, encoder dealt to other neurons"): lambda seed: tmi_of(
         seed, planted_graph(seed, dealt=True)
     ),
+    ("tmi", NULL, "no groups, neurons write what they read, cosine 0.3"): lambda seed: tmi_of(
+        seed, aligned_graph(seed, 0.3)
+    ),
+    ("tmi", NULL, "no groups, neurons write what they read, cosine 0.6"): lambda seed: tmi_of(
+        seed, aligned_graph(seed, 0.6)
+    ),
+    ("tmi", NULL, "no groups, cosine 0.6, spectrum that falls"): lambda seed: tmi_of(
+        seed, aligned_graph(seed, 0.6, fall=0.5)
+    ),
+    ("tmi", NULL, "no groups, equal heavy norms"): lambda seed: tmi_of(seed, heavy_graph(seed)),
     ("tmi", PLANTED, "planted groups"): lambda seed: tmi_of(seed, planted_graph(seed)),
     ("sps", NULL, "memoryless updates"): lambda seed: sps_series(seed, lambda n, g: g.normal(size=(8, n))),
     ("sps", NULL, "memory of a few tokens"): lambda seed: sps_series(seed, short_memory),

@@ -35,6 +35,7 @@ NEEDED = (
     "safetensors",
     "scipy",
     "sknetwork",
+    "threadpoolctl",
     "tokenizers",
     "torch",
     "typer",

@@ -10,7 +10,7 @@ from bdh import params, tracking
 from bdh.corpora.tokens import TokenCorpus
 from bdh.hebbian import evaluation, held_out
 from bdh.hebbian.scores import headline
-from bdh.project.device import choose_device, fix_seed
+from bdh.project.device import choose_device, fix_seed, reads_in_bfloat16
 from bdh.project.errors import reported
 from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, run_key
 from bdh.project.processes import stoppable
@@ -37,7 +37,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
     with stoppable(), tracking.tracked("hebbian", key, params=named, tags=tags) as tracker:
         tracker.log_dataset(corpus, tokens.digest[:36], str(TOKENS / corpus), "test")
         found = evaluation.evaluate(
-            model, text, settings.hebbian, device=device, bfloat16=settings.precision == "bfloat16"
+            model, text, settings.hebbian, device=device, bfloat16=reads_in_bfloat16(settings.precision, device)
         )
         identity["unigram_bits_per_byte"] = held_out.unigram_of(tokens, text)
         evaluation.write(found, report, identity, HEBBIAN / key)

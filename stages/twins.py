@@ -35,7 +35,7 @@ def main(variant: str, corpus: str) -> None:
                 "shape": shape.identity(),
                 "corpus": [corpus, tokens.digest],
                 "code": _code(key),
-                "frontier": settings.frontier.model_dump(exclude={"laptop", "gpu"})
+                "frontier": settings.frontier.model_dump(exclude={"laptop", "gpu", "jobs"})
                 | settings.frontier_scale().model_dump(),
                 "hebbian": settings.hebbian.model_dump(include={"damping", "eta", "snapshot_every"})
                 | size.model_dump(),

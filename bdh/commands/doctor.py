@@ -154,7 +154,9 @@ def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
     if isinstance(source, LocalSource):
         return _own(name, corpus, source)
     if isinstance(source, HubSource):
-        where = f"{source.dataset} at {source.revision}"
+        where, mirror = f"{source.dataset} at {source.revision}", os.environ.get(MIRROR, "").rstrip("/")
+        if mirror and _in_mirror(f"{mirror}/{source.dataset}"):
+            return f"mirror {mirror}", ""
         return (f"hub: {where}", "") if _answers("https://huggingface.co") else ("", f"the hub ({where})")
     places = {file.path: _place(file) for file in files}
     if lost := [path for path, place in places.items() if place is None]:
@@ -219,12 +221,41 @@ def store() -> Check:
             check_reachable(uri)
         except StoreError as error:
             return Check("problem", "MLflow store", one_line(error), "mend or unset MLFLOW_TRACKING_URI")
-        return Check("ok", "MLflow store", f"{shown(uri)} answers")
+        return _server(uri) if uri.startswith("http") else Check("ok", "MLflow store", f"{shown(uri)} answers")
     if not database.exists():
         pointers = len(list(Path("reports/run").glob("*/*.json")))
         advice = f"`bdh sync` fills it from {pointers} results" if pointers else "the first stage makes it"
         return Check("note" if pointers else "ok", "MLflow store", f"{database} does not exist yet", advice)
     return _sqlite_store(database)
+
+
+def _server(uri: str) -> Check:
+    """Whether a server answers as MLflow does, to somebody with our name and password."""
+    import requests
+
+    from bdh.tracking.store import shown
+
+    token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+    signed = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search"
+    try:
+        answer = requests.post(
+            address,
+            json={"max_results": 1},
+            auth=signed,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=PATIENCE_S,
+        )
+    except requests.RequestException as error:
+        told = f"{shown(uri)} gives no answer ({type(error).__name__})"
+        return Check("problem", "MLflow store", told, "mend or unset MLFLOW_TRACKING_URI")
+    if answer.ok:
+        return Check("ok", "MLflow store", f"{shown(uri)} answers")
+    told = f"{shown(uri)} refuses: HTTP {answer.status_code} {answer.reason}"
+    if answer.status_code in (401, 403, 407):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return Check("problem", "MLflow store", told, f"{remedy} (403 may also mean its --allowed-hosts)")
+    return Check("problem", "MLflow store", told, "it is no MLflow server: mend or unset MLFLOW_TRACKING_URI")
 
 
 def _sqlite_store(database: Path) -> Check:
@@ -251,9 +282,9 @@ def disk() -> Check:
 
 
 def dvc_state() -> Check:
-    """What `dvc repro` would have to do."""
-    if not Path(".dvc").is_dir():
-        return Check("problem", "DVC", "this folder is no DVC repository", "`dvc init`, or clone the repository anew")
+    """What `dvc repro` would have to do, or what keeps DVC from reading this folder."""
+    if (found := obstacle()) is not None:
+        return found
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -261,7 +292,44 @@ def dvc_state() -> Check:
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
         return Check("note", "DVC", "`dvc status` gives no answer", "run it yourself")
     if done.returncode != 0 and not changed:
-        return Check("problem", "DVC", one_line(RuntimeError(done.stderr or "dvc status failed")), "mend dvc.yaml")
+        told = one_line(RuntimeError(done.stderr or "dvc status failed")).partition(" Having any troubles?")[0]
+        return Check("problem", "DVC", told, _remedy(told))
     if not changed:
         return Check("ok", "DVC", "every stage is up to date")
     return Check("ok", "DVC", f"stages with something to do: {len(changed)}", "`dvc repro`")
+
+
+def obstacle() -> Check | None:
+    """What DVC would stumble over before it reads its stages, None for nothing: no repository, no git, a merge."""
+    if not Path(".dvc").is_dir():
+        return Check("problem", "DVC", "this folder is no DVC repository", "`dvc init`, or clone the repository anew")
+    here = Path.cwd()
+    config = "".join(path.read_text(encoding="utf-8") for path in Path(".dvc").glob("config*") if path.is_file())
+    if not any((folder / ".git").exists() for folder in (here, *here.parents)) and "no_scm" not in config:
+        return Check(
+            "problem",
+            "DVC",
+            "this folder is in no git repository (a copy without .git?), and DVC needs one",
+            "`git init`, or `dvc config --local core.no_scm true` to go without",
+        )
+    for name in ("dvc.yaml", "dvc.lock"):
+        path = Path(name)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        marked = [number for number, line in enumerate(lines, 1) if line.startswith(("<<<<<<< ", ">>>>>>> "))]
+        if marked:
+            remedy = "keep one side of each in your editor"
+            if name == "dvc.lock":
+                remedy = "`git checkout --ours dvc.lock` (or --theirs), then `dvc repro`"
+            return Check("problem", "DVC", f"{name}, line {marked[0]}: git's conflict markers", remedy)
+    return None
+
+
+def _remedy(told: str) -> str:
+    """What mends an error of DVC's own."""
+    if "object is not iterable" in told:
+        return "an axis of params.yaml (corpora, variants, seeds) is no list: write seeds: [0]"
+    if "dvc.lock" in told:
+        return "`git checkout dvc.lock`, or delete it and run `dvc repro`"
+    if "params.yaml" in told or "Could not find" in told:
+        return "mend params.yaml"
+    return "mend dvc.yaml" if "dvc.yaml" in told else "`dvc status -v` says more"

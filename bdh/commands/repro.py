@@ -7,9 +7,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdh.commands.console import say
+from bdh.commands.costs import cost_of, visible_gpus
+from bdh.commands.schedule import LOGS, Cards, Schedule, Work
 from bdh.project.errors import HatcheryError
 from bdh.project.files import enter_root, run_key, shape_key
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from bdh.params import Params
 
 DVC = [sys.executable, "-m", "dvc"]
-LOGS = Path("data/logs")
-CHAIN = ("train", "hebbian", "frontier")
-TAIL_LINES = 12
+TIMED_OUT = 124
+"""Exit code after `--time-limit`, as that of `timeout`."""
+
+INTERRUPTED = 130
 
 
 class PipelineError(HatcheryError):
@@ -38,35 +40,91 @@ def repro(
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs such as bdh-sample_plays-0; all without.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; each takes `threads` CPU threads.", min=1)] = 1,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which trainings stop at a checkpoint; the command goes on later."),
+    ] = None,
 ) -> None:
     """Run the pipeline, `--jobs` runs at a time, spread over the GPUs if there are any; then close it with dvc repro.
 
-    DVC itself runs one stage after the other. Corpora come first, then the untrained twins of every shape, then the
-    chain train, hebbian, frontier of every run in a process of its own, then a plain `dvc repro`, which finds
-    everything done and writes the comparison. A run with `train.devices` above 1 waits until as many GPUs are free for
-    it. Results that had not to be computed again get their runs in MLflow at the end. With RUNs, theirs and the stages
-    that they rest on run and no others: no comparison is written.
+    DVC itself runs one stage after the other. Corpora come first; then floors, the untrained twins of every shape and
+    the chain train, hebbian, frontier of every run, each in a process of its own, packed on the GPUs by the memory and
+    time that earlier runs of the variant took (without any: by guesses), the longest first; then a plain `dvc repro`,
+    which finds everything done and writes the comparison. A run with `train.devices` above 1 waits until as many GPUs
+    are free for it. Results that had not to be computed again get their runs in MLflow at the end. With RUNs, theirs
+    and the stages that they rest on run and no others: no comparison is written.
+
+    A run that fails stops no other; the end names each in a line, exit code 1. Stopped by `--time-limit` (exit code
+    124), Ctrl-C, SIGTERM or the loss of the machine, the same command goes on: what is done is not done again, and
+    trainings resume from their checkpoints.
     """
     enter_root()
+    from bdh.commands.doctor import obstacle
     from bdh.params import load
 
-    wanted = gpus_wanted(load())
+    began = time.monotonic()
+    known = set(gpus_wanted(load()))
     for key in keys or ():
-        if key not in wanted:
-            raise PipelineError(f"{key} is no run of params.yaml; it names {', '.join(list(wanted)[:6])}, ...")
+        if key not in known:
+            raise PipelineError(f"{key} is no run of params.yaml; it names {', '.join(sorted(known)[:6])}, ...")
+    if (found := obstacle()) is not None:
+        raise PipelineError(f"{found.detail}; {found.remedy}")
     with this_python_first():
-        if keys or jobs > 1:
+        if keys or jobs > 1 or time_limit is not None:
             corpora = dict.fromkeys(key.split("-")[1] for key in keys or ())
-            names = [f"{stage}@{name}" for stage in ("tokenize", "floors") for name in corpora]
-            call([*DVC, "repro", "code", *(names or ("tokenize", "floors"))])
+            call([*DVC, "repro", "code", *([f"tokenize@{name}" for name in corpora] or ["tokenize"])])
             params = load()
-            wanted = gpus_wanted(params)
-            shapes = dict.fromkeys(shape_key(*key.split("-")[:2]) for key in keys or wanted)
-            run_chains(dict.fromkeys(shapes, 1), jobs, ("twins",))
-            run_chains({key: wanted[key] for key in keys or wanted}, jobs)
+            left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - began))
+            run_chains(params, list(keys or gpus_wanted(params)), jobs, left)
         if not keys:
             call([*DVC, "repro"])
     fill_in_store()
+
+
+def run_chains(params: Params, keys: list[str], jobs: int, limit_s: float | None = None) -> None:
+    """Run the chains of `keys` and the twins that they rest on; leaves with a code where one failed or was stopped."""
+    cards = visible_gpus()
+    outcome = Schedule(works_of(params, keys, bool(cards)), jobs, Cards(cards, jobs), limit_s=limit_s).run()
+    for name, reason in outcome.failed.items():
+        say(f"failed: {name} {reason} ({LOGS / f'{name}.log'})")
+    if outcome.stopped:
+        say(f"{len(outcome.done)} pieces are done, {len(outcome.left)} are left; the same command goes on with them")
+        raise typer.Exit(TIMED_OUT if limit_s is not None else INTERRUPTED)
+    if outcome.failed:
+        say(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.done)} pieces failed; the others are done")
+        raise typer.Exit(1)
+
+
+def works_of(params: Params, keys: Sequence[str], gpu: bool) -> list[Work]:
+    """Pieces of some runs: floors once per corpus, twins once per shape, training with stage B, frontier after both."""
+    wanted, works = gpus_wanted(params), {}
+    for key in keys:
+        variant, corpus, seed = key.split("-")
+        cost, shape = cost_of(params, variant, corpus, int(seed), gpu), shape_key(variant, corpus)
+        floors = f"floors-{corpus}"
+        works[floors] = Work(floors, _single(f"floors@{corpus}"), gpus=0, urgent=True)
+        twins, trained = f"twins-{shape}", f"{key}-train"
+        works[twins] = Work(twins, _single(f"twins@{shape}"), memory=cost.memory, seconds=cost.evaluation, urgent=True)
+        works[trained] = Work(
+            trained,
+            _single(f"train@{key}", f"hebbian@{key}"),
+            gpus=wanted[key],
+            memory=cost.memory,
+            seconds=cost.training + cost.evaluation,
+        )
+        works[key] = Work(
+            key,
+            _single(f"frontier@{key}"),
+            frozenset((twins, trained)),
+            memory=cost.memory,
+            seconds=cost.evaluation,
+            urgent=True,
+        )
+    return list(works.values())
+
+
+def _single(*stages: str) -> tuple[str, ...]:
+    return (*DVC, "--wait-for-lock", "repro", "--single-item", *stages)
 
 
 @contextmanager
@@ -92,82 +150,6 @@ def gpus_wanted(params: Params) -> dict[str, int | str]:
         train = params.train_of(variant, corpus)
         wanted[run_key(variant, corpus, seed)] = 1 if train.regime == "none" else train.devices
     return wanted
-
-
-def run_chains(wanted: dict[str, int | str], jobs: int, stages: Sequence[str] = CHAIN) -> None:
-    """Run the `stages` of all keys, `jobs` at a time; raises PipelineError naming the first that failed and its log.
-
-    `wanted` gives the GPUs of every key: a number or `all`.
-    """
-    LOGS.mkdir(parents=True, exist_ok=True)
-    keys = list(wanted)
-    pool_of_gpus = GpuPool(visible_gpus(), jobs)
-
-    def one(key: str) -> tuple[str, int]:
-        with pool_of_gpus.taken(wanted[key]) as gpus:
-            environment = dict(os.environ)
-            if gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-            command = [*DVC, "--wait-for-lock", "repro", "--single-item", *(f"{stage}@{key}" for stage in stages)]
-            with (LOGS / f"{key}.log").open("w", encoding="utf-8") as log:
-                return key, subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
-
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(one, key) for key in keys]
-        for done, future in enumerate(as_completed(running), start=1):
-            key, code = future.result()
-            if code != 0:
-                pool.shutdown(wait=True, cancel_futures=True)
-                log = LOGS / f"{key}.log"
-                say("\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL_LINES:]))
-                raise PipelineError(f"{key} failed; all it said is in {log}; `dvc repro` goes on from what is done")
-            say(f"{done}/{len(keys)} {key}")
-
-
-class GpuPool:
-    """Lends GPUs to `jobs` runs at a time, the least used ones first; runs share GPUs when there are fewer of those.
-
-    A run of several GPUs waits until enough have room, so that no more than ceil(jobs / GPUs) runs use one.
-    """
-
-    def __init__(self, gpus: list[str], jobs: int) -> None:
-        self.users = dict.fromkeys(gpus, 0)
-        self.room = -(-jobs // len(gpus)) if gpus else 0
-        self.change = threading.Condition()
-
-    @contextmanager
-    def taken(self, wanted: int | str) -> Iterator[list[str]]:
-        """`wanted` GPUs (`all`, or more than there are: every one) for the block, in the order of the machine."""
-        count = len(self.users) if wanted == "all" else min(int(wanted), len(self.users))
-        with self.change:
-            self.change.wait_for(lambda: len(self._free()) >= count)
-            chosen = sorted(self._free(), key=self.users.__getitem__)[:count]
-            for gpu in chosen:
-                self.users[gpu] += 1
-        try:
-            yield [gpu for gpu in self.users if gpu in chosen]
-        finally:
-            with self.change:
-                for gpu in chosen:
-                    self.users[gpu] -= 1
-                self.change.notify_all()
-
-    def _free(self) -> list[str]:
-        return [gpu for gpu, users in self.users.items() if users < self.room]
-
-
-def visible_gpus() -> list[str]:
-    """Indices or ids of the GPUs that this process may use, without importing torch."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [part.strip() for part in named.split(",") if part.strip()]
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return []
 
 
 def call(command: list[str]) -> None:

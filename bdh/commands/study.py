@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bdh.commands.console import say, show_table
+from bdh.commands.costs import BROUGHT
+from bdh.commands.repro import TIMED_OUT
+from bdh.commands.schedule import die_with_us, terminable
 from bdh.project.errors import HatcheryError
 from bdh.project.files import enter_root, read_json
 
@@ -110,6 +114,7 @@ def run(
     corpus: Annotated[list[str] | None, typer.Option(help="Only rows on this corpus.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only rows of this seed.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, as in `bdh repro`.", min=1)] = 1,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds, as in `bdh repro`.")] = None,
     study: At = FOLDER,
 ) -> None:
     """Run rows of a study from their corpus to their evaluations, and show them beside what the study holds.
@@ -123,12 +128,16 @@ def run(
     found = load_study(study)
     wanted = {"recipe": recipe, "variant": variant, "corpus": corpus, "seed": seed}
     cells = _chosen(found, rows or [], wanted)
-    codes = []
+    codes, began = [], time.monotonic()
     for name in dict.fromkeys(cell.recipe for cell in cells):
         own = [cell for cell in cells if cell.recipe == name]
         work = prepare(found, name, own)
         command = [sys.executable, "-m", "bdh", "repro", *(cell.key for cell in own), "--jobs", str(jobs)]
-        codes.append(subprocess.run(command, cwd=work, env=_environment(work), check=False).returncode)
+        if time_limit is not None:
+            command += ["--time-limit", str(max(0.0, time_limit - (time.monotonic() - began)))]
+        codes.append(_followed(command, work))
+        if codes[-1] == TIMED_OUT:
+            break
     show_table(
         ("row", "test, nats per token", "in the study", "difference", "spread of its seeds"),
         [_beside(found, cell) for cell in cells],
@@ -136,6 +145,18 @@ def run(
     say(f"`bdh study add {WORK / study.name}` takes these results into {study}")
     if any(codes):
         raise typer.Exit(max(codes))
+
+
+def _followed(command: list[str], work: Path) -> int:
+    """The exit code of a command that ends as we are asked to end, in its own good time."""
+    child = subprocess.Popen(command, cwd=work, env=_environment(work), preexec_fn=die_with_us())
+    with terminable():
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            raise
 
 
 def _chosen(study: Study, names: list[str], wanted: dict[str, list[Any] | None]) -> list[StudyCell]:
@@ -170,6 +191,9 @@ def prepare(study: Study, recipe: str, cells: list[StudyCell]) -> Path:
     settings = study.settings(recipe, cells)
     axes = {"recipe": recipe, "variants": settings.variants, "corpora": settings.corpora, "seeds": settings.seeds}
     write_params(study.folder / PARAMS, work / PARAMS, axes)
+    for path in study.home(recipe).glob("reports/timing/*.json"):
+        (work / BROUGHT).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, work / BROUGHT / path.name)
     if not (work / ".dvc").is_dir():
         _dvc(work, "init", "-q", "--no-scm")
         shared = Path(".dvc/cache").absolute()

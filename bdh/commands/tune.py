@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bdh.commands.console import say
-from bdh.commands.repro import DVC, LOGS, TAIL_LINES, GpuPool, call, visible_gpus
+from bdh.commands.costs import cost_of, visible_gpus
+from bdh.commands.repro import DVC, INTERRUPTED, call
+from bdh.commands.schedule import LOGS, Cards, Schedule, Work
 from bdh.project.errors import HatcheryError
-from bdh.project.files import enter_root, read_json
+from bdh.project.files import enter_root, read_mapping
 
 if TYPE_CHECKING:
     from bdh.params import Params
@@ -97,29 +96,29 @@ def _run(params: Params, cells: list[Cell], jobs: int) -> None:
     """Make the trials, `jobs` at a time; every one that is done goes into the table at once."""
     from bdh.training import search
 
-    LOGS.mkdir(parents=True, exist_ok=True)
-    pool_of_gpus = GpuPool(visible_gpus(), jobs)
+    cards = visible_gpus()
+    named = {f"tune-{'-'.join(str(part) for part in cell)}": cell for cell in cells}
 
-    def one(cell: Cell) -> tuple[Cell, int]:
-        name = "-".join(str(part) for part in cell)
-        with pool_of_gpus.taken(1) as gpus, (LOGS / f"tune-{name}.log").open("w", encoding="utf-8") as log:
-            environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
-            command = [sys.executable, "-m", "bdh", "tune", "--trial", name]
-            return cell, subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+    def finished(name: str) -> None:
+        row = read_mapping(search.trial_path(params.scale, *named[name]))
+        search.add_rows(params, [row])
+        say(f"{name} {row.get('validation_nats') or row.get('diverged_at')}")
 
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(one, cell) for cell in cells]
-        for count, future in enumerate(as_completed(running), start=1):
-            cell, code = future.result()
-            name = "-".join(str(part) for part in cell)
-            if code != 0:
-                pool.shutdown(wait=True, cancel_futures=True)
-                log = LOGS / f"tune-{name}.log"
-                say("\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL_LINES:]))
-                raise TuningError(f"trial {name} failed; all it said is in {log}; `bdh tune` goes on from what is done")
-            row = read_json(search.trial_path(params.scale, *cell))
-            search.add_rows(params, [row])
-            say(f"{count}/{len(cells)} {name} {row.get('validation_nats') or row.get('diverged_at')}")
+    works = [
+        Work(
+            name,
+            (sys.executable, "-m", "bdh", "tune", "--trial", name.removeprefix("tune-")),
+            seconds=cost_of(params, *cell, bool(cards)).training,
+        )
+        for name, cell in named.items()
+    ]
+    outcome = Schedule(works, jobs, Cards(cards, jobs), finished=finished).run()
+    if outcome.stopped:
+        raise typer.Exit(INTERRUPTED)
+    for name, reason in outcome.failed.items():
+        raise TuningError(
+            f"trial {name} {reason}; all it said is in {LOGS / f'{name}.log'}; `bdh tune` goes on from what is done"
+        )
 
 
 def _mirror(rows: list[dict[str, str]]) -> None:

@@ -70,6 +70,12 @@ def tokenize_corpus(name: str, corpus: Corpus, raw: Path, out: Path) -> dict[str
     try:
         tokenizer.save(partial)
         spans = write_shards(reader, parts, tokenizer, partial, name)
+        for split, places in spans.items():
+            if all(end - start < 2 for start, end in places):
+                raise CorpusError(
+                    f"corpus {name}: split {split} has nothing to predict, its documents have no second token; take "
+                    "more text or move the split"
+                )
         write_tables(raw, partial, parts, spans, tokenizer)
         stats = {
             "name": name,

@@ -123,9 +123,10 @@ def read_table(path: Path, columns: Mapping[str, pa.DataType], remedy: str) -> p
     """
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)
+        found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CorpusError(f"{path} is damaged ({one_line(error)}); {remedy}") from None
-    found = dict(zip(table.schema.names, table.schema.types, strict=True))
     for name, kind in columns.items():
         if found.get(name) != kind:
             raise CorpusError(f"{path}: column {name!r} should hold {kind}, it holds {found.get(name)}; {remedy}")

@@ -63,6 +63,8 @@ def own_files(corpus: str, source: LocalSource, form: str, beside: set[str]) -> 
 
 def _files_at(corpus: str, path: str, form: str, beside: set[str]) -> list[OwnFile]:
     where = f"corpus.{corpus}.source.path"
+    if not path.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise CorpusError(f"corpus {corpus}: this Python reads file names as {encoding}; export PYTHONUTF8=1")
     try:
         system, root = fsspec.core.url_to_fs(path)
         if isinstance(system, LocalFileSystem):

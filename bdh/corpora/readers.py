@@ -28,7 +28,7 @@ from bdh.corpora.tables import (
     CellError,
     JsonLines,
     Parquet,
-    Table,
+    TextTable,
     bytes_of,
     date_of,
     name_of,
@@ -234,7 +234,7 @@ class TableReader:
             if document is None:
                 return
 
-    def _check_columns(self, table: Table) -> None:
+    def _check_columns(self, table: TextTable) -> None:
         for role, name in self._roles.items():
             if table.names.count(name) != 1 and (role == "text" or not isinstance(table, JsonLines)):
                 has = ", ".join(table.names)

@@ -32,7 +32,7 @@ class CellError(Exception):
     """What is wrong with a cell; the reader adds where it stands."""
 
 
-class Table(Protocol):
+class TextTable(Protocol):
     """A file of rows."""
 
     path: Path
@@ -43,7 +43,7 @@ class Table(Protocol):
         ...
 
 
-def open_table(path: Path, form: str) -> Table:
+def open_table(path: Path, form: str) -> TextTable:
     """The table at `path`, a file of the format `form`; raises CorpusError when it is missing or is none."""
     if not path.is_file():
         raise CorpusError(f"{path} is missing; it should hold the documents")
@@ -57,8 +57,11 @@ class Parquet:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.schema = self._open().schema_arrow
-        self.names = list(self.schema.names)
+        try:
+            self.schema = self._open().schema_arrow
+            self.names = list(self.schema.names)
+        except ValueError as error:
+            raise self._damaged(error) from None
 
     def kind(self, name: str) -> pa.DataType:
         """Type of a column, that of the values where it is dictionary-encoded."""
@@ -66,7 +69,7 @@ class Parquet:
         return kind.value_type if pa.types.is_dictionary(kind) else kind
 
     def rows(self, names: list[str], batch_bytes: int) -> Iterator[list[Any]]:
-        """See Table."""
+        """See TextTable."""
         file = self._open()
         size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
         rows = max(1, min(8192, batch_bytes * file.metadata.num_rows // max(size, 1)))
@@ -111,7 +114,7 @@ class JsonLines:
         self.names = list(next((row for _, row in self._objects()), {}))
 
     def rows(self, names: list[str], batch_bytes: int) -> Iterator[list[Any]]:
-        """See Table."""
+        """See TextTable."""
         for number, row in self._objects():
             if names[0] not in row:
                 there = ", ".join(row) or "nothing"
@@ -143,7 +146,7 @@ class Csv:
         self.names = next(self._lines(), [])
 
     def rows(self, names: list[str], batch_bytes: int) -> Iterator[list[Any]]:
-        """See Table."""
+        """See TextTable."""
         places = [self.names.index(name) for name in names]
         lines = self._lines()
         next(lines, None)

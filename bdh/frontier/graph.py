@@ -10,8 +10,8 @@ import numpy as np
 from bdh.models.base import GraphFactors
 
 Sign = Literal["excitatory", "inhibitory", "magnitude"]
-BLOCK_BYTES = 64 * 2**20
-SAMPLE = 2**18
+BLOCK_BYTES = 16 * 2**20
+SAMPLE = 2**16
 SPARE = 6.0
 WHOLE = 2**22
 
@@ -39,6 +39,24 @@ class Factors:
         """The graph with the encoder's columns dealt out to other neurons: both factors keep their spectra."""
         return Factors(self.decoder, self.encoder[:, generator.permutation(self.neurons)])
 
+    def aligned(self, generator: np.random.Generator) -> Factors:
+        """A graph without groups whose neurons are each like one of this graph by themselves.
+
+        Every neuron keeps the norms of what it reads (its column of the encoder, r) and writes (its row of the decoder,
+        w) and the cosine c between the two: w becomes c r + sqrt(1 - c^2) o, o orthogonal to r. The directions of r and
+        of o are drawn anew, from normal distributions with the second moments of r's and of o's directions, so that
+        the spectra stay nearly too, and no neuron's direction knows of another's.
+        """
+        read, read_norm = _directions(self.encoder.T)
+        write, write_norm = _directions(self.decoder)
+        cosine = np.clip((write * read).sum(1, keepdims=True), -1.0, 1.0)
+        beside = _directions(write - cosine * read)[0]
+        drawn = _directions(generator.standard_normal(read.shape) @ _root(read))[0]
+        other = generator.standard_normal(read.shape) @ _root(beside)
+        other = _directions(other - (other * drawn).sum(1, keepdims=True) * drawn)[0]
+        wrote = write_norm * (cosine * drawn + np.sqrt(1.0 - cosine**2) * other)
+        return Factors(wrote.astype(np.float32), np.ascontiguousarray((read_norm * drawn).T.astype(np.float32)))
+
     def gaussian(self, generator: np.random.Generator) -> Factors:
         """A graph of the same shape whose factors are independent standard normal numbers."""
         decoder = generator.standard_normal(self.decoder.shape, dtype=np.float32)
@@ -53,6 +71,18 @@ class Edges:
     columns: np.ndarray
     weights: np.ndarray
     neurons: int
+
+
+def _directions(vectors_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (n,D) and norms (n,1), float64; a vector of zeros stays one."""
+    norm = np.linalg.norm(vectors_nD.astype(np.float64), axis=1, keepdims=True)
+    return vectors_nD / np.where(norm > 0, norm, 1.0), norm
+
+
+def _root(vectors_nD: np.ndarray) -> np.ndarray:
+    """A matrix (D,D) that gives normal numbers the second moments of the vectors."""
+    values, axes = np.linalg.eigh(vectors_nD.T @ vectors_nD / len(vectors_nD))
+    return (axes * np.sqrt(np.clip(values, 0.0, None))) @ axes.T
 
 
 def whole_graph(model: GraphFactors) -> Factors:
@@ -72,7 +102,7 @@ def head_blocks(model: GraphFactors) -> list[Factors]:
 def largest_entries(graph: Factors, count: int, sign: Sign, loops: bool = False) -> Edges:
     """The `count` largest positive entries of decoder @ encoder, of its negative, or of its magnitude.
 
-    Exact: rows are multiplied in blocks of 64 MiB; what lies above a lower bound of the threshold, taken from a sample
+    Exact: rows are multiplied in blocks of 16 MiB; what lies above a lower bound of the threshold, taken from a sample
     of entries, is collected, and the largest of those are kept. A bound that proves too high is lowered and the pass
     repeated. Memory is that of about 2 * `count` entries and one block. Fewer edges when fewer entries are positive;
     without `loops` the diagonal is left out. The order is that of rows, then columns.
@@ -115,7 +145,7 @@ def _largest(values: np.ndarray, places: np.ndarray, count: int) -> tuple[np.nda
 
 
 def _lower_bound(graph: Factors, count: int, sign: Sign) -> float:
-    """A number that the `count`-th largest entry very likely exceeds, from 2^18 entries drawn with replacement."""
+    """A number that the `count`-th largest entry very likely exceeds, from 2^16 entries drawn with replacement."""
     generator, parts = np.random.default_rng(0), []
     for _ in range(SAMPLE // 2**14):
         rows, columns = generator.integers(0, graph.neurons, (2, 2**14))
@@ -140,15 +170,21 @@ def rewired(edges: Edges, generator: np.random.Generator, rounds: int = 4) -> Ed
     """
     n, rows = edges.neurons, edges.rows.copy()
     half = rows.size // 2
+    taken, twice = (np.zeros(n * n, dtype=bool) for _ in range(2))
+    taken[rows * n + edges.columns] = True
     for _ in range(rounds):
         order = generator.permutation(rows.size)
         first, second = order[:half], order[half : 2 * half]
         made = np.concatenate([rows[second] * n + edges.columns[first], rows[first] * n + edges.columns[second]])
-        taken = np.sort(rows * n + edges.columns)
-        exists = taken[np.minimum(np.searchsorted(taken, made), taken.size - 1)] == made
-        _, inverse, counts = np.unique(made, return_inverse=True, return_counts=True)
-        wrong = exists | (counts[inverse] > 1) | (made // n == made % n)
+        ordered = np.sort(made)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        twice[again] = True
+        wrong = taken[made] | twice[made] | (made // n == made % n)
+        twice[again] = False
         swap = ~(wrong[:half] | wrong[half:])
         a, b = first[swap], second[swap]
+        moved = np.concatenate([a, b])
+        taken[rows[moved] * n + edges.columns[moved]] = False
         rows[a], rows[b] = rows[b], rows[a]
+        taken[rows[moved] * n + edges.columns[moved]] = True
     return Edges(rows, edges.columns, edges.weights, n)

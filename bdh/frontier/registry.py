@@ -5,8 +5,8 @@ The runner, the tables, plots and summary of the report, the MLflow runs and the
 
 A new metric is three things: `bdh/frontier/<name>.py`, an entry in `METRICS`, a test. The module has two functions.
 `alone(subject)` (a `bdh.frontier.survey.Subject`) says in plain JSON numbers what an untrained twin shows, nothing
-where it shows nothing, and the points of its curves, of which those of the first twin are kept; stage `twins` calls it
-once per twin. `compute(context)` (a `Context`: a subject with what `alone` said of every twin) returns a row
+where it shows nothing, and the points of its curves, of which those of the first twin are kept; stage `twins` calls
+it once per twin. `compute(context)` (a `Context`: a subject with what `alone` said of every twin) returns a row
 (`bdh.frontier.rows.metric_row`, or `absent` with the reason where nothing can be measured) and the points of its
 curves; with `parts` one row per part instead, by its name.
 """

@@ -15,13 +15,15 @@ of the damped projections beside that of damping alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.signal import lfilter
 
 from bdh.frontier import persistence
+from bdh.frontier.parallel import each
 from bdh.frontier.persistence import autocorrelation, by_damping, compare_laws, damping_alone, reference_protocol
 from bdh.frontier.persistence import half_life as measured_half_life
 from bdh.frontier.rows import UNTRAINED, Measured, absent, mean_or_none, metric_row, point
@@ -60,6 +62,7 @@ def compute(context: Context) -> Measured:
         text,
         context.damping,
         draws=context.settings.null_draws,
+        jobs=context.settings.jobs,
     )
 
 
@@ -96,12 +99,13 @@ def measure(
     *,
     draws: int,
     seed: int = 0,
+    jobs: int | Literal["auto"] = 1,
 ) -> Measured:
     """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
 
     twins: `numbers` of the untrained twins. damping: per token, of the state that the half-life is about. draws: random
-    orders in the null; seed: of them. Fewer than 1024 tokens, or updates that never vary, cannot be measured: null with
-    a reason.
+    orders in the null; seed: of them. jobs: draws at a time. Fewer than 1024 tokens, or updates that never vary, cannot
+    be measured: null with a reason.
     """
     if own is None:
         return absent(NO_CODES), []
@@ -115,9 +119,11 @@ def measure(
     value, interval = persistence.hurst(updates_KP)
     if value is None:
         return absent("the updates do not fluctuate over some window length, they have no Hurst exponent"), []
-    nulls = {BLOCKS: _exponents(_dealt(updates_KP, draws, seed))}
+    generator = np.random.default_rng(seed)
+    orders = [block_order(text.scored, generator) for _ in range(draws)]
+    nulls = {BLOCKS: _known(each([partial(_exponent, updates_KP, order) for order in orders], jobs))}
     if shuffled:
-        nulls[SHUFFLED] = _exponents([centred(reading.projections, text) for reading in shuffled])
+        nulls[SHUFFLED] = _known([persistence.hurst(centred(one.projections, text))[0] for one in shuffled])
     row = metric_row(
         value,
         nulls=nulls,
@@ -148,14 +154,18 @@ def block_order(length: int, generator: np.random.Generator) -> np.ndarray:
     return np.concatenate([blocks[at] for at in generator.permutation(len(blocks))])
 
 
-def _dealt(updates_KP: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
+def _dealt(updates_KP: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(seed)
-    return [updates_KP[:, block_order(updates_KP.shape[1], generator)] for _ in range(draws)]
+    for _ in range(draws):
+        yield updates_KP[:, block_order(updates_KP.shape[1], generator)]
 
 
-def _exponents(series: Sequence[np.ndarray]) -> np.ndarray:
-    """Hurst exponents of those series (K,P each) that have one."""
-    found = (persistence.hurst(updates_KP)[0] for updates_KP in series)
+def _exponent(updates_KP: np.ndarray, order: np.ndarray) -> float | None:
+    return persistence.hurst(updates_KP[:, order])[0]
+
+
+def _known(found: Sequence[float | None]) -> np.ndarray:
+    """The exponents of those series that have one."""
     return np.array([value for value in found if value is not None])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from bdh.frontier import degrees
 from bdh.frontier.graph import Factors, largest_entries
+from bdh.frontier.parallel import each
 from bdh.frontier.rows import Measured, absent, metric_row
 from bdh.frontier.tmi import FEWEST_EDGES, FEWEST_NEURONS, SEED, once, quality
 from bdh.hebbian.held_out import HeldOut
@@ -78,7 +80,7 @@ def numbers(model: LanguageModel, text: HeldOut, device: torch.device | str, set
     streams = streams_of(text)
     if not _has_state(model) or streams is None:
         return {}
-    return {"value": _mean(state_graphs(model, streams, device), once(settings))}
+    return {"value": float(_over_heads(state_graphs(model, streams, device), once(settings)).mean())}
 
 
 def measure(
@@ -106,18 +108,17 @@ def measure(
     if not any(one.rows.size for one in edges):
         return absent("no entry of decoder @ rho is positive, the text leaves no synapses behind"), []
     generator = np.random.default_rng(SEED)
-    own = np.array([np.mean([quality(graph, settings) for graph in heads]) for heads in graphs])
-    permuted = [
-        _mean([[head.permuted(generator) for head in heads] for heads in graphs], settings)
-        for _ in range(settings.graph_nulls)
-    ]
+    own = _over_heads(graphs, settings)
+    drawn = [[[head.permuted(generator) for head in heads] for heads in graphs] for _ in range(settings.graph_nulls)]
     texts = [streams.shuffled(generator) for _ in range(settings.graph_nulls)]
+    permuted = _over_heads([heads for draw in drawn for heads in draw], settings)
+    shuffled = _over_heads([heads for one in texts for heads in state_graphs(model, one, device)], settings)
     shape = {side: degrees.row(found, []) for side, found in degrees.degrees_of(edges).items()}
     row = metric_row(
         float(own.mean()),
         nulls={
-            PERMUTED: np.array(permuted),
-            SHUFFLED: np.array([_mean(state_graphs(model, one, device), settings) for one in texts]),
+            PERMUTED: permuted.reshape(settings.graph_nulls, -1).mean(1),
+            SHUFFLED: shuffled.reshape(settings.graph_nulls, -1).mean(1),
         },
         interval=_over_streams(own),
         n=n * len(graphs[0]),
@@ -157,8 +158,10 @@ def _by_neuron(rho: Tensor, dim: int) -> Tensor:
     return rho.sum(1, keepdim=True)
 
 
-def _mean(graphs: list[list[Factors]], settings: Frontier) -> float:
-    return float(np.mean([quality(graph, settings) for heads in graphs for graph in heads]))
+def _over_heads(graphs: list[list[Factors]], settings: Frontier) -> np.ndarray:
+    """Q of every stream, mean over its heads."""
+    work = [partial(quality, graph, settings) for heads in graphs for graph in heads]
+    return np.array(each(work, settings.jobs)).reshape(len(graphs), -1).mean(1)
 
 
 def _over_streams(values: np.ndarray) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 Why: modularity alone says little, since thresholded noise has a Q that runs from .8 to .04 with the number of edges.
 So Q is read beside nulls with the same number of edges: the model's own factors with the encoder's columns dealt to
-other neurons (same spectra), factors of independent normal numbers, the configuration model (same degrees), and
-untrained twins.
+other neurons (same spectra); neurons that each keep their norms and the angle between what they read and write, drawn
+independently (a neuron that writes what it reads makes triangles, and so Q, without any group); factors of independent
+normal numbers; the configuration model (same degrees); and untrained twins.
 
 What: G = decoder @ encoder within each head (the blocks on the diagonal), signed: the `top_share` largest positive
 entries are the excitatory graph, those of -G the inhibitory one; no loops. The value is Newman's Q of the excitatory
@@ -16,8 +17,9 @@ wins), loops kept, one run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from scipy.stats import t as student
 
 from bdh.frontier.communities import best_partition, directed, modularity, undirected, undirected_as_reference
 from bdh.frontier.graph import Edges, Factors, Sign, head_blocks, largest_entries, rewired, whole_graph
+from bdh.frontier.parallel import each
 from bdh.frontier.rows import UNTRAINED, Measured, absent, mean_or_none, metric_row, point
 from bdh.intervals import against_null
 from bdh.models.base import GraphFactors
@@ -34,13 +37,18 @@ if TYPE_CHECKING:
     from bdh.params import Frontier
 
 GROUPS = 5
+REFERENCES = 3
 CURVE = (1 / 16, 1 / 4, 1.0, 4.0)
+LONGEST_CURVE = 2**22
 FEWEST_NEURONS = 32
 FEWEST_EDGES = 64
 SEED = 0
 PERMUTED = "permuted encoder"
+ALIGNED = "independent neurons of the same norms and alignment"
 GAUSSIAN = "product of Gaussian factors"
 REWIRED = "configuration model"
+OWN, INHIBITORY, LEFT = "own", "inhibitory", "without a fifth of the neurons"
+CURVE_OF = "curve"
 NO_GRAPH = "this variant has no neuron graph decoder @ encoder"
 
 
@@ -60,16 +68,24 @@ def alone(subject: Subject) -> Measured:
 def numbers(model: GraphFactors, settings: Frontier, number: int) -> dict[str, float]:
     """Q and the reference protocol of an untrained twin, none where its graph is too small.
 
-    number: of the twin. The first `graph_nulls` of them also give a draw of the null of Gaussian factors, which depends
-    on the shape alone.
+    number: of the twin. The first three alone are read by the reference protocol, whose graph is that of all heads; the
+    first `graph_nulls` also give a draw of the null of Gaussian factors, which depends on the shape alone.
     """
     heads = head_blocks(model)
     if heads[0].neurons < FEWEST_NEURONS or _count(heads[0], settings.top_share) < FEWEST_EDGES:
         return {}
-    found = {"value": _mean_quality(heads, settings), "reference": reference_quality(model, settings)}
+    graphs = list(heads)
     if number < settings.graph_nulls:
-        noise = [head.gaussian(_generator(3, number, at)) for at, head in enumerate(heads)]
-        found["gaussian"] = _mean_quality(noise, settings)
+        graphs += [head.gaussian(_generator(3, number, at)) for at, head in enumerate(heads)]
+    tasks: list[Task] = [partial(quality, graph, settings) for graph in graphs]
+    if number < REFERENCES:
+        tasks.append(partial(reference_quality, model, settings))
+    done = each(tasks, settings.jobs)
+    found = {"value": float(np.mean(done[: len(heads)]))}
+    if len(graphs) > len(heads):
+        found["gaussian"] = float(np.mean(done[len(heads) : len(graphs)]))
+    if number < REFERENCES:
+        found["reference"] = done[-1]
     return found
 
 
@@ -89,8 +105,16 @@ def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], se
     edges = [largest_entries(head, kept, "excitatory") for head in heads]
     if (fewest := min(one.rows.size for one in edges)) < FEWEST_EDGES:
         return absent(f"{fewest} positive entries within a head, at least {FEWEST_EDGES} are needed"), []
-    own = [communities(head, settings) for head in heads]
-    drawn = _draws(heads, edges, settings)
+    series = {"trained": heads, PERMUTED: [_dealt(head, 0, at) for at, head in enumerate(heads)]}
+    tasks: dict[tuple[Any, ...], Task] = {("reference",): partial(reference_quality, model, settings)}
+    for name, blocks in series.items():
+        for share in reversed(_shares(heads[0], settings)):
+            parts = {(CURVE_OF, name, share, at): block for at, block in enumerate(blocks)}
+            tasks |= {key: partial(communities, block, once(settings), share) for key, block in parts.items()}
+    tasks |= _tasks(heads, edges, settings)
+    done = dict(zip(tasks, each(list(tasks.values()), settings.jobs), strict=True))
+    own = [done[OWN, 0, at] for at in range(len(heads))]
+    drawn = {name: _by_draw(done, name, heads, settings) for name in (PERMUTED, ALIGNED, REWIRED)}
     nulls = {name: np.array([[one.modularity for one in d] for d in draws]).mean(1) for name, draws in drawn.items()}
     if gaussian := [twin["gaussian"] for twin in twins if "gaussian" in twin]:
         nulls[GAUSSIAN] = np.array(gaussian)
@@ -99,11 +123,11 @@ def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], se
     row = metric_row(
         value,
         nulls=nulls,
-        interval=_jackknife(heads, value, settings),
+        interval=_jackknife(value, [[done[LEFT, left, at] for at in range(len(heads))] for left in range(GROUPS)]),
         n=sum(head.neurons for head in heads),
         untrained=[twin["value"] for twin in twins],
-        reference=reference_quality(model, settings),
-        reference_untrained=[twin["reference"] for twin in twins],
+        reference=done["reference",],
+        reference_untrained=[twin["reference"] for twin in twins if "reference" in twin],
         entries=kept * len(heads),
         top_share=settings.top_share,
         method=f"{settings.communities}, best of {settings.restarts}",
@@ -114,11 +138,20 @@ def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], se
             for at, one in enumerate(own)
         ],
         directed=_beside([one.directed for one in own], [[one.directed for one in draw] for draw in drawn[PERMUTED]]),
-        inhibitory=_inhibitory(heads, settings),
+        inhibitory=_beside(
+            [done[INHIBITORY, -1, at].modularity for at in range(len(heads))],
+            [[one.modularity for one in draw] for draw in _by_draw(done, INHIBITORY, heads, settings)],
+        ),
     )
     row["excess"] = value - row["null_mean"]
-    series = {"trained": heads, PERMUTED: [_dealt(head, 0, at) for at, head in enumerate(heads)]}
-    return row, [one for name, blocks in series.items() for one in _curve(name, blocks, settings)]
+    curves = {
+        (name, share): [done[CURVE_OF, name, share, at].modularity for at in range(len(heads))]
+        for name in series
+        for share in _shares(heads[0], settings)
+    }
+    return row, [
+        point("tmi", _count(heads[0], share), float(np.mean(found)), name) for (name, share), found in curves.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -140,14 +173,42 @@ def once(settings: Frontier) -> Frontier:
     return settings.model_copy(update={"restarts": 1})
 
 
-def _draws(heads: list[Factors], edges: list[Edges], settings: Frontier) -> dict[str, list[list[Communities]]]:
-    """Draws of the nulls that are made of the graph itself, head by head."""
-    found: dict[str, list[list[Communities]]] = {PERMUTED: [], REWIRED: []}
-    for draw in range(settings.graph_nulls):
-        generators = [_generator(1, draw, at) for at in range(len(heads))]
-        found[PERMUTED].append([communities(_dealt(h, draw, at), settings) for at, h in enumerate(heads)])
-        found[REWIRED].append([_of_edges(rewired(e, g), settings) for e, g in zip(edges, generators, strict=True)])
+Task = Callable[[], Any]
+
+
+def _tasks(heads: list[Factors], edges: list[Edges], settings: Frontier) -> dict[tuple[Any, ...], Task]:
+    """Everything that is looked for communities in, by name, draw and head: the graph, its nulls, parts of it."""
+    found: dict[tuple[Any, ...], Task] = {}
+    groups = [_generator(2, 0, at).permutation(head.neurons) % GROUPS for at, head in enumerate(heads)]
+    for at, (head, group) in enumerate(zip(heads, groups, strict=True)):
+        found[OWN, 0, at] = partial(communities, head, settings)
+        found[INHIBITORY, -1, at] = partial(communities, head, settings, None, "inhibitory")
+        for left in range(GROUPS):
+            found[LEFT, left, at] = partial(communities, head.keep(np.flatnonzero(group != left)), once(settings))
+        for draw in range(settings.graph_nulls):
+            found[PERMUTED, draw, at] = partial(_of_null, head, draw, at, settings)
+            found[INHIBITORY, draw, at] = partial(_of_null, head, draw, at, settings, "inhibitory")
+            found[ALIGNED, draw, at] = partial(_of_aligned, head, draw, at, settings)
+            found[REWIRED, draw, at] = partial(_of_rewired, edges[at], draw, at, settings)
     return found
+
+
+def _of_null(head: Factors, draw: int, at: int, settings: Frontier, sign: Sign = "excitatory") -> Communities:
+    return communities(_dealt(head, draw, at), settings, None, sign)
+
+
+def _of_aligned(head: Factors, draw: int, at: int, settings: Frontier) -> Communities:
+    return communities(head.aligned(_generator(4, draw, at)), settings)
+
+
+def _of_rewired(edges: Edges, draw: int, at: int, settings: Frontier) -> Communities:
+    return _of_edges(rewired(edges, _generator(1, draw, at)), settings)
+
+
+def _by_draw(
+    done: Mapping[tuple[Any, ...], Any], name: str, heads: list[Factors], settings: Frontier
+) -> list[list[Communities]]:
+    return [[done[name, draw, at] for at in range(len(heads))] for draw in range(settings.graph_nulls)]
 
 
 def communities(
@@ -205,38 +266,28 @@ def _beside(values: list[float], draws: list[list[float]]) -> dict[str, Any]:
     return {"value": value} | against_null(value, np.array(draws).mean(1))
 
 
-def _inhibitory(heads: list[Factors], settings: Frontier) -> dict[str, Any]:
-    """Q of the graph of the largest negative entries beside draws of the permuted encoder."""
-    draws = [
-        [communities(_dealt(head, draw, at), settings, None, "inhibitory").modularity]
-        for draw in range(settings.graph_nulls)
-        for at, head in enumerate(heads)
-    ]
-    by_draw = np.array(draws).reshape(settings.graph_nulls, len(heads)).tolist()
-    return _beside([communities(head, settings, None, "inhibitory").modularity for head in heads], by_draw)
-
-
 def _stability(found: Sequence[Communities]) -> float | None:
     return mean_or_none([one.stability for one in found if one.stability is not None])
 
 
-def _jackknife(heads: list[Factors], value: float, settings: Frontier) -> tuple[float | None, float | None]:
+def _jackknife(value: float, without: list[list[Communities]]) -> tuple[float | None, float | None]:
     """95 % interval of Q over neurons: a delete-one-group jackknife with five random groups per head, t of 4."""
-    one_run = once(settings)
-    groups = [_generator(2, 0, at).permutation(head.neurons) % GROUPS for at, head in enumerate(heads)]
-    values = np.array(
-        [
-            _mean_quality([h.keep(np.flatnonzero(g != left)) for h, g in zip(heads, groups, strict=True)], one_run)
-            for left in range(GROUPS)
-        ]
-    )
+    values = np.array([[one.modularity for one in heads] for heads in without]).mean(1)
     error = math.sqrt((GROUPS - 1) / GROUPS * float(((values - values.mean()) ** 2).sum()))
     half = float(student.ppf(0.975, GROUPS - 1)) * error
     return value - half, value + half
 
 
-def _curve(name: str, heads: list[Factors], settings: Frontier) -> list[dict[str, Any]]:
-    """Q over the number of entries kept per head, one run each, from a sixteenth to four times the row's own number."""
-    one_run = once(settings)
+def _shares(head: Factors, settings: Frontier) -> list[float]:
+    """Shares of the entries of a curve: from a sixteenth to four times the row's own, below a half and 2^22 entries."""
     shares = [settings.top_share * factor for factor in CURVE if settings.top_share * factor < 0.5]
-    return [point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name) for share in shares]
+    return [share for share in shares if share <= settings.top_share or _count(head, share) <= LONGEST_CURVE]
+
+
+def _curve(name: str, heads: list[Factors], settings: Frontier) -> list[dict[str, Any]]:
+    """Q over the number of entries kept per head, one run each."""
+    one_run = once(settings)
+    return [
+        point("tmi", _count(heads[0], share), _mean_quality(heads, one_run, share), name)
+        for share in _shares(heads[0], settings)
+    ]

@@ -8,11 +8,13 @@ waits for the first.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 
 from bdh.frontier import registry
+from bdh.frontier.parallel import each
 from bdh.frontier.rows import finite_points, mean_or_none, odd_number
 from bdh.frontier.survey import (
     Subject,
@@ -97,33 +100,50 @@ def seeds(count: int) -> list[int]:
 
 
 def measure(shape: Shape, protocol: Protocol) -> dict[str, Any]:
-    """What `load` reads: every twin by itself, one after the other."""
-    numbers: dict[str, list[dict[str, Any]]] = {metric.name: [] for metric in registry.METRICS}
-    points: dict[str, list[dict[str, Any]]] = {metric.name: [] for metric in registry.METRICS}
-    samples, first = [], {}
-    drawn = seeds(protocol.settings.twins)
-    for number, seed in enumerate(drawn):
-        model = shape.twin(seed).to(protocol.device)
-        subject = Subject(
-            model, _read(model, protocol), protocol.texts, protocol.settings, protocol.device, protocol.bfloat16, number
-        )
-        samples.append(sample(subject.own, protocol.texts.text))
-        if number == 0:
-            first = activity_report(subject.own) | {"weight_sparsity": weight_sparsity(model)}
-        for metric in registry.METRICS:
-            found, curve = importlib.import_module(metric.module).alone(subject)
-            if found and odd_number(found) is None:
-                numbers[metric.name].append(found)
-            if number == 0:
-                points[metric.name] = finite_points(curve)
-    bits = [one["bits_per_byte"] for one in samples if one["bits_per_byte"] is not None]
+    """What `load` reads. Twins are looked at side by side on a CPU; a GPU reads for one after the other."""
+    drawn, names = seeds(protocol.settings.twins), [metric.name for metric in registry.METRICS]
+    if protocol.device.type == "cpu":
+        alone = dataclasses.replace(protocol, settings=protocol.settings.model_copy(update={"jobs": 1}))
+        looks = each([partial(look, shape, alone, at, seed) for at, seed in enumerate(drawn)], protocol.settings.jobs)
+    else:
+        looks = [look(shape, protocol, at, seed) for at, seed in enumerate(drawn)]
+    bits = [one.sample["bits_per_byte"] for one in looks if one.sample["bits_per_byte"] is not None]
     summary = {
         "seeds": drawn,
-        "nats_per_token": float(np.mean([one["nats_per_token"] for one in samples])),
+        "nats_per_token": float(np.mean([one.sample["nats_per_token"] for one in looks])),
         "bits_per_byte": mean_or_none(bits),
-        **first,
+        **looks[0].shown,
     }
-    return {"shape": shape.identity(), "seeds": drawn, "summary": summary, "numbers": numbers, "points": points}
+    numbers = {
+        name: [found for one in looks if (found := one.numbers[name]) and odd_number(found) is None] for name in names
+    }
+    return {
+        "shape": shape.identity(), "seeds": drawn, "summary": summary, "numbers": numbers, "points": looks[0].points
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one twin shows. shown: activity and sparsity of its weights. numbers, points: by metric."""
+
+    sample: dict[str, Any]
+    shown: dict[str, Any]
+    numbers: dict[str, dict[str, Any]]
+    points: dict[str, list[dict[str, Any]]]
+
+
+def look(shape: Shape, protocol: Protocol, number: int, seed: int) -> Look:
+    """Read the text with one twin and ask every metric of the registry."""
+    model = shape.twin(seed).to(protocol.device)
+    own, texts = _read(model, protocol), protocol.texts
+    subject = Subject(model, own, texts, protocol.settings, protocol.device, protocol.bfloat16, number)
+    found = {metric.name: importlib.import_module(metric.module).alone(subject) for metric in registry.METRICS}
+    return Look(
+        sample(own, texts.text),
+        activity_report(own) | {"weight_sparsity": weight_sparsity(model)},
+        {name: numbers for name, (numbers, _) in found.items()},
+        {name: finite_points(points) for name, (_, points) in found.items()},
+    )
 
 
 def _read(model: LanguageModel, protocol: Protocol) -> Survey:

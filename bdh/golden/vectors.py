@@ -11,17 +11,20 @@ import ast
 import functools
 import importlib
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bdh.project.errors import RunError
+from bdh.project.errors import RunError, one_line
 
 CASES = Path(__file__).parent
 NOT_CASES = {"__init__", "vectors"}
 TOLERANCE = 1e-6
+DAMAGES = (zipfile.BadZipFile, zlib.error, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ def check_file(path: Path) -> Case:
                 errors |= importlib.import_module(f"bdh.golden.{module}").CHECKS[prefix](path)
             except KeyError as missing:
                 raise RunError(f"{path} lacks {missing}, which bdh/golden/{module}.py compares") from missing
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError) as error:
+                told = f"{type(error).__name__}: {one_line(error)[:200]}"
+                raise RunError(f"{path} does not hold what bdh/golden/{module}.py compares ({told})") from error
     return Case(path.stem, errors)
 
 
@@ -108,8 +114,10 @@ def read(path: Path) -> Vectors:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         config = json.loads(str(arrays.pop("config")))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise RunError(f"{path} is not a golden file: {error}") from None
+        if not isinstance(config, dict):
+            raise ValueError("its config is no mapping")
+    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, *DAMAGES) as error:
+        raise RunError(f"{path} is not a golden file: {one_line(error)}") from None
     parameters = {name.removeprefix("param."): arrays.pop(name) for name in list(arrays) if name.startswith("param.")}
     return Vectors(config, parameters, arrays)
 

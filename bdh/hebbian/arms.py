@@ -21,13 +21,15 @@ from torch import Tensor
 
 from bdh.hebbian.activity import Activity
 from bdh.hebbian.held_out import HeldOut
-from bdh.hebbian.reader import Reader
+from bdh.hebbian.reader import Destinations, Reader
 from bdh.hebbian.state import StateWatch
 from bdh.models.base import LanguageModel, damp_state
 
 REACH = 0.01
 MOST_WINDOWS = 16
 HALF, QUARTER = 0.5, 0.25
+Span = tuple[int, int, Destinations]
+"""Begin and end of some tokens of the text, and which arrays take their surprisal, each from which place on."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Readings:
 
     dampings: per token, that of the arms first, then the others of the sweep. overlaps: by which shares of their
     length windows are moved. watches: what the carried states were like, by damping (empty until `carried` is read).
-    `activity` watches the activations of arm `observe`.
+    `activity` watches the activations of arm `observe`. together: a span that two moves of windows share is read once;
+    not on a CPU, where every arm makes calls of its own, on which random draws inside a model depend.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Readings:
         self.activity = activity
         ends = set(np.flatnonzero(np.diff(text.document, append=-1)).tolist())
         self.watches = {damping: StateWatch(ends) for damping in self.dampings}
+        self.together = torch.device(device).type != "cpu"
         self._device = device
         self._bfloat16 = bfloat16
 
@@ -91,7 +95,31 @@ class Readings:
         shuffled = np.full(self.text.scored, np.nan) if donors else None
         for group in _groups(reader, len(carry) + donors):
             _read_group(reader, group, carry, shuffled, self.watches)
+        reader.settle()
         return CarriedReadings(carry, shuffled)
+
+    @cached_property
+    def moved(self) -> dict[float, np.ndarray]:
+        """Surprisal of every scored token by the share of their length that windows are moved by.
+
+        Fresh streams of the trained length, each scored where it is new; the first window of a document scores all its
+        tokens. No state is carried, so the spans of a text do not depend on each other: the longest are read first,
+        many side by side. On a GPU a span of two moves is read once (`together`).
+        """
+        found = {share: np.full(self.text.scored, np.nan) for share in self.overlaps}
+        for shares in [self.overlaps] if self.together else [(share,) for share in self.overlaps]:
+            self._read_moved({share: found[share] for share in shares})
+        return found
+
+    def _read_moved(self, found: dict[float, np.ndarray]) -> None:
+        reader, text = self.reader(), self.text
+        spans: dict[tuple[int, int], list[tuple[np.ndarray, int]]] = {}
+        for windows in _windows_by_document(text):
+            start, end = int(text.bounds[windows[0]]), int(text.bounds[windows[-1] + 1])
+            for share, nats in found.items():
+                for begin, stop, fresh in _moved_spans(start, end, text.window, max(1, int(share * text.window))):
+                    spans.setdefault((begin, stop), []).append((nats, fresh))
+        _read_sorted(reader, [(*span, into) for span, into in spans.items()], text.window)
 
 
 def _windows_by_document(text: HeldOut) -> list[list[int]]:
@@ -138,12 +166,14 @@ def _read_group(
         active = [windows[step] for windows in group if step < len(windows)]
         A = len(active)
         streams = {name: tensor[:, :A].flatten(0, 1) for name, tensor in own.items()}
-        into = [nats for nats in carry.values() for _ in active]
+        into = [[nats] for nats in carry.values() for _ in active]
+        if shuffled is not None and not step:
+            into[:A] = [[*arrays, shuffled] for arrays in into[:A]]
         if shuffled is not None and step:
             streams = {
                 name: torch.cat([tensor, _given(name, own[name][0], donors[:A])]) for name, tensor in streams.items()
             }
-            into += [shuffled] * A
+            into += [[shuffled]] * A
         after = reader.read(active * (len(into) // A), streams, into) or {}
         after = {name: tensor[: K * A].unflatten(0, (K, A)) for name, tensor in after.items()}
         for k, damping in enumerate(carry):
@@ -151,10 +181,6 @@ def _read_group(
             watches[damping].take(active, reached)
             for name, tensor in damp_state(reached, factors_K[k]).items():
                 own[name][k, :A] = tensor
-        if shuffled is not None and not step:
-            for row in active:
-                span = slice(reader.text.bounds[row], reader.text.bounds[row + 1])
-                shuffled[span] = next(iter(carry.values()))[span]
 
 
 def _given(name: str, own_G: Tensor, donors: list[int]) -> Tensor:
@@ -168,7 +194,7 @@ def read_static(reader: Reader) -> np.ndarray:
     at_once = reader.streams_at_once(reader.text.window)
     for start in range(0, order.size, at_once):
         reader.read([int(window) for window in order[start : start + at_once]])
-    return reader.nats
+    return reader.settle()
 
 
 def static(readings: Readings) -> np.ndarray:
@@ -189,7 +215,7 @@ def carry_corpus(readings: Readings) -> np.ndarray:
         if window:
             state = damp_state(state, readings.damping ** int(lengths[window - 1]))
         state = reader.read([window], state) or {}
-    return reader.nats
+    return reader.settle()
 
 
 def shuffled(readings: Readings) -> np.ndarray:
@@ -201,31 +227,22 @@ def shuffled(readings: Readings) -> np.ndarray:
 
 def overlap(readings: Readings) -> np.ndarray:
     """Windows moved by a half: every token after a document's first window has at least half a window before it."""
-    return read_moved(readings.reader(), HALF)
+    return readings.moved[HALF]
 
 
 def overlap_quarter(readings: Readings) -> np.ndarray:
     """Windows moved by a quarter: at least three quarters of a window stand before every such token."""
-    return read_moved(readings.reader(), QUARTER)
+    return readings.moved[QUARTER]
 
 
-def read_moved(reader: Reader, share: float) -> np.ndarray:
-    """Fresh streams of the trained length, each moved by `share` of a window and scored where it is new.
-
-    The first window of a document scores all its tokens. No state is carried, so the spans of a text do not depend on
-    each other: the longest are read first, many side by side.
-    """
-    text = reader.text
-    spans = []
-    for windows in _windows_by_document(text):
-        start, end = int(text.bounds[windows[0]]), int(text.bounds[windows[-1] + 1])
-        spans += list(_moved_spans(start, end, text.window, max(1, int(share * text.window))))
+def _read_sorted(reader: Reader, spans: list[Span], tokens: int) -> None:
+    """Read spans of at most `tokens` tokens as fresh streams, the longest first, many side by side."""
     spans.sort(key=lambda span: span[0] - span[1])
-    at_once = reader.streams_at_once(text.window)
+    at_once = reader.streams_at_once(tokens)
     for start in range(0, len(spans), at_once):
-        begins, ends, scored = (list(part) for part in zip(*spans[start : start + at_once], strict=True))
-        reader.read_spans(begins, ends, scored)
-    return reader.nats
+        begins, ends, into = (list(part) for part in zip(*spans[start : start + at_once], strict=True))
+        reader.read_spans(begins, ends, into)
+    reader.settle()
 
 
 def _moved_spans(start: int, end: int, window: int, move: int) -> Iterator[tuple[int, int, int]]:
@@ -244,23 +261,23 @@ def longer_context(readings: Readings) -> np.ndarray:
     """
     reader, text = readings.reader(), readings.text
     context = reach(readings.damping, text.window)
-    spans = []
+    spans: list[Span] = []
     for windows in _windows_by_document(text):
         start, end = int(text.bounds[windows[0]]), int(text.bounds[windows[-1] + 1])
-        spans += [(max(start, at - context), min(at + context, end), at) for at in range(start, end, context)]
+        for at in range(start, end, context):
+            spans.append((max(start, at - context), min(at + context, end), [(reader.nats, at)]))
+    if not reader.model.carries_state or reader.model.max_positions() is not None:
+        _read_sorted(reader, spans, 2 * context)
+        return reader.nats
     spans.sort(key=lambda span: span[0] - span[1])
-    whole = not reader.model.carries_state or reader.model.max_positions() is not None
-    at_once = reader.streams_at_once(2 * context if whole else text.window, stateful=not whole)
+    at_once = reader.streams_at_once(text.window, stateful=True)
     for start in range(0, len(spans), at_once):
-        begins, ends, scored = (list(part) for part in zip(*spans[start : start + at_once], strict=True))
-        if whole:
-            reader.read_spans(begins, ends, scored)
-        else:
-            _read_piecewise(reader, begins, ends, scored)
-    return reader.nats
+        begins, ends, into = (list(part) for part in zip(*spans[start : start + at_once], strict=True))
+        _read_piecewise(reader, begins, ends, into)
+    return reader.settle()
 
 
-def _read_piecewise(reader: Reader, begins: list[int], ends: list[int], scored: list[int]) -> None:
+def _read_piecewise(reader: Reader, begins: list[int], ends: list[int], into: list[Destinations]) -> None:
     """Read spans, longest first, window by window from fresh states that are not damped."""
     window, state = reader.text.window, reader.model.initial_state(len(begins))
     for offset in range(0, ends[0] - begins[0], window):
@@ -268,7 +285,7 @@ def _read_piecewise(reader: Reader, begins: list[int], ends: list[int], scored: 
         state = {name: tensor[:active] for name, tensor in state.items()}
         starts = [begin + offset for begin in begins[:active]]
         stops = [min(at + window, end) for at, end in zip(starts, ends[:active], strict=True)]
-        state = reader.read_spans(starts, stops, scored[:active], state) or {}
+        state = reader.read_spans(starts, stops, into[:active], state) or {}
 
 
 def reach(damping: float, window: int) -> int:

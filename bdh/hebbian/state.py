@@ -30,6 +30,7 @@ class StateWatch:
         self.ranks: list[float] = []
         self._projections: dict[int, np.ndarray] = {}
         self._seed = seed
+        self._pairs: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def take(self, windows: list[int], state: State) -> None:
         """Take in the states (rows) of the streams that have just read `windows`."""
@@ -46,9 +47,12 @@ class StateWatch:
 
     def _project(self, matrices_BMij: Tensor) -> Tensor:
         B, _, rows, columns = matrices_BMij.shape
-        generator = torch.Generator().manual_seed(self._seed)
-        u_Pi = torch.randn(PROJECTIONS, rows, generator=generator).to(matrices_BMij) / math.sqrt(rows)
-        v_Pj = torch.randn(PROJECTIONS, columns, generator=generator).to(matrices_BMij) / math.sqrt(columns)
+        if (rows, columns) not in self._pairs:
+            generator = torch.Generator().manual_seed(self._seed)
+            u_Pi = torch.randn(PROJECTIONS, rows, generator=generator).to(matrices_BMij) / math.sqrt(rows)
+            v_Pj = torch.randn(PROJECTIONS, columns, generator=generator).to(matrices_BMij) / math.sqrt(columns)
+            self._pairs[rows, columns] = u_Pi, v_Pj
+        u_Pi, v_Pj = self._pairs[rows, columns]
         half_BMPj = torch.einsum("pi,bmij->bmpj", u_Pi, matrices_BMij)
         return (half_BMPj * v_Pj).sum(-1).reshape(B, -1).double()
 

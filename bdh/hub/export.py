@@ -168,6 +168,8 @@ def model_card(run: TrainedRun, root: Path) -> str:
     """README.md of the exported folder, with the metadata that the hub reads at its head."""
     train, hebbian = run.results.get("train", {}), run.results.get("hebbian", {})
     files = _files(root / TOKENS / run.config["corpus"] / "stats.json")
+    origin = root / (run.config.get("train", {}).get("init_from") or "-") / "config.json"
+    imported = read_json(origin).get("imported") if origin.is_file() else None
     unlicensed = [file["licence"] for file in files if file["licence"].startswith(UNLICENSED)]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -184,10 +186,10 @@ def model_card(run: TrainedRun, root: Path) -> str:
         window=hebbian.get("window"),
         validation=train.get("validation/bits_per_byte"),
         best_step=train.get("best_step"),
-        imported=run.config.get("imported"),
+        imported=imported,
         files=files,
         unlicensed=", ".join(dict.fromkeys(unlicensed)),
-        licence_tag="other" if unlicensed or run.config.get("imported") else "mit",
+        licence_tag="other" if unlicensed or imported else "mit",
         commit=_commit(),
     )
 

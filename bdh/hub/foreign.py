@@ -9,8 +9,8 @@
 Weights are read from safetensors, or from `.pt` and `.bin` files by a reader that runs nothing (`weights_only`). What
 is no such checkpoint, or would compute something else here, is refused in one line.
 
-Such a checkpoint becomes a variant: its weights lie in data/imported, its section in params.yaml names the
-architecture, the settings and the sha256 of the weights, and `regime: none`: stage `train` takes the weights as they
+Such a checkpoint becomes a variant: it lies in data/imported as a run whose folder carries the sha256 of the weights,
+and its section in params.yaml says `init_from` that folder and `regime: none`. Stage `train` takes the weights as they
 are, so DVC, the evaluations, the page and MLflow see a run like any other. Its `family` is `imported`: nothing is known
 of the text that the weights have seen, so no claim counts on it.
 """
@@ -18,6 +18,7 @@ of the text that the weights have seen, so no claim counts on it.
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import tokenizers
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
@@ -38,8 +39,8 @@ from bdh.models.base import LanguageModel, build
 from bdh.models.bdh import COMPILED_PREFIX
 from bdh.params import Params
 from bdh.project.errors import ParamsError, RunError, one_line
-from bdh.project.files import TOKENS, read_json, replacing
-from bdh.training.checkpoints import copy_of, put_into, tensors_of
+from bdh.project.files import TOKENS, read_json, replacing, write_json
+from bdh.training.checkpoints import CONFIG, WEIGHTS, put_into, save_run, tensors_of
 
 FILES = ("model.safetensors", "pytorch_model.bin", "model.pt", "checkpoint.pt", "ckpt.pt")
 SETTINGS = ("config", "model_args")
@@ -63,6 +64,7 @@ BYTE_IDS, GPT2_IDS = 256, 50257
 PROBE = 4096
 FOLDER = Path("data/imported")
 FAMILY = "imported"
+SHOWN_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -296,12 +298,33 @@ def bring_in(
             f"{source} cannot join a comparison on {', '.join(unfit)}; "
             f"name in `corpora` what it reads ({', '.join(readable)}), or go without --compare"
         )
-    path = FOLDER / f"{variant}.safetensors"
-    with replacing(path) as temporary:
-        save_file(copy_of(model), temporary)
-    section = _section(foreign, source, path, model, params)
-    add_variant(file, variant, section, compare)
+    folder = _write(foreign, source, variant, model, readable)
+    add_variant(file, variant, _section(foreign, folder, model, params), compare)
     return readable
+
+
+def _write(foreign: Foreign, source: Path, variant: str, model: LanguageModel, readable: Sequence[str]) -> Path:
+    """The weights as a run: other weights get another folder, so that DVC sees them as another setting."""
+    tokenizers_of = [TokenCorpus.open(TOKENS / name).tokenizer.description() for name in readable]
+    config = {
+        "variant": variant,
+        "architecture": foreign.architecture,
+        "vocab_size": foreign.vocab_size,
+        "corpus": readable[0],
+        "seed": 0,
+        "model": foreign.settings,
+    }
+    if all(one == tokenizers_of[0] for one in tokenizers_of):
+        config["tokenizer"] = tokenizers_of[0]
+    new = FOLDER / f".{variant}"
+    save_run(new, model, config)
+    digest = sha256_of(new / WEIGHTS)
+    imported = {"source": source.name, "format": foreign.format, "sha256": digest}
+    write_json(new / CONFIG, config | {"imported": imported})
+    folder = FOLDER / f"{variant}-{digest[:SHOWN_DIGITS]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    return folder
 
 
 def _readable(foreign: Foreign, model: LanguageModel, corpora: Sequence[str], params: Params) -> list[str]:
@@ -326,8 +349,8 @@ def _readable(foreign: Foreign, model: LanguageModel, corpora: Sequence[str], pa
     return fitting
 
 
-def _section(foreign: Foreign, source: Path, path: Path, model: LanguageModel, params: Params) -> dict[str, Any]:
-    train: dict[str, Any] = {"regime": "none", "learning_rule": "backprop", "refit": False, "carry": False}
+def _section(foreign: Foreign, folder: Path, model: LanguageModel, params: Params) -> dict[str, Any]:
+    train: dict[str, Any] = {"regime": "none", "init_from": folder.as_posix(), "refit": False, "carry": False}
     limit = model.max_positions()
     if limit is not None and limit < getattr(params.scales, params.scale).train.window:
         train["window"] = limit
@@ -336,12 +359,6 @@ def _section(foreign: Foreign, source: Path, path: Path, model: LanguageModel, p
         "family": FAMILY,
         "model": foreign.settings,
         "train": train,
-        "weights": {
-            "path": path.as_posix(),
-            "sha256": sha256_of(path),
-            "source": source.name,
-            "format": foreign.format,
-        },
     }
 
 

@@ -19,7 +19,9 @@ Letters: B batch, T tokens, N neurons per head, P = N/2 pairs, K entries per hea
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -72,16 +74,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs of `x` (..., T, N) by the angles of `rotation`; same shape and dtype.
 
     Computed in float32 at least. A pair is a complex number and a turn a product, which runs in one pass; a compiler,
-    which has no complex numbers but fuses, gets the same products written out.
+    which has no complex numbers but fuses, gets the same products written out. Many tokens on a GPU without gradients
+    are turned by one compiled program, which moves a fifth of the bytes.
     """
     if torch.compiler.is_compiling():
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
-    else:
-        wide = x if x.dtype == torch.float64 else x.float()
-        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)).contiguous())
-        turned = torch.view_as_real(pairs * torch.complex(cos, sin).to(pairs.dtype))
+        return _written_out(x, cos, sin)
+    if x.is_cuda and x.numel() >= MANY and not torch.is_grad_enabled():
+        return _compiled()(x, cos, sin)
+    wide = x if x.dtype == torch.float64 else x.float()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * torch.complex(cos, sin).to(pairs.dtype))
     return turned.flatten(-2).to(x.dtype)
+
+
+MANY = 2**24
+
+
+def _written_out(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` in real numbers."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`_written_out` as one program for every size."""
+    return torch.compile(_written_out, dynamic=True)
 
 
 def _rounded_phases(positions: Tensor, frequency_P: Tensor) -> Tensor:

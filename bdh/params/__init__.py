@@ -22,7 +22,7 @@ from bdh.params.corpora import (
     Written,
 )
 from bdh.params.load import FILE, load
-from bdh.params.training import Frontier, Hebbian, Train, Weights
+from bdh.params.training import Frontier, Hebbian, Train
 from bdh.params.whole import WINDOW_SETTINGS, Params, corpus_of, named_settings
 
 __all__ = [
@@ -50,7 +50,6 @@ __all__ = [
     "SplitByPosition",
     "Tokenizer",
     "Train",
-    "Weights",
     "Written",
     "corpus_of",
     "load",

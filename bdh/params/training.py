@@ -49,6 +49,7 @@ class Train(Section):
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
     refit: bool = False
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     carry: bool = False
     carry_damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
     carry_windows: Annotated[int, Field(ge=2)] = 16
@@ -90,26 +91,12 @@ class OverridesByScale(Section):
     gpu: Overrides
 
 
-class Weights(Section):
-    """What a variant starts from in the place of random weights: a safetensors file with the model's own names.
-
-    path: where it lies; sha256: of the file, so that a stage depends on what is in it. source, format: where it comes
-    from, in words (`bdh import` writes this section).
-    """
-
-    path: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    source: str
-    format: str
-
-
 class Variant(Overrides):
     """One section of `variant`: how it differs from the scale, or from the section that it is a preset `of`.
 
     of: a section or an architecture whose settings are inherited (None: the section's name is its architecture).
     family: what the claims count the variant to. without, only: the mechanism of an ablation; at most one is given.
-    model and train hold at every scale, `scales` (which wins over both) at one of them. weights: what it starts from,
-    inherited.
+    model and train hold at every scale, `scales` (which wins over both) at one of them.
     """
 
     of: Name | None = None
@@ -117,7 +104,6 @@ class Variant(Overrides):
     without: Name | None = None
     only: Name | None = None
     scales: OverridesByScale | None = None
-    weights: Weights | None = None
 
 
 class HebbianScale(Section):
@@ -168,6 +154,7 @@ class Frontier(Section):
     null_draws: Annotated[int, Field(ge=20)]
     bootstrap: Annotated[int, Field(ge=20)]
     twins: Count
+    jobs: Count | Literal["auto"] = "auto"
     laptop: FrontierScale
     gpu: FrontierScale
 

@@ -22,11 +22,9 @@ from bdh.params.training import (
     Tune,
     Tuned,
     Variant,
-    Weights,
 )
 from bdh.project.errors import ParamsError
 
-BEARS_ON_TRAINING = {"of", "model", "train", "scales", "weights"}
 WINDOW_SETTINGS = ("block_size", "window")
 """Settings of a model that are the training window unless params.yaml gives them."""
 
@@ -68,11 +66,6 @@ class Params(Section):
         """What the claims count a variant to: the nearest `family` that is given, else the architecture."""
         given = (self.variant[name].family for name in self.sections_of(variant))
         return next((family for family in given if family is not None), self.architecture_of(variant))
-
-    def weights_of(self, variant: str) -> Weights | None:
-        """The weights that a variant starts from, those of the nearest section that gives some; None: random ones."""
-        given = (self.variant[name].weights for name in self.sections_of(variant))
-        return next((weights for weights in given if weights is not None), None)
 
     def ablation_of(self, variant: str) -> tuple[Literal["without", "only"], str] | None:
         """Whether the variant lacks one mechanism or has a single one, and which; None for no ablation.
@@ -140,7 +133,7 @@ class Params(Section):
     def inherited_by(self, variant: str) -> dict[str, Any]:
         """What a preset inherits, by section: every key that bears on a training, as it is given in params.yaml."""
         found = {
-            name: self.variant[name].model_dump(include=BEARS_ON_TRAINING, exclude_unset=True)
+            name: self.variant[name].model_dump(include={"of", "model", "train", "scales"}, exclude_unset=True)
             for name in self.sections_of(variant)[1:]
         }
         if self.recipe == "tuned":

@@ -45,6 +45,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def reads_in_bfloat16(name: str, device: torch.device) -> bool:
+    """Whether held-out text is read in bfloat16 autocast: as training on a GPU, on a CPU only if `precision` says so.
+
+    A CPU reads as exactly as it can, whatever it trained in: the text is short there, and the arms differ by little.
+    """
+    chosen = choose_precision(name, device)
+    return chosen == torch.bfloat16 and (device.type == "cuda" or name == "bfloat16")
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     """Context that computes in `precision` where that is safe; does nothing for float32."""
     if precision == torch.float32:

@@ -66,6 +66,9 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if sys.platform == "win32":
+            sys.stderr.write("error: Windows is not supported; run it in WSL 2 (`wsl --install`), which is Linux\n")
+            raise SystemExit(EXIT_CODE)
         try:
             return function(*args, **kwargs)
         except HatcheryError as error:

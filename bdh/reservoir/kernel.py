@@ -1,10 +1,14 @@
-"""One GPU kernel for the whole scan of a `neuro` reservoir: a program per stream, the synapses in registers.
+"""GPU kernels for what a reservoir scans token by token: the whole state of `neuro`, and x alone of `stabilized`.
+
+`neuro_kernel`: a program per stream, the synapses in registers.
 
 Equal to `bdh.reservoir.scan.feedback_scan` without gradients. A step of the eager scan starts about fifty
 kernels; here a step is a few thousand instructions of one program and nothing but the drive, the embedding, the spikes
 and what is asked for passes through memory. Ranks are counted instead of sorted: neuron i stays when fewer than k
 others are larger (and, for the k-WTA on y, when ties with higher indices are counted as larger), which is the tie rule
 `last`. `available` says for what the kernel is used: CUDA, no gradient, ties `last`, sizes that fit into registers.
+
+`activity_kernel`: equal to `bdh.reservoir.scan.activity_scan` without gradients, which starts six kernels per token.
 
 Operands of the program, all row-major: drive, spikes (int8), x_out, y_out (B,T,N); e, v_out (B,T,D); gain_out (B,T); x
 before the first token (B,N); E (D,N); Dy (N,D); rho (B,K,D,N), read and written; decays and reads (K). All but spikes
@@ -44,6 +48,7 @@ else:
 
 
 LARGEST_N, LARGEST_STATE = 128, 16384
+LARGEST_ACTIVITY = 4096
 
 
 @torch.compiler.disable
@@ -88,6 +93,27 @@ def kernel_scan(
         MODULATED=rules.mod_gamma_max > 0, num_warps=8,
     )  # fmt: skip
     return x_BTN, y_BTN, v_BTD, gain_BT, rho_BKDN
+
+
+@torch.compiler.disable
+def scans_activity(x_BN: Tensor) -> bool:
+    """Whether `kernel_activity` can run from this x."""
+    there = x_BN.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    fits = x_BN.dtype == torch.float32 and x_BN.shape[-1] <= LARGEST_ACTIVITY
+    return fits and there and not torch.is_grad_enabled() and TRITON
+
+
+@torch.compiler.disable
+def kernel_activity(rules: Rules, x_BN: Tensor, drive_BTN: Tensor) -> Tensor:
+    """x (B,T,N) under leak, L1 normalisation and threshold, as `activity_scan`."""
+    B, T, N = drive_BTN.shape
+    x_BTN = torch.empty(B, T, N, dtype=drive_BTN.dtype, device=drive_BTN.device)
+    activity_kernel[(B,)](
+        drive_BTN.contiguous(), x_BN.contiguous(), x_BTN, T, rules.x_decay, rules.threshold_ratio or 0.0,
+        N=N, NP=_padded(N), NORMALIZED=rules.x_normalized, THRESHOLD=rules.threshold_ratio is not None,
+        num_warps=1 if N <= 256 else 4,
+    )  # fmt: skip
+    return x_BTN
 
 
 def _padded(size: int) -> int:
@@ -181,3 +207,23 @@ def neuro_kernel(
         tl.store(v_out + row * D + d, v_D, mask=in_d)
         tl.store(gain_out + row, gain)
     tl.store(rho_ptr + rho_at, rho_KDN, mask=in_kdn)
+
+
+@_jit
+def activity_kernel(
+    drive_ptr, x_ptr, x_out, T, x_decay, threshold,
+    N: tl.constexpr, NP: tl.constexpr, NORMALIZED: tl.constexpr, THRESHOLD: tl.constexpr,
+):  # fmt: skip
+    """x of T tokens of one stream (program b); `bdh.reservoir.scan.next_activity` says what a token does."""
+    b = tl.program_id(0).to(tl.int64)
+    n = tl.arange(0, NP)
+    in_n = n < N
+    x = tl.load(x_ptr + b * N + n, mask=in_n, other=0.0)
+    for t in range(T):
+        row = b * T + t
+        x = x_decay * x + tl.load(drive_ptr + row * N + n, mask=in_n, other=0.0)
+        if NORMALIZED:
+            x = x / (tl.sum(tl.abs(x), 0) + 1e-6)
+        if THRESHOLD:
+            x = tl.where(x > threshold * tl.max(tl.where(in_n, x, float("-inf")), 0), x, 0.0)
+        tl.store(x_out + row * N + n, x, mask=in_n)

@@ -3,7 +3,8 @@
 What has to wait for the token before it decides the form:
 
 - `recurrent`: x is a cumulative sum and the readout is linear attention with decay, so nothing is scanned;
-- `stabilized`, and `neuro` without gain, k-WTA on x and forgetting: x alone is scanned, the rest is parallel over T;
+- `stabilized`, and `neuro` without gain, k-WTA on x and forgetting: x alone is scanned (on a GPU without gradients by
+  one kernel), the rest is parallel over T;
 - `neuro`: the gain and the k-WTA on x feed back into rho, so the whole state is scanned, all streams at once; on a GPU
   without gradients by one kernel (`bdh.reservoir.kernel`), else by `feedback_scan`, one token after the other.
 
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdh.nn.attention import decayed_attention
-from bdh.reservoir.kernel import available, kernel_scan
+from bdh.reservoir.kernel import available, kernel_activity, kernel_scan, scans_activity
 from bdh.reservoir.step import (
     BASE_SHARE,
     GAIN_SHARE,
@@ -119,7 +120,9 @@ def _read(rules: Rules, x_BTN: Tensor, e_BTD: Tensor, rho_BKDN: Tensor) -> tuple
 
 @torch.compiler.disable
 def activity_scan(rules: Rules, x_BN: Tensor, drive_BTN: Tensor) -> Tensor:
-    """x (B,T,N; a view of T,B,N) under leak, L1 normalisation and threshold, one token after the other."""
+    """x (B,T,N; in memory B,T,N or T,B,N) under leak, L1 normalisation and threshold, one token after the other."""
+    if scans_activity(x_BN):
+        return kernel_activity(rules, x_BN, drive_BTN)
     steps = []
     for drive_BN in drive_BTN.transpose(0, 1).contiguous().unbind(0):
         x_BN = next_activity(x_BN, drive_BN, rules)

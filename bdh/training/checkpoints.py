@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import ConfigDict, Field, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from bdh.corpora.provenance import sha256_of
 from bdh.models.base import LanguageModel, build
-from bdh.project.errors import RunError
-from bdh.project.files import read_json, replacing, write_json
+from bdh.project.errors import RunError, one_line
+from bdh.project.files import read_as, replacing, write_json
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -50,20 +51,6 @@ def put_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
         tensor.copy_(tensors[name])
 
 
-def start_from(model: nn.Module, path: Path, sha256: str) -> None:
-    """Copy the weights of a safetensors file into `model`; RunError when it is missing, another or does not fit."""
-    try:
-        found = sha256_of(path)
-        tensors = load_file(path) if found == sha256 else {}
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing; copy it there, or bring it in anew with `bdh import`") from None
-    except SafetensorError as error:
-        raise RunError(f"{path} is no safetensors file ({error}); bring it in anew with `bdh import`") from None
-    if found != sha256:
-        raise RunError(f"{path} has the sha256 {found}, params.yaml names {sha256}; bring it in anew with `bdh import`")
-    put_into(model, tensors, str(path))
-
-
 def are_finite(model: nn.Module) -> bool:
     """False when any weight is NaN or infinite."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors_of(model).values() if tensor.is_floating_point())
@@ -74,6 +61,31 @@ CONFIG = "config.json"
 NEEDED = ("variant", "architecture", "vocab_size", "corpus", "seed", "model")
 DIVERGED = "diverged"
 """Key of the config of a run whose training diverged, with `step` and `reason`; such a run has no weights."""
+
+
+class _Diverged(TypedDict):
+    """When and why a training diverged."""
+
+    step: int
+    reason: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _RunConfig(TypedDict):
+    """What reading a run needs of its config.json; there is more in it."""
+
+    variant: str
+    architecture: str
+    vocab_size: Annotated[int, Field(ge=1)]
+    corpus: str
+    seed: int
+    model: dict[str, int | float | bool | str]
+    diverged: NotRequired[_Diverged]
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    remedy = f"delete {folder} and run `dvc repro`"
+    return dict(read_as(_RunConfig, folder / CONFIG, "stage train", remedy))
 
 
 def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None:
@@ -99,19 +111,38 @@ def save_diverged(folder: Path, step: int, reason: str, config: dict[str, Any]) 
 
 def divergence(folder: Path) -> str | None:
     """`training diverged at step 40` of a run without a model, None of one with; RunError when there is no run."""
-    found = read_json(folder / CONFIG).get(DIVERGED)
+    found = _config_of(folder).get(DIVERGED)
     return None if found is None else f"training diverged at step {found['step']}"
+
+
+def begin_with(model: LanguageModel, folder: Path, architecture: str, tokenizer: dict[str, Any]) -> None:
+    """Put the weights of the run in `folder` into `model` (`train.init_from`).
+
+    Raises RunError when there is no such run, or its weights or its vocabulary are not those of the model.
+    """
+    if not (folder / CONFIG).is_file():
+        raise RunError(
+            f"train.init_from: {folder} holds no run; name a run in {folder.parent} or a folder. DVC removes the run "
+            "that it is about to train again: to go on from that one, copy its folder and name the copy"
+        )
+    found, config = load_run(folder)
+    if config["architecture"] != architecture:
+        raise RunError(f"train.init_from: {folder} is a {config['architecture']}, this run is a {architecture}")
+    if config.get("tokenizer", tokenizer) != tokenizer:
+        raise RunError(f"train.init_from: {folder} was trained on other words (tokenizer {config['tokenizer']})")
+    put_into(model, tensors_of(found), f"train.init_from: {folder}")
 
 
 def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, dict[str, Any]]:
     """The model of a run in eval mode on `device`, and its config; RunError when it is missing, damaged or diverged."""
-    config = read_json(folder / CONFIG)
+    config = _config_of(folder)
     if DIVERGED in config:
         raise RunError(f"{folder} has no model: {divergence(folder)}; change its settings and run `dvc repro`")
-    missing = [key for key in NEEDED if key not in config]
-    if missing:
-        raise RunError(f"{folder / CONFIG} has no {', '.join(missing)}; delete {folder} and run `dvc repro`")
-    model = build(config["architecture"], vocab_size=config["vocab_size"], **config["model"])
+    try:
+        model = build(config["architecture"], vocab_size=config["vocab_size"], **config["model"])
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        told = f"{config['architecture']} cannot be built from its settings ({one_line(error)})"
+        raise RunError(f"{folder / CONFIG}: {told}; delete {folder} and run `dvc repro`") from None
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bdh.hebbian.activity import Activity
-from bdh.hebbian.arms import ARMS, Arm, donors_of, reach
+from bdh.hebbian.arms import ARMS, Arm, Readings, donors_of, reach
 from bdh.hebbian.evaluation import evaluate
-from bdh.hebbian.reader import weights_sha256
+from bdh.hebbian.reader import Reader, weights_sha256
 from bdh.hebbian.scores import KINDS, NUMBERS, SCORES
 from bdh.hebbian.state import StateWatch, effective_rank
 from bdh.models.base import LanguageModel, Output, build, damp_state
@@ -46,6 +46,44 @@ def test_hebbian_overlap_equals_one_window_at_a_time(arm, move, build_model, mon
     first = text.position <= text.window
     np.testing.assert_allclose(found[first], nats_of("static", model, text)[first], rtol=1e-9)
     assert np.abs(found - nats_of("static", model, text))[~first].max() > 1e-3
+
+
+@pytest.mark.parametrize("lengths", [(70, 33, 9, 50), (17, 18, 16, 40), (24, 25, 29, 20)])
+def test_hebbian_arms_of_a_gpu_are_those_of_a_cpu(lengths, monkeypatch):
+    """There, spans of two moves are read once, and numbers come home after the last call of an arm."""
+    model, text = small_bdh().double(), held_out(lengths)
+    for name in ("static", "carry", "carry_corpus", "shuffled", "overlap", "overlap_quarter", "longer_context"):
+        expected = nats_of(name, model, text)
+        readings, calls = Readings(model, text, [0.97]), []
+
+        def deferring(activity=None, readings=readings, calls=calls):
+            reader = Reader(model, text, activity=activity)
+            reader.defers = True
+            calls.append(reader)
+            return reader
+
+        monkeypatch.setattr(readings, "reader", deferring)
+        readings.together = True
+        np.testing.assert_allclose(ARMS[name].read(readings), expected, rtol=1e-9, atol=1e-12)
+    first = Readings(model, text, [0.97])
+    first.together = True
+    assert sum(len(set(moved)) for moved in spans_read(first, monkeypatch)) == len(
+        {span for moved in spans_read(Readings(model, text, [0.97]), monkeypatch) for span in moved}
+    )
+
+
+def spans_read(readings, monkeypatch):
+    """Begin and end of every span that the moved arms read, by call."""
+    seen, read_spans = [], Reader.read_spans
+
+    def noting(self, begins, ends, into, *rest, **options):
+        seen.append(list(zip(begins, ends, strict=True)))
+        return read_spans(self, begins, ends, into, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "read_spans", noting)
+        _ = readings.moved
+    return seen
 
 
 class Lookup(LanguageModel):
@@ -187,8 +225,8 @@ def test_hebbian_new_arm_is_one_function_and_one_entry(monkeypatch):
     def two_tokens(readings):
         reader = readings.reader()
         for begin in range(reader.text.scored):
-            reader.read_spans([max(begin - 1, 0)], [begin + 1], [begin])
-        return reader.nats
+            reader.read_spans([max(begin - 1, 0)], [begin + 1], [[(reader.nats, begin)]])
+        return reader.settle()
 
     monkeypatch.setitem(ARMS, "pairs", Arm("what does one earlier token help?", two_tokens))
     found = evaluate(small_bdh(), held_out(), SETTINGS)

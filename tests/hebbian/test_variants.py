@@ -75,3 +75,20 @@ def test_hebbian_every_state_can_be_observed(variant):
     assert found.coactivation.codes.shape[0] == 12
     assert (found.coactivation.codes >= 0).all()
     assert found.coactivation.codes.any()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "work", "window", "stateful", "expected"),
+    [(256, 1.0, 512, False, 256), (50257, 1.0, 512, False, 41), (256, 1.3e9, 512, False, 9), (256, 1.0, 512, True, 42)],
+)
+def test_hebbian_streams_of_a_gpu_are_as_many_as_logits_work_and_states_allow(
+    vocabulary, work, window, stateful, expected, monkeypatch
+):
+    """32 streams of a reservoir left nearly all of a GPU idle; 256 of a model with 50,257 logits would fill it."""
+    model = tiny("neuro", vocab_size=VOCAB)
+    monkeypatch.setattr(type(model), "flops_per_token", lambda self, window: work)
+    monkeypatch.setattr(type(model), "state_bytes", lambda self: 201 * 10**6)
+    reader = Reader(model, held_out())
+    monkeypatch.setattr(model, "vocab_size", vocabulary)
+    monkeypatch.setattr(reader, "device", torch.device("cuda"))
+    assert reader.streams_at_once(window, stateful=stateful) == expected

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bdh.project.device import autocast, choose_device, choose_precision, fix_seed
+from bdh.project.device import autocast, choose_device, choose_precision, fix_seed, reads_in_bfloat16
 from bdh.project.errors import DeviceError
 
 CPU = torch.device("cpu")
@@ -72,3 +72,14 @@ def test_seed_repeats_random_numbers():
     fix_seed(6, CPU)
     assert not torch.equal(torch.rand(4), first)
     assert torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [("auto", "cuda", True), ("auto", "cpu", False), ("bfloat16", "cpu", True), ("float32", "cuda", False)],
+)
+def test_device_reads_held_out_text_in_bfloat16_on_a_gpu_or_when_told(name, kind, expected, monkeypatch):
+    """`auto` meant float32 on every GPU, whatever the model was trained in: four times the time."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert reads_in_bfloat16(name, torch.device(kind)) is expected

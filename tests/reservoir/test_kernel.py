@@ -12,7 +12,7 @@ import torch
 
 from bdh.reservoir import scan
 from bdh.reservoir.kernel import available, kernel_scan
-from bdh.reservoir.scan import feedback_scan
+from bdh.reservoir.scan import activity_scan, feedback_scan
 from bdh.reservoir.step import ReservoirWeights, Rules, fresh_stream
 from bdh.reservoir.truncation import one_by_one, side_by_side
 from tests.support.reservoir_cases import EVERYTHING, RULES, D, N, inputs_of, used_stream, weights_of
@@ -55,6 +55,28 @@ def test_kernel_equals_eager_scan(name, fresh):
     for quantity, one, right in zip(("x", "y", "v", "gain", "rho"), found, expected, strict=True):
         error = (one.cpu() - right).norm() / right.norm()
         assert error < 1e-4, f"{quantity}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(x_decay=0.97, x_normalized=True, threshold_ratio=0.02, use_relu_lowrank=False),
+        Rules(x_decay=0.9, x_normalized=True),
+        Rules(x_decay=0.9, threshold_ratio=0.3),
+        Rules(x_decay=0.5, threshold_ratio=-0.1, use_relu_lowrank=False),
+    ],
+    ids=["stabilized", "normalised", "thresholded", "signed"],
+)
+@torch.no_grad()
+def test_kernel_of_x_alone_equals_the_eager_scan(rules, monkeypatch):
+    """Odd sizes: a neuron beyond N that counts in a sum or a maximum, or a stream that reads another's, would show."""
+    device = "cpu" if INTERPRETED else "cuda"
+    drive = torch.randn(3, 13, 37, generator=torch.Generator().manual_seed(0))
+    drive = drive.relu() if rules.use_relu_lowrank else drive
+    x = torch.rand(3, 37, generator=torch.Generator().manual_seed(1))
+    found = activity_scan(rules, x.to(device), drive.to(device)).cpu()
+    monkeypatch.setattr(scan, "scans_activity", lambda x: False)
+    torch.testing.assert_close(found, activity_scan(rules, x, drive), rtol=1e-5, atol=1e-6)
 
 
 def test_states_at_the_cuts_of_gradients_come_from_the_kernel(monkeypatch):

@@ -91,8 +91,8 @@ def test_run_on_a_full_disk_is_one_clear_line_and_the_old_run_stays(tmp_path, mo
     ("damage", "message"),
     [
         (lambda run: (run / "config.json").unlink(), "config.json is missing"),
-        (lambda run: (run / "config.json").write_text("{"), "config.json is damaged"),
-        (lambda run: (run / "config.json").write_text("{}"), "has no variant"),
+        (lambda run: (run / "config.json").write_text("{"), "config.json has another shape"),
+        (lambda run: (run / "config.json").write_text("{}"), "variant: Field required"),
         (lambda run: (run / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda run: (run / "model.safetensors").write_bytes(b"nonsense"), "model.safetensors is damaged"),
         (lambda run: (run / "config.json").write_text(json.dumps(config_of("bdh", n_embd=16))), "does not fit"),

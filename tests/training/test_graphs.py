@@ -15,7 +15,7 @@ from tests.support.toys import Toy, corpus, settings
 from tests.support.variants import KINDS, preset_of, tiny
 
 CPU = torch.device("cpu")
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TRAINED = [name for name in (*KINDS, "slim_hybrid", "slim_hebbian") if tiny(name, vocab_size=256).trains]
 SLIM = {"prune_every": 4, "prune_threshold": 0.02, "homeostasis_every": 3}
 RULES = {"slim_hybrid": "hybrid", "slim_hebbian": "hebbian", "slim_frozen": "hebbian"}
@@ -130,7 +130,8 @@ def test_graphs_of_two_kinds_share_their_buffers():
         assert (float(loss), norm) == (3.0 * step * 10**kind, None)
 
 
-@on_gpu
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("variant", TRAINED)
 def test_cuda_graph_trains_like_eager_steps(text, variant, compiled):
@@ -150,7 +151,8 @@ def test_cuda_graph_trains_like_eager_steps(text, variant, compiled):
     same_weights(graphed, eager, 2e-2, 2e-3)
 
 
-@on_gpu
+@pytest.mark.gpu
+@needs_gpu
 def test_cuda_graph_hands_a_carried_state_on(text):
     device = torch.device("cuda")
     eager, graphed = (training_of(text, "bdh", device, carry=True, carry_windows=3, accumulate=2) for _ in range(2))
@@ -161,7 +163,8 @@ def test_cuda_graph_hands_a_carried_state_on(text):
     assert [loss for loss, _ in graphed.found] == pytest.approx([loss for loss, _ in eager.found], rel=1e-3)
 
 
-@on_gpu
+@pytest.mark.gpu
+@needs_gpu
 def test_cuda_graph_goes_on_from_a_checkpoint(text, tmp_path):
     """The optimizer's memory and learning rates that a checkpoint brings are those that the graph reads."""
     histories = []
@@ -177,7 +180,8 @@ def test_cuda_graph_goes_on_from_a_checkpoint(text, tmp_path):
     assert histories[0] == pytest.approx(histories[1], rel=1e-3)
 
 
-@on_gpu
+@pytest.mark.gpu
+@needs_gpu
 def test_step_that_asks_the_gpu_for_a_number_falls_back_on_a_gpu(text):
     class Asking(Toy):
         def after_step(self, step):
@@ -192,7 +196,8 @@ def test_step_that_asks_the_gpu_for_a_number_falls_back_on_a_gpu(text):
     assert "cannot be a CUDA graph" in said[0]
 
 
-@on_gpu
+@pytest.mark.gpu
+@needs_gpu
 def test_recording_runs_nothing():
     x = torch.zeros(3, device="cuda")
     replay = record(lambda: x.add_(1.0))

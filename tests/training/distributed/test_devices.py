@@ -1,14 +1,14 @@
 """How many processes a training gets, and which GPUs the runs of `bdh repro --jobs` get."""
 
-import threading
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bdh.commands import repro
-from bdh.commands.repro import GpuPool, gpus_wanted, run_chains
+from bdh.commands.repro import gpus_wanted
+from bdh.commands.schedule import Cards, Schedule, Work
 from bdh.params import load
 from bdh.project.closure import closure
 from bdh.project.errors import DeviceError
@@ -44,43 +44,40 @@ def test_parallel_default_is_one_device():
     assert set(gpus_wanted(params).values()) == {1}
 
 
-def test_parallel_pool_gives_several_gpus_and_waits_for_them():
-    pool = GpuPool(["0", "1", "2", "3"], jobs=3)
-    with pool.taken(1) as one, pool.taken(2) as two:
-        assert (one, two) == (["0"], ["1", "2"])
-        got = []
-        waiting = threading.Thread(target=lambda: got.append(_take(pool, "all")), daemon=True)
-        waiting.start()
-        waiting.join(0.2)
-        assert not got
-    waiting.join(10)
-    assert got == [["0", "1", "2", "3"]]
+def test_parallel_cards_give_several_gpus_and_make_others_wait():
+    cards = Cards(dict.fromkeys(["0", "1", "2", "3"]), jobs=3)
+    assert (cards.take(1), cards.take(2)) == (["0"], ["1", "2"])
+    assert cards.take("all") is None
+    cards.give(["0"])
+    cards.give(["1", "2"])
+    assert cards.take("all") == ["0", "1", "2", "3"]
 
 
-def _take(pool, wanted):
-    with pool.taken(wanted) as gpus:
-        return gpus
+def test_parallel_cards_are_shared_when_there_are_fewer_than_jobs():
+    cards = Cards(dict.fromkeys(["a", "b"]), jobs=4)
+    assert sorted(gpu for _ in range(4) for gpu in cards.take(1)) == ["a", "a", "b", "b"]
+    assert cards.take(1) is None
+    assert Cards({}, jobs=4).take(2) == []
 
 
-def test_parallel_pool_shares_gpus_when_there_are_fewer_than_jobs():
-    pool = GpuPool(["a", "b"], jobs=4)
-    with pool.taken(1) as one, pool.taken(1) as two, pool.taken(1) as three, pool.taken(1) as four:
-        assert sorted([*one, *two, *three, *four]) == ["a", "a", "b", "b"]
-    with GpuPool([], jobs=4).taken(2) as none:
-        assert none == []
+def test_parallel_cards_pack_by_memory_and_never_beyond_it():
+    """Three cells of 30 GiB on a card of 80 ended all of them with out of memory."""
+    cards = Cards({"0": 80.0, "1": 80.0}, jobs=9)
+    assert [cards.take(1, 30.0) for _ in range(5)] == [["0"], ["1"], ["0"], ["1"], None]
+    assert cards.take(1, 20.0) == ["0"]
+    cards.give(["1"], 30.0)
+    cards.give(["1"], 30.0)
+    assert cards.take(1, 500.0) == ["1"], "an empty card takes what no card has room for"
+    assert cards.take(2, 1.0) is None
 
 
 def test_parallel_repro_shows_every_run_its_gpus(tmp_path, monkeypatch):
-    seen = {}
-
-    def run(command, env, **_options):
-        seen[command[-1].partition("@")[2]] = env.get("CUDA_VISIBLE_DEVICES")
-        return SimpleNamespace(returncode=0)
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(repro.subprocess, "run", run)
-    monkeypatch.setattr(repro, "visible_gpus", lambda: ["4", "5", "6"])
-    run_chains({"a": 1, "b": 2, "c": "all", "d": 9}, jobs=1)
+    cards = Cards(dict.fromkeys(["4", "5", "6"]), jobs=1)
+    command = (sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
+    works = [Work(name, command, gpus=gpus) for name, gpus in {"a": 1, "b": 2, "c": "all", "d": 9}.items()]
+    assert Schedule(works, 1, cards, told=lambda line: None).run().failed == {}
+    seen = {name: (tmp_path / f"data/logs/{name}.log").read_text().strip() for name in "abcd"}
     assert seen == {"a": "4", "b": "4,5", "c": "4,5,6", "d": "4,5,6"}
 
 

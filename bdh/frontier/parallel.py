@@ -1,0 +1,51 @@
+"""Many independent computations at a time, in forked processes; how many changes no number.
+
+Finding communities is compiled code that holds Python's lock, so threads would wait for each other. A forked process
+sees all that its parent has made without a copy, and sends back numbers alone. Matrix products inside run on one
+thread each, in this process too: their last bits may depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Found = TypeVar("Found")
+SHARING = "HATCHERY_JOBS"
+"""Environment variable: how many stages share this machine, set by `bdh repro --jobs`."""
+
+_work: Sequence[Callable[[], Any]] = ()
+
+
+def each(work: Sequence[Callable[[], Found]], jobs: int | Literal["auto"]) -> list[Found]:
+    """What every function of `work` gives, in their order, `jobs` at a time (auto: one per free core)."""
+    global _work
+    count = min(cores() if jobs == "auto" else jobs, len(work))
+    with threadpool_limits(1, user_api="blas"):
+        if count < 2 or sys.platform != "linux":
+            return [one() for one in work]
+        before, _work = _work, work
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads; the children compute alone
+                pool = multiprocessing.get_context("fork").Pool(count)
+            with pool:
+                return pool.map(_one, range(len(work)), chunksize=1)
+        finally:
+            _work = before
+
+
+def cores() -> int:
+    """Cores that this process may use, divided among the stages that run side by side."""
+    free = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, free // max(1, int(os.environ.get(SHARING, "1"))))
+
+
+def _one(number: int) -> Any:
+    return _work[number]()
