@@ -22,13 +22,13 @@ import torch
 from bdh import __main__ as cli
 from bdh.commands import doctor
 from bdh.commands.console import show_table
-from bdh.commands.generate import tokenizer_of
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.tokenizer import load as load_tokenizer
 from bdh.corpora.tokens import TokenCorpus
 from bdh.frontier.run import stage_b_of
 from bdh.golden.vectors import check_file
+from bdh.hub import tokenizer_of
 from bdh.models import catalog
 from bdh.models.base import build as build_model
 from bdh.params import load as load_params
