@@ -12,6 +12,7 @@ import typer
 from bdh.commands.checks import audit, golden, sync
 from bdh.commands.doctor import doctor
 from bdh.commands.generate import generate
+from bdh.commands.hub import bring, export, inspect
 from bdh.commands.repro import repro
 from bdh.commands.study import app as study
 from bdh.commands.tune import tune
@@ -27,8 +28,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (repro, tune, doctor, ui, audit, sync, generate, golden):
+for command in (repro, tune, doctor, ui, audit, sync, generate, inspect, golden):
     app.command()(command)
+app.command()(export)
+app.command("import")(bring)
 app.add_typer(study)
 
 USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])  # ClickException, wherever typer keeps it

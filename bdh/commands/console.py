@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +13,9 @@ PIPE_WIDTH = 200
 
 
 def console() -> Console:
-    """A console on standard output; wide where nobody's window limits it."""
+    """A console on standard output; wide where nobody's window limits it. What it cannot show is shown escaped."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     screen = Console()
     return screen if screen.is_terminal else Console(width=PIPE_WIDTH)
 

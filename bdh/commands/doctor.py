@@ -23,7 +23,7 @@ from typing import Literal
 import typer
 
 from bdh.commands.console import say, show_table
-from bdh.corpora.places import MIRROR, mirror_address, open_in_mirror, own_files
+from bdh.corpora.places import MIRROR, dataset_in_mirror, mirror_address, open_in_mirror, own_files
 from bdh.params import (
     Corpus,
     DownloadSource,
@@ -155,6 +155,11 @@ def _where(section: tuple[str, Corpus]) -> tuple[str, str]:
         return _own(name, corpus, source)
     if isinstance(source, HubSource):
         where = f"{source.dataset} at {source.revision}"
+        try:
+            if os.environ.get(MIRROR) and dataset_in_mirror(source.dataset, ["*"]):
+                return f"mirror {shown(mirror_address())}", ""
+        except HatcheryError as error:
+            return "", one_line(error)
         return (f"hub: {where}", "") if _answers("https://huggingface.co") else ("", f"the hub ({where})")
     try:
         places = {file.path: _place(file) for file in files}

@@ -1,21 +1,22 @@
-"""`bdh generate RUN`: a text continued by a trained model."""
+"""`bdh generate RUN...`: a text continued by one trained model, or by several side by side."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import TextIOWrapper
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdh.commands.console import say, show_table
 from bdh.project.errors import RunError, one_line
-from bdh.project.files import RUNS, TOKENS, enter_root
+from bdh.project.files import enter_root
 
 if TYPE_CHECKING:
-    from bdh.corpora.tokenizer import Tokenizer
+    from bdh.hub import TrainedRun
 
 LARGEST_SEED = 2**63 - 1
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -23,38 +24,70 @@ LONGEST_SIGN = 8
 
 
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Key such as bdh-sample_plays-0, or the folder of a run.")],
-    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "\n",
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Keys such as bdh-sample_plays-0, or folders of runs.")
+    ],
+    prompt: Annotated[str, typer.Option(help="Text to continue; - reads it from standard input.")] = "\n",
     tokens: Annotated[int, typer.Option(help="Number of tokens to write.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.", min=0.0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample among that many likeliest tokens; 0: among all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.", min=0, max=LARGEST_SEED)] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text (repeat it for several).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print runs, prompt and texts as JSON.")] = False,
 ) -> None:
-    """Continue a text with a trained model, written out token by token; memory does not grow with the length."""
-    folder = find_run(run, enter_root())
-    import torch
+    """Continue a text with a trained model, written out token by token, or with several, side by side.
 
+    Memory does not grow with the length.
+    """
+    here = enter_root()
+    text = readable(sys.stdin.buffer.read() if prompt == "-" else prompt.encode("utf-8", "surrogateescape"))
+    if stop and "" in stop:
+        raise RunError("--stop is empty; give the text before which to end")
     from bdh.generation import continue_text
-    from bdh.project.device import choose_device
-    from bdh.training.checkpoints import load_run
+    from bdh.hub import open_run
 
-    text = readable(prompt)
-    model, config = load_run(folder, choose_device("auto", torch.get_num_threads()))
-    tokenizer = tokenizer_of(folder, config)
-    start = tokenizer.encode(text)
-    if not start:
-        raise RunError("the prompt is empty; give at least one sign with --prompt")
-    ids = continue_text(model, start, tokens, temperature, top_k or None, seed)
-    for piece in chain((text,), pieces(tokenizer.decode, ids), ("\n",)):
-        write_utf8(piece)
+    def written(run: TrainedRun) -> Iterator[str]:
+        start = run.tokenizer.encode(text)
+        if not start:
+            raise RunError("the prompt is empty; give at least one sign with --prompt")
+        ids = continue_text(run.model, start, tokens, temperature, top_k or None, seed)
+        return until(pieces(run.tokenizer.decode, ids), stop or [])
+
+    if len(runs) == 1 and not as_json:
+        for piece in chain((text,), written(open_run(runs[0], here)), ("\n",)):
+            write_utf8(piece)
+        return
+    opened = (open_run(name, here) for name in runs)
+    texts = [{"run": run.key, "prompt": text, "text": "".join(written(run))} for run in opened]
+    if as_json:
+        write_utf8(json.dumps(texts, ensure_ascii=False, indent=2) + "\n")
+    else:
+        say(text)
+        show_table([one["run"] for one in texts], [[one["text"] for one in texts]])
 
 
-def readable(prompt: str) -> str:
-    """The prompt as text; RunError for bytes that are no UTF-8, which the command line hands on as lone surrogates."""
+def readable(prompt: bytes) -> str:
+    """The prompt as text; RunError for bytes that are no UTF-8."""
     try:
-        return prompt.encode("utf-8", "surrogateescape").decode("utf-8")
+        return prompt.decode("utf-8")
     except UnicodeError as error:
         raise RunError(f"--prompt is not UTF-8 ({one_line(error)}); write it in UTF-8") from None
+
+
+def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The pieces of a text up to the first of `stops`; what may be the beginning of one waits for what follows."""
+    waiting, longest = "", max(map(len, stops), default=1)
+    for piece in texts:
+        waiting += piece
+        found = [place for place in map(waiting.find, stops) if place >= 0]
+        if found:
+            yield waiting[: min(found)]
+            return
+        safe = len(waiting) - longest + 1
+        if safe > 0:
+            yield waiting[:safe]
+            waiting = waiting[safe:]
+    yield waiting
 
 
 def write_utf8(text: str) -> None:
@@ -66,35 +99,6 @@ def write_utf8(text: str) -> None:
     else:
         sys.stdout.write(text)
         sys.stdout.flush()
-
-
-def tokenizer_of(folder: Path, config: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a run was trained with, which lies in its folder; of an older run that of its corpus.
-
-    Raises RunError when that corpus was tokenized anew since.
-    """
-    from bdh.corpora.tokenizer import load
-    from bdh.corpora.tokens import TokenCorpus
-
-    if "tokenizer" in config:
-        return load(folder, config["tokenizer"])
-    corpus = TokenCorpus.open(TOKENS / config["corpus"])
-    if config.get("corpus_digest", corpus.digest) != corpus.digest or corpus.vocab_size != config["vocab_size"]:
-        raise RunError(
-            f"{folder}: corpus {corpus.name} was tokenized anew since this run was trained, its words are others; "
-            "`dvc repro` trains it again"
-        )
-    return corpus.tokenizer
-
-
-def find_run(name: str, here: Path) -> Path:
-    """Folder of a run given by key or by path (relative to `here`); an unknown one lists those that exist."""
-    for folder in (RUNS / name, here / name):
-        if (folder / "config.json").is_file():
-            return folder
-    known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
-    listed = f"known runs: {', '.join(known)}" if known else "there is none yet; `dvc repro` trains them"
-    raise RunError(f"unknown run {name!r}; {listed}")
 
 
 def pieces(decode: Callable[[list[int]], str], ids: Iterable[int]) -> Iterator[str]:

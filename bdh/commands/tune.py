@@ -14,7 +14,7 @@ from bdh.commands.costs import cost_of, visible_gpus
 from bdh.commands.repro import DVC, call
 from bdh.commands.schedule import LOGS, Cards, Schedule, Work
 from bdh.project.errors import HatcheryError
-from bdh.project.files import enter_root, read_json
+from bdh.project.files import enter_root, read_mapping
 
 if TYPE_CHECKING:
     from bdh.params import Params
@@ -101,7 +101,7 @@ def _run(params: Params, cells: list[Cell], jobs: int) -> None:
     named = {f"tune-{'-'.join(str(part) for part in cell)}": cell for cell in cells}
 
     def finished(name: str) -> None:
-        row = read_json(search.trial_path(params.scale, *named[name]))
+        row = read_mapping(search.trial_path(params.scale, *named[name]))
         search.add_rows(params, [row])
         say(f"{name} {row.get('validation_nats') or row.get('diverged_at')}")
 

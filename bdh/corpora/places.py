@@ -103,6 +103,8 @@ def own_files(corpus: str, source: LocalSource, form: str, beside: set[str]) -> 
 
 def _files_at(corpus: str, path: str, form: str, beside: set[str]) -> list[OwnFile]:
     where = f"corpus.{corpus}.source.path"
+    if not path.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise CorpusError(f"corpus {corpus}: this Python reads file names as {encoding}; export PYTHONUTF8=1")
     try:
         system, root = fsspec.core.url_to_fs(path)
         if isinstance(system, LocalFileSystem):
@@ -149,7 +151,7 @@ def hub_files(corpus: str, source: HubSource) -> tuple[dict[str, SourceFile], st
     hub cannot be asked, has no such revision, or nothing fits.
     """
     patterns = [source.files] if isinstance(source.files, str) else source.files
-    held = _in_mirror(source.dataset, patterns)
+    held = dataset_in_mirror(source.dataset, patterns)
     if held:
         return {path: _pinned(source, path, None, []) for path in held}, source.revision
     known, commit, address = _ask_hub(corpus, source)
@@ -178,7 +180,7 @@ def _pinned(source: HubSource, path: str, url: str | None, sums: list[str]) -> S
     )
 
 
-def _in_mirror(dataset: str, patterns: list[str]) -> list[str]:
+def dataset_in_mirror(dataset: str, patterns: list[str]) -> list[str]:
     """Paths of the data set's files that the mirror holds; raises CorpusError when it cannot say."""
     mirror = mirror_address()
     if not mirror:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from bdh.frontier import registry
 from bdh.frontier.rows import absent, finite_points, finite_row, point
@@ -17,9 +20,43 @@ from bdh.frontier.survey import Context, Texts, activity_report, sample, state_o
 from bdh.frontier.twins import Twins
 from bdh.hebbian.coactivation import Coactivation
 from bdh.models.base import LanguageModel
+from bdh.project.errors import RunError
+from bdh.project.files import read_as
 
 if TYPE_CHECKING:
     from bdh.params import Frontier
+
+
+_MORE = ConfigDict(extra="allow")
+
+
+@with_config(_MORE)
+class _Arm(TypedDict):
+    """What the frontier report takes from an arm."""
+
+    nats_per_token: float | None
+    bits_per_byte: float | None
+    perplexity: float | None
+    by_position: list[dict[str, Any]] | None
+
+
+@with_config(_MORE)
+class _StageB(TypedDict):
+    """What the frontier report takes from that of stage hebbian."""
+
+    arms: dict[str, _Arm]
+
+
+def stage_b_of(path: Path) -> dict[str, Any]:
+    """The report of stage hebbian; RunError naming the file and the entry when it has another shape."""
+    remedy = f"`dvc repro -f hebbian@{path.stem}` makes it again"
+    found = read_as(_StageB, path, "stage hebbian", remedy)
+    if "static" not in found["arms"]:
+        raise RunError(f"{path} has no arm static; {remedy}")
+    for name, arm in found["arms"].items():
+        if not all(bucket.keys() >= {"from", "bits_per_byte"} for bucket in arm["by_position"] or []):
+            raise RunError(f"{path}: arms.{name}.by_position lacks an entry; {remedy}")
+    return dict(found)
 
 
 @dataclass(frozen=True)

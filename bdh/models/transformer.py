@@ -10,7 +10,8 @@
   before they are turned. Scores then lie within sqrt(K) of 0 at first, whatever the learning rate did to the maps;
   the gains let attention sharpen as far as it pays);
   `mlp: swiglu` (Shazeer 2020, arXiv 2002.05202: contract(silu(gate(x)) * expand(x)), 8/3 as wide, so that three
-  matrices have the weights of two); `tied: false` (a readout of its own).
+  matrices have the weights of two); `tied: false` (a readout of its own); `bias` and `mlp: gelu_tanh` (GPT-2's own
+  form of GELU) for GPT-2's checkpoints, which have both.
   RMSNorm in place of LayerNorm is no option: it saves time and changes nothing else (Zhang and Sennrich 2019).
 - `n_layer`, `n_embd`, `n_head` and `mlp_internal_dim_multiplier` describe the BDH that it stands beside, not itself;
   `match` says what is equal: total parameters, or operations per token at the training window. What came out of the
@@ -26,6 +27,7 @@
 | blocks.*.qkv, blocks.*.expand, blocks.*.gate (swiglu) | 3W,W and M,W and M,W | normal(0, .02) |
 | blocks.*.project, blocks.*.contract | W,W and W,M | normal(0, .02 / sqrt(2 * depth)) |
 | norms | W | 1 and 0 |
+| blocks.*.*.bias (bias) | 3W, W or M | 0 |
 | blocks.*.query_gain, blocks.*.key_gain (qk_norm) | K | 1 |
 
 Letters: B batch, T tokens, C cached tokens, H heads, K head width, W width (H*K), M width of the MLP, L layers.
@@ -66,7 +68,7 @@ TINY: dict[str, Any] = {
     "window": 32,
 }
 POSITIONS = ("learned", "rotary")
-MLPS = ("gelu", "swiglu")
+MLPS = ("gelu", "gelu_tanh", "swiglu")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class TransformerConfig:
     hold). window: training window at which operations are counted; a shorter block_size takes its place.
     width, depth, heads: this model itself, only read (and only allowed to differ from these) when match is none.
     positions: learned | rotary. qk_norm: normalise queries and keys. tied: the readout is the embedding.
-    mlp: gelu | swiglu.
+    mlp: gelu | gelu_tanh | swiglu. bias: the maps of the layers have one.
     """
 
     n_layer: int = 6
@@ -96,12 +98,14 @@ class TransformerConfig:
     qk_norm: bool = False
     tied: bool = True
     mlp: str = "gelu"
+    bias: bool = False
 
     @property
     def parts(self) -> Parts:
         """These options as far as they change how much there is to count."""
         rotary = self.positions == "rotary"
-        return Parts(tied=self.tied, gated=self.mlp == "swiglu", qk_norm=self.qk_norm, even=rotary)
+        gated = self.mlp == "swiglu"
+        return Parts(tied=self.tied, gated=gated, qk_norm=self.qk_norm, even=rotary, bias=self.bias)
 
 
 class Transformer(LanguageModel):
@@ -125,6 +129,8 @@ class Transformer(LanguageModel):
             if parameter.dim() == 2:
                 branch_end = name.endswith(("project.weight", "contract.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * shape.depth) ** 0.5 if branch_end else 0.02)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
         parameters = self.parameter_count()
         tables = [table.weight.numel() for table in (self.embed, self.positions, self.lm_head) if table is not None]
         self.resolved: dict[str, int | float | str] = {
@@ -212,12 +218,13 @@ class TransformerBlock(nn.Module):
         self.heads = shape.heads
         self.dropout = config.dropout
         self.norm_attention = nn.LayerNorm(shape.width)
-        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
-        self.project = nn.Linear(shape.width, shape.width, bias=False)
+        self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
+        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=config.bias)
+        self.project = nn.Linear(shape.width, shape.width, bias=config.bias)
         self.norm_mlp = nn.LayerNorm(shape.width)
-        self.expand = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.contract = nn.Linear(shape.hidden, shape.width, bias=False)
-        self.gate = nn.Linear(shape.width, shape.hidden, bias=False) if config.mlp == "swiglu" else None
+        self.expand = nn.Linear(shape.width, shape.hidden, bias=config.bias)
+        self.contract = nn.Linear(shape.hidden, shape.width, bias=config.bias)
+        self.gate = nn.Linear(shape.width, shape.hidden, bias=config.bias) if config.mlp == "swiglu" else None
         head_width = shape.width // shape.heads
         self.query_gain = nn.Parameter(torch.ones(head_width)) if config.qk_norm else None
         self.key_gain = nn.Parameter(torch.ones(head_width)) if config.qk_norm else None
@@ -245,7 +252,11 @@ class TransformerBlock(nn.Module):
         a_BTW = self._attend(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).flatten(2)
         x_BTW = x_BTW + F.dropout(self.project(a_BTW), self.dropout, self.training)
         n_BTW = self.norm_mlp(x_BTW)
-        act_BTM = F.gelu(self.expand(n_BTW)) if self.gate is None else F.silu(self.gate(n_BTW)) * self.expand(n_BTW)
+        act_BTM = self.expand(n_BTW)
+        if self.gate is None:
+            act_BTM = F.gelu(act_BTM, approximate=self.approximate)
+        else:
+            act_BTM = F.silu(self.gate(n_BTW)) * act_BTM
         act_BTM = tap("mlp_sparse", layer, act_BTM)
         x_BTW = x_BTW + F.dropout(self.contract(act_BTM), self.dropout, self.training)
         return x_BTW, (k_BHTK, v_BHTK)

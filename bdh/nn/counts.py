@@ -70,13 +70,15 @@ class Parts:
     """What a GPT is made of, as far as it changes a count; the defaults are those of GPT-2.
 
     tied: the readout is the embedding. gated: the MLP has a gate, a third matrix. qk_norm: queries and keys have a
-    gain per entry of a head. even: heads must be of even width, as rotary positions need.
+    gain per entry of a head. even: heads must be of even width, as rotary positions need. bias: the maps of a layer
+    have one each.
     """
 
     tied: bool = True
     gated: bool = False
     qk_norm: bool = False
     even: bool = False
+    bias: bool = False
 
     @property
     def rule(self) -> Rule:
@@ -108,10 +110,12 @@ def transformer_parameters(
 ) -> int:
     """Embedding (and readout) and positions, then per layer 4*W^2 for attention, 2*W*hidden for the MLP, 4*W for norms.
 
-    A gated MLP has 3*W*hidden, QK norm 2*W/heads more per layer. `positions` is 0 where none are learned.
+    A gated MLP has 3*W*hidden, QK norm 2*W/heads more per layer; biases are 5*W + hidden (gated: 2*hidden).
+    `positions` is 0 where none are learned.
     """
     per_layer = 4 * width * width + (3 if parts.gated else 2) * width * hidden + 4 * width
     per_layer += 2 * (width // heads) if parts.qk_norm else 0
+    per_layer += 5 * width + (2 if parts.gated else 1) * hidden if parts.bias else 0
     tables = (1 if parts.tied else 2) * vocab_size + positions
     return tables * width + depth * per_layer + 2 * width
 

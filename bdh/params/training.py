@@ -49,6 +49,7 @@ class Train(Section):
     devices: Count | Literal["all"] = 1
     accumulate: Count = 1
     refit: bool = False
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     carry: bool = False
     carry_damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
     carry_windows: Annotated[int, Field(ge=2)] = 16

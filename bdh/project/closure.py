@@ -29,6 +29,7 @@ PACKAGES = ("bdh", "stages")
 QUIET = (
     "bdh.commands",
     "bdh.corpora.progress",
+    "bdh.hub",
     "bdh.project.errors",
     "bdh.project.lockfile",
     "bdh.tracking",

@@ -68,6 +68,14 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping of names; raises RunError naming it when it is missing or holds none."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged (it holds no mapping of names to values); delete it and run `dvc repro`")
+    return found
+
+
 def read_as(kind: type[T], path: Path, writer: str, remedy: str, wrong: type[HatcheryError] = RunError) -> T:
     """Read a JSON file that holds a `kind` (a pydantic model or a dataclass) as `writer` writes it.
 

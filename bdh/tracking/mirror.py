@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bdh.frontier import registry
-from bdh.project.files import REPORTS, RUNS, read_json
+from bdh.project.files import REPORTS, RUNS, read_mapping
 
 CLOCK_S = 0.05
 NOT_METRICS = {"variant", "corpus", "seed"}
@@ -79,7 +79,7 @@ def stage_metrics(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
     found: dict[str, Any] = {}
     for path in report_paths(stage, key):
         if fresh(path, since):
-            found |= choose["timing" if path.parent.name == "timing" else stage](read_json(path))
+            found |= choose["timing" if path.parent.name == "timing" else stage](read_mapping(path))
     return {name: float(value) for name, value in found.items() if is_number(value)}
 
 
@@ -126,7 +126,7 @@ def headlines(stage: str, key: str, since: float = 0.0) -> dict[str, float]:
     path = main_report(stage, key)
     if stage not in ("hebbian", "frontier") or not fresh(path, since):
         return {}
-    report = read_json(path)
+    report = read_mapping(path)
     found: dict[str, Any] = {}
     if stage == "hebbian":
         for arm in report.get("arms") or {}:

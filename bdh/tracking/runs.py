@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bdh.project.errors import HatcheryError, shown
-from bdh.project.files import read_json, write_json
+from bdh.project.files import read_mapping, write_json
 from bdh.tracking import identity, mirror
 from bdh.tracking.record import Record, now_ms, plain_tags
 from bdh.tracking.store import Store
@@ -73,7 +73,7 @@ def _resumed(store: Store, opening: Opening, tags: Mapping[str, str]) -> Record 
     if path is None or not path.exists():
         return None
     try:
-        run = store.get_run(read_json(path).get("run_id"))
+        run = store.get_run(read_mapping(path).get("run_id"))
     except (HatcheryError, AttributeError):
         return None
     if run is None or run.info.status not in RESUMABLE or run.data.tags.get("dvc.stage") != tags["dvc.stage"]:
@@ -101,7 +101,7 @@ def parent_of(store: Store, stage: str, key: str) -> tuple[Any | None, str | Non
     if stage in ("train", "compare"):
         return None, None
     try:
-        noted = read_json(mirror.pointer_path("train", key)).get("run_id")
+        noted = read_mapping(mirror.pointer_path("train", key)).get("run_id")
     except (HatcheryError, AttributeError):
         noted = None
     return store.get_run(noted), noted

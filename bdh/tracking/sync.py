@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from bdh.params import load, named_settings
 from bdh.project.errors import ParamsError
-from bdh.project.files import REPORTS, RUNS, TOKENS, read_json, run_key
+from bdh.project.files import REPORTS, RUNS, TOKENS, read_mapping, run_key
 from bdh.project.lockfile import LockedStage, stage_and_key
 from bdh.tracking import identity, mirror
 from bdh.tracking.champions import crown
@@ -49,7 +49,7 @@ def sync(store: Store) -> list[Action]:
         actions = [Action(run_id, "closed", "its process is gone") for run_id in sweep(store)]
         actions += [_sync_one(store, entry) for entry in tracked_entries()]
         summary = mirror.main_report("compare", "all")
-        crown(store, read_json(summary) if summary.exists() else {})
+        crown(store, read_mapping(summary) if summary.exists() else {})
     return actions
 
 
@@ -136,7 +136,7 @@ def _scale(entry: LockedStage) -> str:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_mapping(path) if path.exists() else {}
 
 
 def _config(key: str) -> Mapping[str, Any]:

@@ -115,6 +115,24 @@ def divergence(folder: Path) -> str | None:
     return None if found is None else f"training diverged at step {found['step']}"
 
 
+def begin_with(model: LanguageModel, folder: Path, architecture: str, tokenizer: dict[str, Any]) -> None:
+    """Put the weights of the run in `folder` into `model` (`train.init_from`).
+
+    Raises RunError when there is no such run, or its weights or its vocabulary are not those of the model.
+    """
+    if not (folder / CONFIG).is_file():
+        raise RunError(
+            f"train.init_from: {folder} holds no run; name a run in {folder.parent} or a folder. DVC removes the run "
+            "that it is about to train again: to go on from that one, copy its folder and name the copy"
+        )
+    found, config = load_run(folder)
+    if config["architecture"] != architecture:
+        raise RunError(f"train.init_from: {folder} is a {config['architecture']}, this run is a {architecture}")
+    if config.get("tokenizer", tokenizer) != tokenizer:
+        raise RunError(f"train.init_from: {folder} was trained on other words (tokenizer {config['tokenizer']})")
+    put_into(model, tensors_of(found), f"train.init_from: {folder}")
+
+
 def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, dict[str, Any]]:
     """The model of a run in eval mode on `device`, and its config; RunError when it is missing, damaged or diverged."""
     config = _config_of(folder)

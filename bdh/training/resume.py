@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,11 +68,17 @@ class CheckpointFolder:
         self.path = root / key / fingerprint
 
     def prepare(self) -> None:
-        """Make the folder; delete checkpoints of other fingerprints and what a kill left half-written."""
+        """Make the folder; delete (and say so) checkpoints of other fingerprints, and what a kill left half-written."""
         self.path.mkdir(parents=True, exist_ok=True)
         for other in self.path.parent.iterdir():
-            if other != self.path:
-                shutil.rmtree(other, ignore_errors=True)
+            if other == self.path:
+                continue
+            if steps := sorted(int(step.name) for step in other.glob("[0-9]*")):
+                sys.stderr.write(
+                    f"{self.path.parent.name}: the checkpoint of step {steps[-1]} is of other settings, text or "
+                    "code and is deleted; training begins anew (train.init_from: RUN begins with a run's weights)\n"
+                )
+            shutil.rmtree(other, ignore_errors=True)
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
 

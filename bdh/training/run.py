@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from bdh.corpora.tokens import TokenCorpus
@@ -16,12 +18,12 @@ from bdh.models.base import LanguageModel, architecture_module, build
 from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
-from bdh.project.errors import ParamsError
+from bdh.project.errors import ParamsError, TrainingError
 from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
-from bdh.training.checkpoints import put_into, save_diverged, save_run, tensors_of
+from bdh.training.checkpoints import WEIGHTS, begin_with, put_into, save_diverged, save_run, tensors_of
 from bdh.training.display import make_display
 from bdh.training.distributed.group import ALONE, ProcessGroup, check_batch
 from bdh.training.distributed.launch import processes
@@ -63,8 +65,18 @@ class Run:
         return named | {"device": self.device.type, "precision": precision, "devices": self.group.size}
 
     def build(self) -> LanguageModel:
-        """The model before its first step."""
-        return build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+        """The model before its first step, with the weights of another run where `train.init_from` names one."""
+        model = build(self.architecture, vocab_size=self.corpus.vocab_size, seed=self.seed, **self.model)
+        if (folder := self.origin()) is not None:
+            begin_with(model, folder, self.architecture, self.corpus.tokenizer.description())
+        return model
+
+    def origin(self) -> Path | None:
+        """The folder of the run that this one begins with: `train.init_from` is its key or a path."""
+        name = self.train.init_from
+        if name is None:
+            return None
+        return Path(name) if "/" in name else RUNS / name
 
     def means(self) -> dict[str, Any]:
         """What a Training is made with beside model, corpus and settings."""
@@ -83,6 +95,8 @@ class Run:
             "code": source.read_text(encoding="utf-8"),
             "torch": torch.__version__,
         }
+        if (origin := self.origin()) is not None and (origin / WEIGHTS).is_file():
+            parts["origin"] = hashlib.sha256((origin / WEIGHTS).read_bytes()).hexdigest()
         return CheckpointFolder(self.key, fingerprint(parts))
 
 
@@ -171,11 +185,26 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
             folder.clear()
 
 
+def check_memory(run: Run) -> None:
+    """Raise TrainingError, with an estimate, for a step that cannot fit: its logits and their gradient, on a CPU.
+
+    On a GPU logits need not exist as a whole; there torch says what was too large.
+    """
+    rows = run.train.batch_size // (run.train.accumulate * run.group.size)
+    need, have = 8 * rows * run.train.window * run.corpus.vocab_size, psutil.virtual_memory().total
+    if run.device.type == "cpu" and need > have:
+        raise TrainingError(
+            f"{run.key}: a step of {rows} windows of {run.train.window} tokens has {need / 2**30:.3g} GiB of logits, "
+            f"this machine has {have / 2**30:.3g} GiB: make batch_size or window smaller, or accumulate larger"
+        )
+
+
 def learn(run: Run, folder: CheckpointFolder, stop: Stop, tracker: Tracker) -> Training:
     """Train, or go on where a killed training stopped; the result has the best weights in its model, or diverged.
 
     With `train.refit` these are the weights of a second training (`Refit`); all else in the result is the first one's.
     """
+    check_memory(run)
     tracker.log_dataset(run.corpus.name, run.corpus.digest[:36], str(TOKENS / run.corpus.name), "training")
     training = Training(run.build(), run.corpus, run.train, **run.means())
     display = make_display(run.key, training.steps, speaks=run.group.first)

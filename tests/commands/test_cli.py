@@ -1,5 +1,6 @@
 """The `bdh` command as its users meet it: options, one-line errors, exit codes, and what each command prints."""
 
+import io
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import typer.main
 from bdh import __main__ as cli
 from bdh.commands import ui
 from bdh.commands.doctor import corpus_checks, dvc_state
-from bdh.commands.generate import pieces
+from bdh.commands.generate import pieces, until
 from bdh.models.base import build
 from bdh.params import load
 from bdh.project.errors import shown
@@ -29,8 +30,11 @@ OPTIONS = {
     "ui": {"--port"},
     "audit": set(),
     "sync": set(),
-    "generate": {"RUN", "--prompt", "--tokens", "--temperature", "--top-k", "--seed"},
+    "generate": {"RUN...", "--prompt", "--tokens", "--temperature", "--top-k", "--seed", "--stop", "--json"},
     "golden": {"DIR"},
+    "inspect": {"RUN", "--text", "--activity", "--top", "--html", "--json"},
+    "export": {"RUN", "DIR"},
+    "import": {"SOURCE", "--variant", "--corpus", "--layers", "--compare"},
     "study render": {"--study"},
     "study add": {"FOLDER|TAR", "--study", "--commit"},
     "study pack": {"TAR", "--study", "--from"},
@@ -115,7 +119,7 @@ def test_cli_outside_a_repository_is_one_line(capsys, tmp_path, monkeypatch, wor
     ("words", "told"),
     [
         (["hatch"], "No such command 'hatch'"),
-        (["generate"], "Missing argument 'RUN'"),
+        (["generate"], "Missing argument 'RUN...'"),
         (["generate", "x", "--tokens", "many"], "'--tokens': Input should be a valid integer"),
         (["generate", "x", "--tokens", "0"], "--tokens"),
         (["ui", "--port", "99999"], "--port"),
@@ -150,6 +154,48 @@ def test_generate_continues_the_prompt_and_repeats_itself(capsys, with_run):
     assert other[1] != out
     greedy = [bdh(capsys, "generate", KEY, "--prompt", "a", "--temperature", "0", "--seed", str(s))[1] for s in (1, 2)]
     assert greedy[0] == greedy[1]
+
+
+def test_generate_writes_several_runs_side_by_side_and_as_json(capsys, with_run):
+    """Each run writes what it writes alone, in a table on one screen and in JSON for programs."""
+    other = "eq8-toy-0"
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4}
+    config = {"variant": "eq8", "architecture": "eq8", "vocab_size": 256, "corpus": "toy", "seed": 0, "model": shape}
+    save_run(with_run / RUNS / other, build("eq8", vocab_size=256, seed=0, **shape), config)
+    given = ("--prompt", "the cat", "--tokens", "9", "--temperature", "0")
+    alone = [bdh(capsys, "generate", key, *given)[1] for key in (KEY, other)]
+    code, out, _ = bdh(capsys, "generate", KEY, other, "--json", *given)
+    assert code == 0
+    assert [one["prompt"] + one["text"] + "\n" for one in json.loads(out)] == alone
+    assert [one["run"] for one in json.loads(out)] == [KEY, other]
+    code, out, _ = bdh(capsys, "generate", KEY, other, *given)
+    assert code == 0
+    assert out.splitlines()[0] == "the cat"
+    assert out.splitlines()[1].split() == [KEY, other]
+
+
+def test_generate_reads_the_prompt_from_standard_input(capsys, with_run, monkeypatch):
+    wanted = bdh(capsys, "generate", KEY, "--prompt", "the cat", "--tokens", "5")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat")))
+    assert bdh(capsys, "generate", KEY, "--prompt", "-", "--tokens", "5") == wanted
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    code, _, err = bdh(capsys, "generate", KEY, "--prompt", "-")
+    assert (code, "--prompt is not UTF-8" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("pieces_of_text", "stops", "wanted"),
+    [
+        (["ab", "c\n", "\nd"], ["\n\n"], "abc"),
+        (["ab", "c\n", "d"], ["\n\n"], "abc\nd"),
+        (["abcd"], ["d", "b"], "a"),
+        (["abcd"], [], "abcd"),
+        (["x"], ["x"], ""),
+    ],
+)
+def test_generate_stops_before_the_first_of_some_texts(pieces_of_text, stops, wanted):
+    """A stop text that comes in two pieces, and one that only begins."""
+    assert "".join(until(iter(pieces_of_text), stops)) == wanted
 
 
 def test_generate_takes_a_folder_and_works_below_the_root(capsys, with_run, monkeypatch):

@@ -17,21 +17,28 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 
 from bdh import __main__ as cli
 from bdh.commands import doctor
-from bdh.commands.generate import tokenizer_of
+from bdh.commands.console import show_table
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.tokenizer import load as load_tokenizer
 from bdh.corpora.tokens import TokenCorpus
+from bdh.frontier.run import stage_b_of
 from bdh.golden.vectors import check_file
+from bdh.hub import tokenizer_of
 from bdh.models import catalog
 from bdh.models.base import build as build_model
+from bdh.params import load as load_params
 from bdh.training.checkpoints import load_run, save_run
+from bdh.training.resume import Checkpoint, CheckpointFolder
+from bdh.training.run import check_memory, describe
 from tests.inputs.case import Case, build, local, plain
 from tests.inputs.texts import JOINED, environment
 from tests.support.project import ROOT
+from tests.support.stage_project import make_project
 from tests.support.toys import write_corpus
 
 SHAPE = {"n_layer": 1, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 4}
@@ -127,10 +134,26 @@ def own_file_cases() -> list[Case]:
         ("config.json, a setting of another type", "refused: config.json: bdh cannot be built from its settings", damaged("run/config.json", with_value("two", "model", "n_head"), run)),
         ("config.json, a list", "refused: config.json has another shape", damaged("run/config.json", b"[]", run)),
         ("model.safetensors cut short", "refused: model.safetensors is damaged", damaged("run/model.safetensors", b"\x08\0\0\0\0\0\0\0{}", run)),
+        ("result of stage hebbian without its arms", "refused: (arms: Field required); `dvc repro -f hebbian@r` makes it again", result({"density": {}})),
+        ("result of stage hebbian, bits as text", "refused: (arms.static.bits_per_byte: Input should be a valid number)", result({"arms": {"static": ARM | {"bits_per_byte": "2"}}})),
+        ("result of stage hebbian, a list", "refused: has another shape than stage hebbian writes", result([])),
         ("golden file that is none", "refused: is not a golden file", golden(b"PK\x03\x04 no zip")),
         ("golden file without its config", "refused: is not a golden file", golden(None)),
     ]  # fmt: skip
     return [Case("our own file, damaged", name, expected, attempt) for name, expected, attempt in rows]
+
+
+ARM = {"nats_per_token": 1.5, "bits_per_byte": 2.0, "perplexity": 4.5, "by_position": None}
+
+
+def result(value: Any) -> Any:
+    """A report of stage hebbian as stage frontier reads it."""
+
+    def attempt(folder: Path) -> str:
+        (folder / "r.json").write_text(json.dumps(value), encoding="utf-8")
+        return str(stage_b_of(folder / "r.json"))
+
+    return attempt
 
 
 def golden(data: bytes | None) -> Any:
@@ -312,6 +335,7 @@ def prompt_cases() -> list[Case]:
         ("bytes that are not UTF-8", "refused: --prompt is not UTF-8", prompted("--prompt", os.fsdecode(b"a\xff"))),
         ("UTF-8 through an ASCII command line", "same as UTF-8", same_as_utf8),
         ("Ä on an ASCII terminal", "the bytes of Ä", ascii_terminal),
+        ("a table with Ä on an ASCII terminal", "ok, \\xc4", ascii_table),
         ("a seed of 23 digits", "refused: Invalid value for '--seed'", prompted("--seed", "1" * 23)),
         ("temperature: nan", "refused: temperature", prompted("--prompt", "a", "--temperature", "nan")),
         ("corpus tokenized anew since", "refused: corpus toy was tokenized anew since this run was trained", prompted("--prompt", "a", config=corpus_anew)),
@@ -333,6 +357,15 @@ def ascii_terminal(folder: Path) -> str:
     return "the bytes of Ä" if got.startswith("rc 0, begins with b'\\xc3\\x84") else got
 
 
+def ascii_table(folder: Path) -> str:
+    written = io.BytesIO()
+    screen = io.TextIOWrapper(written, encoding="ascii")
+    with contextlib.redirect_stdout(screen):
+        show_table(("", "what"), [("ok", "Ä")])
+    screen.flush()
+    return ", ".join(written.getvalue().decode("ascii").splitlines()[-1].split())
+
+
 def carried(folder: Path) -> str:
     """The text changes and is tokenized anew; the run still speaks its own words."""
     corpus = bpe_corpus(folder)
@@ -351,3 +384,49 @@ def carried(folder: Path) -> str:
     assert own.decode(before) == "document says Ärger"
     assert load_tokenizer(run, config["tokenizer"]).vocab_size == corpus.vocab_size
     return "the run's own words"
+
+
+def resume_cases() -> list[Case]:
+    """Training: sizes that cannot fit, resuming after a change."""
+    rows: list[tuple[str, str, Any]] = [
+        ("a changed learning rate", "bdh-x-0: the checkpoint of step 40 is of other settings, text or code and is deleted; training begins anew (train.init_from: RUN begins with a run's weights)", changed_setting),
+        ("a batch of a million windows", "refused: GiB of logits, this machine has", too_large),
+        ("train.init_from: a folder", "the weights of the run", begun("own/run")),
+        ("train.init_from: a run that is not there", "refused: data/runs/none-x-0 holds no run", begun("none-x-0")),
+        ("train.init_from: a run of another shape", "refused: own/run does not fit the model", begun("own/run", {"n_embd": 16})),
+    ]  # fmt: skip
+    return [Case("training", name, expected, attempt) for name, expected, attempt in rows]
+
+
+def too_large(folder: Path) -> str:
+    make_project(folder, batch_size=2**20, window=128)
+    with inside(folder):
+        check_memory(describe(load_params(), "bdh", "sample_plays", 0))
+    return "fits"
+
+
+def changed_setting(folder: Path) -> str:
+    before = CheckpointFolder("bdh-x-0", "one", folder)
+    before.prepare()
+    before.write(Checkpoint(40, {"w": torch.zeros(1)}, {}))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        CheckpointFolder("bdh-x-0", "two", folder).prepare()
+    return said.getvalue().strip()
+
+
+def begun(origin: str, shape: dict[str, Any] | None = None) -> Any:
+    """The model of a run with `train.init_from`, before its first step."""
+
+    def attempt(folder: Path) -> str:
+        make_project(folder)
+        with inside(folder):
+            first = describe(load_params(), "bdh", "sample_plays", 3)
+            model = first.build()
+            config = {"variant": "bdh", "architecture": "bdh", "vocab_size": 256, "corpus": "x", "seed": 3}
+            save_run(Path("own/run"), model, config | {"model": first.model})
+            make_project(folder, model=shape, learning_rate=0.001, init_from=origin)
+            other = describe(load_params(), "bdh", "sample_plays", 0).build()
+        same = all(torch.equal(other.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+        return "the weights of the run" if same else "other weights"
+
+    return attempt

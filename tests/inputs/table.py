@@ -16,7 +16,7 @@ from typing import Any
 from tests.inputs.case import Case
 from tests.inputs.machines import habit_cases, machine_cases
 from tests.inputs.numbers import number_cases, table_cases
-from tests.inputs.places import doctor_cases, own_file_cases, prompt_cases, variant_cases
+from tests.inputs.places import doctor_cases, own_file_cases, prompt_cases, resume_cases, variant_cases
 from tests.inputs.texts import format_cases, text_cases, tokenizer_cases
 from tests.support.project import ROOT
 
@@ -26,7 +26,7 @@ FILE = ROOT / "docs/inputs.json"
 def quick_cases() -> list[Case]:
     """Every input that is tried inside this process."""
     made = (number_cases, text_cases, table_cases, format_cases, tokenizer_cases, own_file_cases, variant_cases)
-    return [case for cases in (*made, doctor_cases, prompt_cases) for case in cases()]
+    return [case for cases in (*made, doctor_cases, prompt_cases, resume_cases) for case in cases()]
 
 
 def all_cases() -> list[Case]:

@@ -89,7 +89,7 @@ def paths_of(value, prefix=()):
 PATHS = sorted({".".join(path) for path in paths_of(shipped()) if all(isinstance(part, str) for part in path)})
 
 
-@FEW
+@settings(FEW, max_examples=30)
 @given(dotted=st.sampled_from(PATHS), value=VALUES)
 def test_fuzz_params_values(folder, dotted, value):
     raw = copy.deepcopy(shipped())

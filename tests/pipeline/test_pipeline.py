@@ -91,7 +91,7 @@ def test_pipeline_twin_clone_gives_identical_metrics(finished, tmp_path):
 def test_pipeline_variant_that_diverges_is_a_row_and_stops_nothing(finished):
     """`dvc repro` ended at the training that diverged, and no page was made for the others."""
     before = json.loads((finished.folder / "reports/summary.json").read_text(encoding="utf-8"))
-    finished.set(**{"variant.transformer.train": {"learning_rate": 1e30}})
+    finished.set(**{"variant.transformer.train": {"learning_rate": 100.0, "weight_decay": 1e6}})
     try:
         ran = finished.stages_run(finished.repro().stdout)
         assert finished.stages_run(finished.repro().stdout) == set(), "a run that diverged is not tried again"

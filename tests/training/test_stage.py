@@ -248,7 +248,7 @@ def test_stage_that_diverges_ends_well_and_the_others_tell_it(tmp_path, monkeypa
     """It ended with exit code 2, and nothing after it could run: not for any other variant either."""
     key, run = "bdh-sample_plays-0", ("bdh", "sample_plays", 0)
     axes = {"corpora": ["sample_plays"], "variants": ["bdh"], "seeds": [0]}
-    monkeypatch.chdir(make_project(tmp_path, axes, learning_rate=1e30))
+    monkeypatch.chdir(make_project(tmp_path, axes, learning_rate=100.0, weight_decay=1e6))
     (tmp_path / f"data/runs/{key}").mkdir(parents=True)
     (tmp_path / f"data/runs/{key}/model.safetensors").write_text("of an earlier training")
     result = CliRunner().invoke(app, [str(word) for word in run])

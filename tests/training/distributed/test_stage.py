@@ -162,7 +162,7 @@ def test_parallel_error_of_all_ranks_is_one_line_under_a_users_torchrun(tmp_path
 
 
 def test_parallel_training_that_diverges_ends_well_on_all_ranks(tmp_path):
-    folder = make_project(tmp_path, learning_rate=1e30, warmup_steps=0)
+    folder = make_project(tmp_path, learning_rate=100.0, weight_decay=1e6, warmup_steps=0)
     process = start(folder, *TORCHRUN, "bdh", "sample_plays", "0")
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
