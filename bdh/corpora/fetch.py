@@ -108,7 +108,7 @@ def _check_names(name: str, names: list[str]) -> None:
 def _tables_beside(corpus: Corpus) -> set[str]:
     """Names of files that hold no documents: the table of sectors, and what a generator knows."""
     sectors = None if isinstance(corpus.text, PlainText) else corpus.text.sectors
-    known = {FLOORS, LABELS} if isinstance(corpus.source, GeneratedSource) else set()
+    known = {FLOORS, LABELS, SECTORS} if isinstance(corpus.source, GeneratedSource) else set()
     return known | ({sectors} if sectors else set())
 
 

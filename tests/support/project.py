@@ -77,6 +77,7 @@ class Project:
         raw["hebbian"]["bootstrap"] = 50
         raw["hebbian"]["laptop"] = {"window": 32, "max_tokens": 1024}
         raw["frontier"]["laptop"]["max_tokens"] = 512
+        raw["frontier"]["twins"] = 3
         for section in raw["corpus"].values():
             if section["source"]["kind"] == "generated":
                 section["source"]["documents"] = 16
