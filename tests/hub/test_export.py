@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -29,6 +30,11 @@ TOKENIZERS = {
     "bpe": lambda: BytePairs.train([TEXT * 9], 280),
 }
 pytestmark = pytest.mark.timeout(900)
+STATIC = {
+    "bits_per_byte": 2.25, "bits_low": 2.0, "bits_high": 2.5, "nats_per_token": 1.5, "perplexity": 4.5,
+    "tokens": 1000, "bytes": 1000,
+}  # fmt: skip
+USING = Path(__file__).parents[2] / "docs/using.md"
 NEEDED = "transformers is not installed (pip install 'hatchery[hub]')"
 
 
@@ -70,6 +76,8 @@ def found(tmp_path_factory):
         run = run_of(kind, tokenizers[number % len(tokenizers)]())
         export(run, root / kind, root)
         write_expected(run, root / kind)
+    (block,) = re.findall(r"```python\n(from transformers.*?)```", USING.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (root / "using.py").write_text(block.replace("out/bdh-plays", "bdh"))
     libraries = {Path(importlib.util.find_spec(name).origin).parents[1] for name in ("torch", "transformers", "regex")}
     site = [str(path) for path in {*libraries, Path(sysconfig.get_paths()["purelib"])}]
     program = Path(__file__).parents[1] / "support/hub_reader.py"
@@ -112,6 +120,7 @@ def test_export_takes_padded_batches_beams_and_pipelines(found):
     assert found["again"]["written"].startswith("the cat")
     assert len(found["again"]["written"]) > len("the cat")
     assert found["again"]["copy"] == 0.0
+    assert found["using"].startswith("The king")
 
 
 def test_export_spells_bytes_as_gpt2_does():
@@ -142,9 +151,7 @@ def test_export_card_says_what_was_measured_and_what_was_not(tmp_path):
     stats.parent.mkdir(parents=True)
     origin = {"origin": "https://example.org/a.txt", "sha256": "ab" * 32, "licence": "not established; measuring only"}
     stats.write_text(json.dumps({"provenance": [origin]}))
-    static = {"bits_per_byte": 2.25, "bits_low": 2.0, "bits_high": 2.5, "nats_per_token": 1.5, "perplexity": 4.5}
-    static |= {"tokens": 1000, "bytes": 1000}
-    results = {"hebbian": {"window": 128, "arms": {"static": static}}, "train": {"validation/bits_per_byte": 2.3}}
+    results = {"hebbian": {"window": 128, "arms": {"static": STATIC}}, "train": {"validation/bits_per_byte": 2.3}}
     measured = dataclasses.replace(run, results={**results, "train": {**results["train"], "best_step": 40}})
     export(measured, tmp_path / "measured", tmp_path)
     card = (tmp_path / "measured/README.md").read_text()

@@ -3,7 +3,10 @@
 Run as `python -I -S hub_reader.py FOLDER SITE ...`, SITE: where the libraries are installed.
 """
 
+import contextlib
+import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -94,10 +97,19 @@ def again(folder):
     return {"written": written, "copy": largest(second(ids).logits, write.model(ids).logits)}
 
 
+def using(file):
+    """What the piece of Python in docs/using.md prints."""
+    os.chdir(file.parent)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        exec(file.read_text(), {})
+    return told.getvalue()
+
+
 root = Path(sys.argv[1])
 folders = sorted(path for path in root.iterdir() if (path / "told.json").exists())
 found = {folder.name: compare(folder) for folder in folders}
 found["memory"] = {name: constant_memory(root / name, n) for name, n in (("bdh", 2000), ("transformer", 100))}
 found["batches"] = batches(root / "bdh")
 found["again"] = again(root / "bdh")
+found["using"] = using(root / "using.py")
 sys.stdout.write("\n" + json.dumps(found))
