@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,11 +27,13 @@ MOST_ORIGINS = 64
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield a fresh folder beside `folder`; on success it takes its place.
 
-    One process at a time: a second one (after dvc was killed and started again) waits for the first.
+    One process of this machine at a time: a second one (after dvc was killed and started again) waits for the first.
+    The lock lies in the machine's folder for temporary files, so none is left in the project.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    named = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"hatchery-{os.getuid()}-{named}.lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -325,7 +325,7 @@ def test_doctor_says_what_dvc_has_to_do(tmp_path_factory, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("keep", "told"), [(0, "empty (0 bytes)"), (0.5, "broken"), (-1, "broken")], ids=["empty", "cut", "no stages"]
+    ("keep", "told"), [(0, "empty (0 bytes)"), (0.9, "broken"), (-1, "broken")], ids=["empty", "cut", "no stages"]
 )
 def test_dvc_lock_that_was_cut_is_recognised(capsys, repository, keep, told):
     """doctor said "mend dvc.yaml", audit advised to delete pointers or said that all agree."""
