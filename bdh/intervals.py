@@ -21,12 +21,14 @@ FEW_DRAWS = 40
 FEWEST_UNITS = 8
 
 
-def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
+def against_null(value: float, draws: np.ndarray, grain: float = 0.0) -> dict[str, Any]:
     """Where `value` stands among draws of its null: mean, sd, z, two-sided p, number and how p was taken.
 
     From 40 draws on p is the rank p-value 2 * min(share above, share below), counting the value itself (with fewer it
-    could never be below 0.05); with fewer it is the chance that one more draw of a normal null lies this far out
-    (Student t, predictive), and with fewer than two draws there is none.
+    could never be below 0.05). With fewer, and beyond all draws, where ranks say no more than their number, it is the
+    chance that one more draw of a normal null lies this far out (Student t, predictive), at most that of the rank. With
+    fewer than two draws there is none. grain: the smallest step of the value, which z and p take for the sd of draws
+    that vary less (all of them 0, say).
     """
     draws = np.asarray(draws, dtype=np.float64)
     count = int(draws.size)
@@ -34,14 +36,15 @@ def against_null(value: float, draws: np.ndarray) -> dict[str, Any]:
     if mean is None or count < 2:
         return {"mean": mean, "sd": None, "z": None, "p": None, "draws": count, "p_method": None}
     sd = float(draws.std(ddof=1)) if np.ptp(draws) > 0 else 0.0
-    z = (value - mean) / sd if sd > 0 else None
+    spread = max(sd, grain)
+    z = (value - mean) / spread if spread > 0 else None
+    p = None if z is None else float(2 * stats.t.sf(abs(z) / np.sqrt(1 + 1 / count), count - 1))
+    method = "t"
     if count >= FEW_DRAWS:
-        above, below = int((draws >= value).sum()), int((draws <= value).sum())
-        p: float | None = min(1.0, 2.0 * (1 + min(above, below)) / (1 + count))
-        method = "rank"
-    else:
-        p = None if z is None else float(2 * stats.t.sf(abs(z) / np.sqrt(1 + 1 / count), count - 1))
-        method = "t"
+        beyond = min(int((draws >= value).sum()), int((draws <= value).sum()))
+        rank = min(1.0, 2.0 * (1 + beyond) / (1 + count))
+        if beyond or p is None or p >= rank:
+            p, method = rank, "rank"
     return {"mean": mean, "sd": sd, "z": z, "p": p, "draws": count, "p_method": method}
 
 

@@ -68,7 +68,10 @@ def work(part: str, neurons: int, tokens: int, earlier: bool) -> None:
 
 def held_out(tokens: int, documents: int = 8) -> Any:
     """Documents of random bytes."""
-    from benchmarks.controls import text
+    try:
+        from benchmarks.control_text import text
+    except ModuleNotFoundError:  # where the earlier version keeps it
+        from benchmarks.controls import text  # type: ignore[attr-defined]
 
     return text(lengths=(tokens // documents,) * documents, window=WINDOW, vocab=256)
 
@@ -82,13 +85,13 @@ def whole(part: str, model: Any, text: Any, settings: Any, device: str) -> None:
     from bdh.frontier import registry
     from bdh.frontier.concepts import Passages
     from bdh.frontier.survey import Context, Subject, Texts, survey
-    from benchmarks.controls import labels
+    from benchmarks.control_concepts import Design, labels
 
     passages = held_out(6144, documents=12)
     texts = Texts(
         text,
         Passages(passages, np.arange(passages.scored), passages.token_document),
-        labels(0, documents=16, windows=8, window=48),
+        labels(0, Design(sets=False, concepts=2, documents=16, windows=8, window=48)),
     )
     fast = device == "cuda"
     for number in range(settings.twins if part == "twins" else 1):

@@ -6,11 +6,13 @@ or found by written rules in the text: figures in transcripts, who speaks in cal
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betaln
 
 from bdh.corpora.tokens import TokenCorpus
 from bdh.hebbian.held_out import HeldOut
@@ -160,14 +162,16 @@ def play_speeches(text: str) -> Iterator[ConceptSpan]:
 class Labelled:
     """M labelled tokens and C concepts.
 
-    concepts: M,C bool. document, window: M, where each token stands. frequency: M, class of how often the token occurs
-    in the training split (classes that double). of_documents: C, whether the concept is constant within documents.
+    concepts: M,C bool. document, window: M, where each token stands. token: M, identity. frequency: M, class of how
+    often the token occurs in the training split (classes that double). of_documents: C, whether the concept is constant
+    within documents.
     """
 
     names: list[str]
     concepts: np.ndarray
     document: np.ndarray
     window: np.ndarray
+    token: np.ndarray
     frequency: np.ndarray
     of_documents: list[bool]
 
@@ -189,6 +193,7 @@ def label(corpus: TokenCorpus, split: str, passages: Passages) -> Labelled | Non
         concepts=concepts,
         document=passages.row,
         window=np.repeat(np.arange(passages.text.windows), passages.text.lengths),
+        token=passages.text.inputs,
         frequency=frequency_classes(corpus)[passages.text.inputs],
         of_documents=[_constant(mask, passages.row) for mask in concepts.T],
     )
@@ -249,3 +254,86 @@ def _constant(mask: np.ndarray, row: np.ndarray) -> bool:
     number = np.unique(row, return_inverse=True)[1]
     share = np.bincount(number, weights=mask) / np.bincount(number)
     return bool(np.isin(share, (0.0, 1.0)).all())
+
+
+ALIKE = 6
+TRIES = 30
+SHRINKAGE = np.geomspace(0.02, 500.0, 15)
+
+
+class RandomConcepts:
+    """Concepts that mean nothing and are otherwise like those of a text: as many tokens, as common, in such runs.
+
+    A concept is described by the share of every kind of token that it holds (all of it for a set of words, the same of
+    every kind for who is speaking) and by where its runs lie. `alike` deals the shares to other kinds of token that
+    occur as often and in as many windows, and turns the runs along the text; labels of whole documents go to others.
+    All concepts are moved together, so that they overlap as they did. A set is any kinds of token that cover as much.
+    """
+
+    def __init__(self, labelled: Labelled) -> None:
+        """Learn the shares; those of rare kinds are drawn to the concept's own share of the text (beta-binomial)."""
+        self._labelled = labelled
+        _, self._kind = np.unique(labelled.token, return_inverse=True)
+        self._count = np.bincount(self._kind)
+        pairs = np.unique(np.stack([self._kind, labelled.window]), axis=1)
+        self._windows = np.bincount(pairs[0], minlength=self._count.size)
+        self._share_CK = np.stack([self._shares(concept) for concept in labelled.concepts.T])
+        by_count = np.lexsort((self._windows, self._count))
+        chunks = np.array_split(by_count, max(1, by_count.size // (2 * ALIKE)))
+        self._groups = [half for chunk in chunks for half in np.array_split(chunk[np.argsort(self._windows[chunk])], 2)]
+
+    def _shares(self, concept_M: np.ndarray) -> np.ndarray:
+        """Share of every kind of token that a concept holds; windows count as the independent observations."""
+        coverage, total = float(concept_M.mean()), self._windows.astype(float)
+        inside = total * np.bincount(self._kind, weights=concept_M) / self._count
+        a, b = coverage * SHRINKAGE[:, None], (1 - coverage) * SHRINKAGE[:, None]
+        likelihood = (betaln(inside + a, total - inside + b) - betaln(a, b)).sum(1)
+        strength = SHRINKAGE[int(likelihood.argmax())]
+        return np.asarray((inside + coverage * strength) / (total + strength))
+
+    def sets(self, generator: np.random.Generator) -> np.ndarray:
+        """Random sets of kinds of token (M,C, bool), each of which covers about as much of the text as its concept.
+
+        Kinds are taken in random order for as long as that brings the set nearer to the coverage.
+        """
+        held = np.zeros(self._share_CK.shape, dtype=bool)
+        for at, wanted in enumerate(self._labelled.concepts.sum(0)):
+            missing = int(wanted)
+            for kind in generator.permutation(self._count.size):
+                if abs(missing - self._count[kind]) < abs(missing):
+                    held[at, kind] = True
+                    missing -= int(self._count[kind])
+        return held[:, self._kind].T
+
+    def alike(self, generator: np.random.Generator) -> np.ndarray:
+        """Random concepts (M,C, bool) with the shares and the runs of the real ones."""
+        share_CM = self._dealt(generator)[:, self._kind]
+        M = self._kind.size
+        shift = int(generator.integers(M // 8, M - M // 8 + 1))
+        found = np.empty(self._labelled.concepts.shape, dtype=bool)
+        for at, (concept, whole) in enumerate(zip(self._labelled.concepts.T, self._labelled.of_documents, strict=True)):
+            if whole:
+                number = np.unique(self._labelled.document, return_inverse=True)[1]
+                held = np.bincount(number, weights=concept) > 0
+                found[:, at] = generator.permutation(held)[number]
+                continue
+            turned, coverage = np.roll(concept, shift), float(concept.mean())
+            run = np.cumsum(np.diff(turned, prepend=turned[0]))
+            level = generator.random(int(run[-1]) + 1)[run]
+            found[:, at] = np.where(turned, coverage * level, coverage + (1 - coverage) * level) < share_CM[at]
+        return found
+
+    def _dealt(self, generator: np.random.Generator) -> np.ndarray:
+        """Shares (C, kinds) dealt to other kinds: the deal of several that keeps the sizes of the concepts best."""
+        wanted, best, least = self._share_CK @ self._count, self._share_CK, np.inf
+        for _ in range(TRIES):
+            order = np.arange(self._count.size)
+            for group in self._groups:
+                order[group] = generator.permutation(group)
+            dealt = self._share_CK[:, order]
+            off = float(np.abs(np.log((dealt @ self._count) / wanted)).max())
+            if off < least:
+                best, least = dealt, off
+            if least < math.log(1.1):
+                break
+        return best

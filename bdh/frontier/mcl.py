@@ -8,22 +8,26 @@ already separate concepts that few words make up.
 What: concepts are labels of tokens (`bdh.frontier.concepts`). For every neuron and concept the rank-biserial
 correlation of its activation with the concept, against tokens of the same frequency (`bdh.frontier.selectivity`).
 The value is the share of active neurons (active at 1 % of the tokens at least) that are selective for exactly one.
-Null: labels shifted along the text, labels of whole documents dealt to other documents, on 256 neurons.
+Nulls: the same for random concepts, on 256 neurons (`bdh.frontier.concepts.RandomConcepts`): sets of tokens that cover
+as much of the text, and concepts with the shares of words and the runs of the real ones. Neurons are tuned to words
+whether or not a concept joins them.
 Reference protocol: the ten largest ratios P(active | concept) / P(active | not concept), mean over them and concepts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdh.frontier.concepts import Labelled
+from bdh.frontier.concepts import Labelled, RandomConcepts
 from bdh.frontier.rows import Measured, absent, metric_row, point
 from bdh.frontier.selectivity import Half, ridits, selective, usable
 from bdh.frontier.survey import Activations, activations
+from bdh.intervals import against_null
 
 if TYPE_CHECKING:
     from bdh.frontier.survey import Context, Subject
@@ -34,7 +38,8 @@ ACTIVE = 0.01
 NULL_NEURONS = 256
 DRAWS = 40
 TOP = 10
-SHIFTED = "labels shifted along the text"
+SETS = "random sets of tokens of equal coverage"
+ALIKE = "random concepts with the shares and runs of the real ones"
 NO_TAP = "this variant taps no activations of single neurons"
 
 
@@ -90,9 +95,12 @@ def measure(
         return absent(f"{int(active.sum())} active neurons, at least {FEWEST_NEURONS} are needed"), []
     names = [name for name, ok in zip(labels.names, kept, strict=True) if ok]
     found, r = _select(own, sides)
+    value, random = _exactly_one(found), _of_random(own, labels, kept, seed)
+    grain = 1 / min(NULL_NEURONS, found.shape[1])
     row = metric_row(
-        _exactly_one(found),
-        nulls={SHIFTED: _shifted(own, sides, labels, seed)},
+        value,
+        nulls={},
+        tests={name: against_null(value, draws, grain) for name, draws in random.items()},
         interval=wilson(int((found.sum(0) == 1).sum()), found.shape[1]),
         n=found.shape[1],
         untrained=[twin["value"] for twin in twins],
@@ -154,29 +162,25 @@ def _exactly_one(found_Cn: np.ndarray) -> float:
     return float((found_Cn.sum(0) == 1).mean()) if found_Cn.shape[1] else 0.0
 
 
-def _shifted(own: Activations, sides: tuple[Side, ...], labels: Labelled, seed: int) -> np.ndarray:
-    """The value on up to 256 neurons with labels moved, 40 draws."""
+def _of_random(own: Activations, labels: Labelled, kept: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The value on up to 256 neurons for random concepts in the place of the real ones, 40 draws of either kind."""
     generator = np.random.default_rng([seed, 7])
     values = own.values[(own.values > 0).mean(1) >= ACTIVE]
     values = values[generator.permutation(len(values))[:NULL_NEURONS]]
-    ranks = tuple(ridits(values[:, where].T, half.frequency) for where, half in sides)
-    draws = []
-    for _ in range(DRAWS):
-        moved = tuple(moved_labels(half, generator) for _, half in sides)
-        draws.append(_exactly_one(selective((ranks[0], ranks[1]), (moved[0], moved[1]))[0]))
-    return np.array(draws)
+    used = dataclasses.replace(
+        labels,
+        concepts=labels.concepts[:, kept],
+        of_documents=[whole for whole, ok in zip(labels.of_documents, kept, strict=True) if ok],
+    )
+    halves, source = _halves(used), RandomConcepts(used)
+    ranks = [ridits(values[:, where].T, half.frequency) for where, half in halves]
 
+    def value(concepts: np.ndarray) -> float:
+        first, second = (dataclasses.replace(half, concepts=concepts[where]) for where, half in halves)
+        return _exactly_one(selective((ranks[0], ranks[1]), (first, second))[0])
 
-def moved_labels(half: Half, generator: np.random.Generator) -> Half:
-    """The labels turned by a random number of tokens, those that are constant in every cluster dealt to others."""
-    M = half.concepts.shape[0]
-    turned = np.roll(half.concepts, int(generator.integers(M // 8, M - M // 8 + 1)), axis=0)
-    for concept in range(half.concepts.shape[1]):
-        cluster, inside = half.cluster[:, concept], half.concepts[:, concept]
-        share = np.bincount(cluster, weights=inside) / np.maximum(np.bincount(cluster), 1)
-        if np.isin(share, (0.0, 1.0)).all():
-            turned[:, concept] = (generator.permutation(share) == 1.0)[cluster]
-    return Half(turned, half.frequency, half.cluster)
+    draws = {SETS: source.sets, ALIKE: source.alike}
+    return {name: np.array([value(draw(generator)) for _ in range(DRAWS)]) for name, draw in draws.items()}
 
 
 def _concept(found_n: np.ndarray, r_n: np.ndarray) -> dict[str, float | int]:

@@ -145,8 +145,8 @@ def slope(lengths: np.ndarray, squared: np.ndarray) -> float | None:
     return float(np.polyfit(np.log(lengths), 0.5 * np.log(squared), 1)[0])
 
 
-def hurst(series_KP: np.ndarray) -> tuple[float | None, tuple[float | None, float | None]]:
-    """Hurst exponent of K series of P points together, and its 95 % interval.
+def dfa(series_KP: np.ndarray) -> tuple[float | None, tuple[float | None, float | None]]:
+    """Hurst exponent, by detrended fluctuation analysis, of K series of P points together, and its 95 % interval.
 
     Interval: delete-one jackknife over eighths of the time, Student t with 7 degrees of freedom. No exponent for a
     series too short for two window lengths or without fluctuations, no interval where one eighth has all of them.

@@ -5,16 +5,17 @@ non-negative updates (`bdh.frontier.persistence`). So the value is taken from th
 themselves, before any damping, less their mean: persistence can show in their order alone.
 
 What: eight random projections of the updates over all scored tokens in order, at least 1024, less their means per
-class of place in the window (classes that double in width). The value is their Hurst exponent by detrended
-fluctuation analysis, 1/2 without memory. Nulls: the projections in blocks of 16 tokens in random order, and the text
-itself in such blocks, read again by the model. Untrained twins beside it.
+class of place in the window (classes that double in width). The value is the Hurst exponent of their slow fluctuations
+(periods of two roots of the number of tokens and more; `bdh.frontier.memory`), 1/2 without memory. Nulls: the
+projections in blocks of 16 tokens in random order, and series that forget as these do: drawn from an autoregression,
+and from noise with two fading memories, both fitted to the projections. Untrained twins beside it.
+What a length resolves: memory that fades with a time constant up to a 64th of the text is taken for short.
 Further: whether the autocorrelation of the updates fades like an exponential or a power law (AIC), and the half-life
-of the damped projections beside that of damping alone.
+of the damped projections beside that of damping alone; the exponent by detrended fluctuation analysis.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.signal import lfilter
 
-from bdh.frontier import persistence
+from bdh.frontier import memory, persistence
 from bdh.frontier.parallel import each
 from bdh.frontier.persistence import autocorrelation, by_damping, compare_laws, damping_alone, reference_protocol
 from bdh.frontier.persistence import half_life as measured_half_life
 from bdh.frontier.rows import UNTRAINED, Measured, absent, mean_or_none, metric_row, point
-from bdh.frontier.survey import Updates, updates_of
+from bdh.frontier.survey import Updates
 from bdh.hebbian.held_out import HeldOut
 from bdh.hebbian.state import half_life
 from bdh.intervals import percentiles
@@ -39,30 +40,23 @@ FEWEST = 1024
 BLOCK = 16
 LAGS = 64
 STATE_DRAWS = 20
-SHUFFLES = 4
 ROUNDING = 1e-9
 NO_CODES = "this variant taps no x_sparse, there is no coactivation state"
 BLOCKS = f"updates in blocks of {BLOCK} tokens in random order"
-SHUFFLED = f"text in blocks of {BLOCK} tokens in random order, read again"
+FORGETS = "short memory, an autoregression fitted to the updates"
+FADES = "short memory, noise and two fading memories fitted to the updates"
 
 
 def compute(context: Context) -> Measured:
-    """The SPS row of a run and its lag curves; the model reads the shuffled text four times."""
-    text, own = context.texts.text, context.own.updates
-    shuffled: list[Updates | None] = []
-    if own is not None and text.scored >= FEWEST:
-        generator = np.random.default_rng(0)
-        orders = [block_order(text.scored, generator) for _ in range(SHUFFLES)]
-        texts = [dataclasses.replace(text, inputs=text.inputs[order]) for order in orders]
-        shuffled = [updates_of(context.model, one, context.device, context.bfloat16) for one in texts]
+    """The SPS row of a run and its lag curves."""
+    settings = context.settings
     return measure(
-        own,
+        context.own.updates,
         context.twins["sps"],
-        [one for one in shuffled if one is not None],
-        text,
+        context.texts.text,
         context.damping,
-        draws=context.settings.null_draws,
-        jobs=context.settings.jobs,
+        draws=settings.null_draws,
+        jobs=settings.jobs,
     )
 
 
@@ -83,7 +77,7 @@ def numbers(own: Updates, text: HeldOut) -> dict[str, Any]:
         return {}
     protocol = _protocol(own)
     return {
-        "value": persistence.hurst(centred(own.projections, text))[0],
+        "value": memory.hurst(centred(own.projections, text))[0],
         "reference": protocol["hurst"],
         "pearson": protocol["hurst_pearson"],
         "by_damping": {} if own.state is None else by_damping(own.state),
@@ -93,7 +87,6 @@ def numbers(own: Updates, text: HeldOut) -> dict[str, Any]:
 def measure(
     own: Updates | None,
     twins: Sequence[Mapping[str, Any]],
-    shuffled: list[Updates],
     text: HeldOut,
     damping: float,
     *,
@@ -101,11 +94,11 @@ def measure(
     seed: int = 0,
     jobs: int | Literal["auto"] = 1,
 ) -> Measured:
-    """The SPS row of a model beside untrained twins and readings of the shuffled text, and its lag curves.
+    """The SPS row of a model beside untrained twins, and its lag curves.
 
-    twins: `numbers` of the untrained twins. damping: per token, of the state that the half-life is about. draws: random
-    orders in the null; seed: of them. jobs: draws at a time. Fewer than 1024 tokens, or updates that never vary, cannot
-    be measured: null with a reason.
+    twins: `numbers` of the untrained twins. damping: per token, of the state that the half-life is about. draws: series
+    in every null; seed: of them. jobs: draws at a time. Fewer than 1024 tokens, or updates that never vary, cannot be
+    measured: null with a reason.
     """
     if own is None:
         return absent(NO_CODES), []
@@ -116,14 +109,16 @@ def measure(
         return absent("the updates are not finite numbers"), []
     if not (np.ptp(updates_KP, axis=1) > ROUNDING * np.abs(own.projections).max(1)).all():
         return absent("the code of every token is the same, nothing varies"), []
-    value, interval = persistence.hurst(updates_KP)
+    value, interval = memory.hurst(updates_KP)
     if value is None:
-        return absent("the updates do not fluctuate over some window length, they have no Hurst exponent"), []
+        return absent("the updates have no slow fluctuations, and no Hurst exponent"), []
     generator = np.random.default_rng(seed)
     orders = [block_order(text.scored, generator) for _ in range(draws)]
-    nulls = {BLOCKS: _known(each([partial(_exponent, updates_KP, order) for order in orders], jobs))}
-    if shuffled:
-        nulls[SHUFFLED] = _known([persistence.hurst(centred(one.projections, text))[0] for one in shuffled])
+    (forgets, order), (fades, constants) = memory.autoregression(updates_KP), memory.two_memories(updates_KP)
+    short = {FORGETS: memory.Drawn(updates_KP, forgets), FADES: memory.Drawn(updates_KP, fades)}
+    nulls = {BLOCKS: _known(each([partial(_exponent, updates_KP, one) for one in orders], jobs))}
+    for number, (name, process) in enumerate(short.items()):
+        nulls[name] = _known(each([partial(process.exponent, (seed, number, draw)) for draw in range(draws)], jobs))
     row = metric_row(
         value,
         nulls=nulls,
@@ -133,6 +128,8 @@ def measure(
         reference=_protocol(own)["hurst"],
         reference_untrained=[twin["reference"] for twin in twins if twin["reference"] is not None],
         **_reference_details(own, twins),
+        dfa=_dfa(updates_KP),
+        short_memory={"order": order, "time_constants": list(constants), "longest": text.scored / memory.LONGEST},
         decay=_decay(updates_KP),
         half_life=_half_lives(updates_KP, damping, seed + 1),
     )
@@ -161,7 +158,7 @@ def _dealt(updates_KP: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray
 
 
 def _exponent(updates_KP: np.ndarray, order: np.ndarray) -> float | None:
-    return persistence.hurst(updates_KP[:, order])[0]
+    return memory.hurst(updates_KP[:, order])[0]
 
 
 def _known(found: Sequence[float | None]) -> np.ndarray:
@@ -185,6 +182,11 @@ def _reference_details(own: Updates, twins: Sequence[Mapping[str, Any]]) -> dict
         "reference_protocol_by_damping_untrained": next((twin["by_damping"] for twin in twins), {}),
         "updates": 0 if own.state is None else len(own.state.codes),
     }
+
+
+def _dfa(updates_KP: np.ndarray) -> dict[str, float | None]:
+    value, (low, high) = persistence.dfa(updates_KP)
+    return {"value": value, "ci_low": low, "ci_high": high}
 
 
 def _decay(updates_KP: np.ndarray) -> dict[str, Any]:

@@ -298,6 +298,12 @@ def activations(model: LanguageModel, text: HeldOut, device: torch.device | str,
     return None if values is None or neurons.tap is None else Activations(neurons.tap, values)
 
 
+def reading_of(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Reading | None:
+    """Read `text` in the same way and keep density and surprisal alone; None without sparse taps."""
+    watch = Watch(text)
+    return _reading(watch, _read(model, text, device, bfloat16, watch))
+
+
 def updates_of(model: LanguageModel, text: HeldOut, device: torch.device | str, bfloat16: bool) -> Updates | None:
     """Read `text` in the same way and keep the projections of the updates alone; None without x_sparse."""
     projections = Projections(text)

@@ -52,8 +52,16 @@ DEFINITIONS = (
     ("density", "Share of activations that are not zero."),
     ("FLOP", "Floating-point operations, a multiply-add counts as two. Training operations are the forward operations "
      "times three, an upper bound where only a part of the model is trained."),
-    ("TMI, SPS, SEC, MCL", "Modularity of the neuron graph, persistence of the synaptic state, coupling of surprise "
-     "and activity, share of neurons that are selective for exactly one concept; each beside draws of its null."),
+    ("TMI", "Modularity of the neuron graph: how much more its edges lie inside groups of neurons than by "
+     "chance. Nulls: graphs of the same kind without groups."),
+    ("SPS", "Persistence of what the synapses take in: Hurst exponent of its slow fluctuations, 0.5 without memory. "
+     "Nulls: the same in random order, and series that forget as fast as this one (two fitted kinds of short memory)."),
+    ("SEC", "Coupling of surprise and activity: rank correlation of a token's surprisal and the share of active "
+     "neurons, among tokens with the same token before, at the same place in the window and of one stretch of text. "
+     "Nulls: no coupling, judged over documents and over words."),
+    ("MCL", "Share of active neurons that are selective for exactly one concept. Nulls: random sets of tokens that "
+     "cover as much text, and random concepts with the shares of words and the runs of the real ones."),
+    ("untrained twins", "The same shape with fresh weights, at least 20 of them, on the same text."),
     ("interval", "95 %: of a hundred such intervals about 95 hold the true value. One seed: paired bootstrap over "
      "documents (or blocks of text), this seed only. Several seeds: over seeds and documents, each with Student's "
      "quantile of its own number; over seeds alone where there are fewer than 8 documents."),

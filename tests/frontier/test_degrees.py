@@ -5,7 +5,8 @@ import pytest
 
 from bdh.frontier import degrees, state_graph
 from bdh.frontier.graph import Edges
-from benchmarks.controls import Follower, degrees_of, settings, state_of, text
+from benchmarks.control_graphs import Follower, degrees_of, settings, state_of
+from benchmarks.control_text import text
 from tests.support.held_out_text import held_out, small_bdh
 
 

@@ -8,11 +8,11 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from bdh.frontier import mcl, selectivity
-from bdh.frontier.concepts import ConceptSpan, call_roles, spans_of_text
+from bdh.frontier.concepts import ConceptSpan, RandomConcepts, call_roles, spans_of_text
 from bdh.frontier.selectivity import Half
 from bdh.frontier.survey import Activations
 from bdh.frontier.survey import activations as read_activations
-from benchmarks.controls import activations, labels, mcl_of
+from benchmarks.control_concepts import Design, activations, labels, mcl_of
 from tests.support.held_out_text import held_out, small_bdh
 
 CALL = """Acme Q1 call
@@ -67,18 +67,21 @@ def test_mcl_standard_errors_follow_clusters():
     assert naive / 800 > 0.2
 
 
+RUNS = Design(sets=False, concepts=2, documents=24)
+
+
 def test_mcl_counts_planted_neurons_and_names_their_concepts():
-    row = mcl_of(0, planted=0.25)
+    row = mcl_of(0, planted=0.25, design=RUNS)
     assert row["verdict"] == "above its null"
     assert row["value"] == pytest.approx(0.25, abs=0.04)
-    assert row["concepts"]["number"]["neurons"] == pytest.approx(8, abs=2)
-    assert 0.6 < row["concepts"]["number"]["best_auroc"] <= 1.0
-    assert "sector: A" in row["left_out"]
+    assert row["concepts"]["concept 0"]["neurons"] == pytest.approx(8, abs=2)
+    assert 0.6 < row["concepts"]["concept 0"]["best_auroc"] <= 1.0
     assert row["reference_protocol"] > 3
+    assert row["p"] < 1e-4, "beyond all draws p goes on falling"
 
 
 def test_mcl_a_neuron_for_two_concepts_is_not_one_for_one():
-    labelled = labels(0, documents=24)
+    labelled = labels(0, RUNS)
     values = activations(0, labelled).values
     both = labelled.concepts[:, :2].any(1) & (np.random.default_rng(0).random(labelled.document.size) < 0.6)
     values[:, both] += 3.0
@@ -87,22 +90,36 @@ def test_mcl_a_neuron_for_two_concepts_is_not_one_for_one():
     assert row["value"] < 0.2
 
 
-def test_mcl_moved_labels_keep_their_number_and_their_documents():
-    labelled = labels(0)
-    half = Half(
-        labelled.concepts,
-        labelled.frequency,
-        np.stack([labelled.window, labelled.window, labelled.document], axis=1),
-    )
-    moved = mcl.moved_labels(half, np.random.default_rng(0))
-    np.testing.assert_array_equal(moved.concepts.sum(0), labelled.concepts.sum(0))
-    shares = np.bincount(labelled.document, weights=moved.concepts[:, 2]) / np.bincount(labelled.document)
-    assert set(shares.tolist()) <= {0.0, 1.0}
-    assert (moved.concepts[:, 0] != labelled.concepts[:, 0]).mean() > 0.1
+def test_mcl_neurons_tuned_to_words_are_no_neurons_of_concepts():
+    """Three random tokens of every neuron make it selective for sets of tokens, meant or not."""
+    row = mcl_of(0, design=Design(), twins=False, tuned=3)
+    assert row["value"] > 0.02
+    assert row["verdict"] == "not distinguishable from its null"
+    assert row["nulls"][mcl.SETS]["mean"] > 0.02
+
+
+def test_mcl_random_concepts_are_as_large_and_as_lexical_as_the_real_ones():
+    """Catches a null that is easier than the question: sets that fall apart into tokens, or that cover less."""
+    sets, runs = labels(0, Design()), labels(0, RUNS)
+    for seed in range(5):
+        for labelled in (sets, runs):
+            source = RandomConcepts(labelled)
+            for found in (source.alike(np.random.default_rng(seed)), source.sets(np.random.default_rng(seed))):
+                ratio = found.mean(0) / labelled.concepts.mean(0)
+                assert (np.abs(np.log(ratio[:-1])) < 0.25).all()
+        alike = RandomConcepts(sets).alike(np.random.default_rng(seed))
+        inside = np.array([alike[sets.token == kind, 0].mean() for kind in np.unique(sets.token)])
+        assert ((inside < 0.1) | (inside > 0.9)).mean() > 0.85, "a set of tokens stays one"
+        alike = RandomConcepts(runs).alike(np.random.default_rng(seed))
+        starts = [int((np.diff(one.astype(int)) == 1).sum()) for one in (runs.concepts[:, 0], alike[:, 0])]
+        assert starts[1] < 1.6 * starts[0], "runs stay runs"
+        shares = np.bincount(runs.document, weights=alike[:, -1]) / np.bincount(runs.document)
+        assert set(shares.tolist()) <= {0.0, 1.0}
+        assert (alike[:, 0] != runs.concepts[:, 0]).mean() > 0.1
 
 
 def test_mcl_share_that_twins_have_as_well_is_not_distinguishable():
-    labelled = labels(1)
+    labelled = labels(1, RUNS)
     own, *twins = (activations(seed, labelled, planted=0.25) for seed in range(4))
     row, _ = mcl.measure(own, [mcl.numbers(twin, labelled) for twin in twins], labelled)
     assert row["p"] < 0.05
@@ -114,9 +131,13 @@ def test_mcl_share_that_twins_have_as_well_is_not_distinguishable():
     [
         (None, labels(0), "taps no activations"),
         (activations(0, labels(0)), None, "nothing in this text"),
-        (activations(0, labels(0, documents=2)), labels(0, documents=2), "at least 512"),
-        (activations(0, labels(0, documents=4, windows=3)), labels(0, documents=4, windows=3), "occur in both halves"),
-        (Activations("x", np.zeros((9, 2304))), labels(0), "0 active neurons"),
+        (activations(0, labels(0, Design(documents=2))), labels(0, Design(documents=2)), "at least 512"),
+        (
+            activations(0, labels(0, Design(documents=4, windows=3))),
+            labels(0, Design(documents=4, windows=3)),
+            "occur in both halves",
+        ),
+        (Activations("x", np.zeros((9, 3072))), labels(0), "0 active neurons"),
     ],
     ids=["no tap", "no labels", "short", "rare", "silent"],
 )

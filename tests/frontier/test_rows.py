@@ -41,9 +41,20 @@ def test_metrics_p_of_few_draws_keeps_its_level():
 
 def test_metrics_p_of_many_draws_is_a_rank():
     draws = np.arange(99.0)
-    assert against_null(200.0, draws)["p"] == pytest.approx(2 / 100)
+    assert against_null(97.5, draws)["p"] == pytest.approx(4 / 100)
     assert against_null(49.0, draws)["p"] == 1.0
-    assert against_null(200.0, draws)["p_method"] == "rank"
+    assert against_null(97.5, draws)["p_method"] == "rank"
+
+
+def test_metrics_p_beyond_all_draws_goes_on_falling():
+    draws = np.arange(99.0)
+    near, far = (against_null(value, draws)["p"] for value in (99.0, 400.0))
+    assert near == pytest.approx(2 / 100), "the rank alone, where a normal null would still reach"
+    assert far < 1e-6
+    assert against_null(1.0, np.zeros(99))["p"] == pytest.approx(2 / 100), (
+        "draws without a spread have their rank alone"
+    )
+    assert against_null(1.0, np.zeros(99), grain=0.01)["p"] < 1e-6
 
 
 @pytest.mark.parametrize("draws", [[], [3.0], [3.0, 3.0]])

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdh.frontier import persistence, sps
+from bdh.frontier import memory, persistence, sps
 from bdh.frontier.persistence import by_damping, damping_alone, reference_protocol, rescaled_range
 from bdh.frontier.sps import measure
 from bdh.frontier.survey import Updates, survey, updates_of
 from bdh.hebbian.coactivation import Coactivation
-from benchmarks.controls import gaussian_noise, short_memory, text
+from benchmarks.control_series import LAPTOP, SHORT_MEMORY, autoregressive, gaussian_noise
+from benchmarks.control_text import text
 from tests.support.held_out_text import held_out, small_bdh
 
 DRAWS = 60
@@ -27,20 +28,21 @@ def noise_state(seed=0, updates=96, damping=0.99):
 
 @pytest.mark.parametrize("exponent", [0.5, 0.65, 0.8, 0.95])
 def test_sps_dfa_finds_the_exponent_of_fractional_gaussian_noise(exponent):
-    found = [persistence.hurst(gaussian_noise(exponent, 2048, np.random.default_rng(seed))) for seed in range(20)]
+    found = [persistence.dfa(gaussian_noise(exponent, 2048, np.random.default_rng(seed))) for seed in range(20)]
     assert np.mean([value for value, _ in found]) == pytest.approx(exponent, abs=0.02)
     missed = sum(not low <= exponent <= high for _, (low, high) in found)
     assert missed <= stats.binom.ppf(0.999, 20, 0.05)
 
 
-def test_sps_dfa_does_not_see_the_scale_of_a_series_or_a_constant_one():
+def test_sps_exponents_do_not_see_the_scale_of_a_series_or_a_constant_one():
     series = gaussian_noise(0.7, 1024, np.random.default_rng(0), series=3)
     scaled = series * np.array([[1.0], [50.0], [0.01]]) + 7.0
-    assert persistence.hurst(scaled)[0] == pytest.approx(persistence.hurst(series)[0], abs=1e-9)
+    for found in (persistence.dfa, memory.hurst):
+        assert found(scaled)[0] == pytest.approx(found(series)[0], abs=1e-6)
 
 
 def test_sps_autocorrelation_equals_the_sum_by_hand():
-    series = short_memory(300, np.random.default_rng(0))
+    series = autoregressive(0.5)(300, np.random.default_rng(0))
     lags = np.array([1, 4, 30])
     flat = series - series.mean(1, keepdims=True)
     expected = [((flat[:, :-k] * flat[:, k:]).mean(1) / (flat**2).mean(1)).mean() for k in lags]
@@ -66,20 +68,62 @@ def test_sps_laws_of_decay_are_told_apart(curve, law):
         assert found["exponent"] == pytest.approx(0.6, abs=0.1)
 
 
+@pytest.mark.parametrize("exponent", [0.3, 0.5, 0.7, 0.9])
+def test_sps_local_whittle_finds_the_exponent_and_covers_it(exponent):
+    found = [memory.hurst(gaussian_noise(exponent, 8192, np.random.default_rng(seed))) for seed in range(20)]
+    assert np.mean([value for value, _ in found]) == pytest.approx(exponent, abs=0.03)
+    missed = sum(not low <= exponent <= high for _, (low, high) in found)
+    assert missed <= stats.binom.ppf(0.999, 20, 0.06)
+
+
+def test_sps_fitted_spectra_are_those_of_the_process():
+    """Catches a fit that misses the plateau of slow fluctuations, which the null stands on."""
+    series = autoregressive(0.9)(8192, np.random.default_rng(0))
+    frequency = np.arange(1, 200) / 8192
+    expected = 1 / (1 - 1.8 * np.cos(2 * np.pi * frequency) + 0.81)
+    spectrum, order = memory.autoregression(series)
+    assert order == 1
+    np.testing.assert_allclose(spectrum[:, 1:200].mean(0) / expected, 1.0, atol=0.15)
+    fading, constants = memory.two_memories(series)
+    np.testing.assert_allclose(fading[:, 1:200].mean(0) / expected, 1.0, atol=0.25)
+    assert max(constants) <= 8192 / memory.LONGEST
+
+
+def test_sps_drawn_series_keep_what_the_series_share_and_have_the_exponents_of_their_spectrum():
+    """Eight copies of one series say no more than one: their exponent varies as that of one does."""
+    one = autoregressive(0.5)(8192, np.random.default_rng(1))[:1]
+    same = np.repeat(one, 8, axis=0)
+    spectra, _ = memory.autoregression(same)
+    both = []
+    for series in (same, one):
+        process = memory.Drawn(series, spectra[: len(series)])
+        both.append(np.array([process.exponent((2, draw)) for draw in range(100)]))
+    np.testing.assert_allclose(both[0], both[1], atol=1e-3)
+    assert both[0].mean() == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize("name", ["AR(1) .9, half-life 7 tokens", "noise and AR(1) .97", "AR(1) .5 and AR(1) .97"])
+def test_sps_short_memory_is_told_by_one_of_its_two_fits(name):
+    held = text(lengths=(LAPTOP // 8,) * 8, window=128)
+    row = measure(Updates(SHORT_MEMORY[name](LAPTOP, np.random.default_rng(5))), [], held, 0.99, draws=DRAWS)[0]
+    assert max(row["nulls"][null]["p"] for null in (sps.FORGETS, sps.FADES)) > 0.05
+    assert row["short_memory"]["longest"] == LAPTOP / 64
+
+
 def test_sps_half_life_of_damped_noise_is_that_of_damping_alone():
     held, noise = text(lengths=(2048,) * 8), np.random.default_rng(0).normal(size=(8, 16384))
-    row = measure(Updates(noise), [], [], held, 0.99, draws=DRAWS)[0]
+    row = measure(Updates(noise), [], held, 0.99, draws=DRAWS)[0]
     assert row["half_life"]["damping_alone"] == pytest.approx(68.97, abs=0.01)
     assert row["half_life"]["tokens"] == pytest.approx(68.97, rel=0.2)
-    lasting = measure(Updates(gaussian_noise(0.9, 16384, np.random.default_rng(0))), [], [], held, 0.99, draws=DRAWS)[0]
+    lasting = measure(Updates(gaussian_noise(0.9, 16384, np.random.default_rng(0))), [], held, 0.99, draws=DRAWS)[0]
     assert lasting["half_life"]["tokens"] > 1.3 * lasting["half_life"]["null_high"]
 
 
 def test_sps_persistence_that_untrained_weights_show_as_well_is_not_distinguishable():
-    generator, held = np.random.default_rng(0), text()
+    generator, held = np.random.default_rng(0), text(lengths=(2048,) * 4)
     series = [gaussian_noise(0.75, held.scored, generator) for _ in range(4)]
     row, _ = measure(
-        Updates(series[0]), [sps.numbers(Updates(one), held) for one in series[1:]], [], held, 0.99, draws=DRAWS
+        Updates(series[0]), [sps.numbers(Updates(one), held) for one in series[1:]], held, 0.99, draws=DRAWS
     )
     assert row["p"] < 0.05
     assert row["verdict"] == "not distinguishable from its null"
@@ -147,7 +191,7 @@ def test_sps_reference_exponent_of_a_power_law(exponent):
     ids=["none", "short", "constant"],
 )
 def test_sps_is_null_with_a_reason(own, held, reason):
-    row, curve = measure(own, [], [], held, 0.99, draws=DRAWS)
+    row, curve = measure(own, [], held, 0.99, draws=DRAWS)
     assert row["value"] is None
     assert row["verdict"] == "not measurable"
     assert reason in row["reason"]

@@ -13,7 +13,7 @@ from bdh.frontier import communities, graph, tmi
 from bdh.golden.vectors import read
 from bdh.models.base import GraphFactors, build
 from bdh.project.errors import ParamsError
-from benchmarks.controls import settings
+from benchmarks.control_graphs import settings
 from tests.support.shared import shared
 
 SETTINGS = settings(top_share=0.023, restarts=2)
