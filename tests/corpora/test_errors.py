@@ -194,7 +194,7 @@ def test_unwritable_folder_is_reported(tmp_path: Path, run: Callable[..., Done],
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    assert "data/raw/.mine.partial: permission denied; make the folder writable" in complaint(run("fetch"))
+    assert "data/raw: permission denied; make the folder writable" in complaint(run("fetch"))
 
 
 def test_corpus_programs_import_neither_torch_nor_mlflow() -> None:
