@@ -24,6 +24,13 @@ SMALL_TRAIN = {
 SMALL_MODEL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "mlp_internal_dim_multiplier": 4, "dropout": 0.1}
 
 
+def environment_of(folder: Path) -> dict[str, str]:
+    """The environment of commands in a project."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("BDH_CORPORA_MIRROR", "MLFLOW_TRACKING_URI")}
+    own = {"PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return kept | own
+
+
 class Project:
     """A repository in `folder` made of the tracked and the new files of this one."""
 
@@ -41,16 +48,17 @@ class Project:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if k not in ("BDH_CORPORA_MIRROR", "MLFLOW_TRACKING_URI")},
-            "PYTHONPATH": str(folder),
-            "DVC_NO_ANALYTICS": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            **(environment or {}),
-        }
+        self.environment = environment_of(folder) | (environment or {})
         self.git("init", "-q")
         self.git("add", "-A")
         self.git("-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", "start")
+
+    @classmethod
+    def there(cls, folder: Path) -> "Project":
+        """The project that is in `folder` already, a copy of another."""
+        project = cls.__new__(cls)
+        project.folder, project.environment = folder, environment_of(folder)
+        return project
 
     def git(self, *words):
         subprocess.run(["git", *words], cwd=self.folder, check=True, capture_output=True)

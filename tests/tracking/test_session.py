@@ -210,18 +210,6 @@ def test_tracking_can_be_absent(project, tmp_path, environment):
     assert (other.folder / f"reports/run/train/{KEY}.json").exists() == ("BDH_TRACKING" in environment)
 
 
-def test_tracking_four_first_stages_at_once_share_one_fresh_store(tmp_path):
-    fresh = TrackedProject(tmp_path / "fresh", variants=("bdh", "transformer"))
-    stages = [fresh.start("stages.train", v, "sample_plays", seed) for v in ("bdh", "transformer") for seed in "01"]
-    for stage in stages:
-        _, err = stage.communicate(timeout=240)
-        assert (stage.returncode, err) == (0, "")
-    with sqlite3.connect(fresh.folder / "mlflow.db") as database:
-        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert database.execute("SELECT count(*) FROM experiments WHERE name = 'hatchery'").fetchone() == (1,)
-        assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 4
-
-
 @pytest.mark.parametrize(
     ("uri", "told"),
     [

@@ -1,0 +1,85 @@
+"""Files of a finished project that were changed behind its back: noticed before they are believed, and made again.
+
+What the readers of single files say is in tests/inputs/places.py (our own files) and tests/training/test_checkpoints.py.
+"""
+
+import os
+import shutil
+
+import pytest
+
+from tests.reliability.disturbed import results
+from tests.reliability.faults import record
+from tests.support.tracked_project import UNWANTED, finished_project
+
+pytestmark = pytest.mark.slow
+KEY = "bdh-sample_plays-0"
+FAULT = "damaged file of the project"
+PLACES = ("data/raw", "data/tokens", "data/runs", "data/hebbian", "data/twins", "reports")
+
+
+@pytest.fixture
+def copy(tmp_path_factory, tmp_path, monkeypatch):
+    project = finished_project(tmp_path_factory).copy_to(tmp_path / "copy")
+    for name in UNWANTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BDH_TRACKING", "off")
+    project.environment["BDH_TRACKING"] = "off"
+    return project
+
+
+def files_under(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 1)
+
+
+def flip(path):
+    """Change one bit and no size."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_every_result_that_was_changed_is_made_again(copy):
+    """One bit of one file in every folder of results; tracked pointers belong to `bdh audit`."""
+    before, damaged = results(copy), []
+    for place in PLACES:
+        found = [path for path in files_under(copy.folder / place) if str(path.relative_to(copy.folder)) in before]
+        flip(found[0])
+        damaged.append(found[0])
+    assert results(copy) != before
+    copy.repro()
+    assert results(copy) == before
+    assert copy.repro() == set()
+    record(FAULT, injected=len(damaged), recovered=len(damaged), identical=len(damaged))
+
+
+def test_cached_files_that_were_changed_are_not_believed(copy):
+    """Half of the cache is damaged and the results are gone: what DVC can still trust comes back, the rest runs."""
+    before = results(copy)
+    cached = [path for path in files_under(copy.folder / ".dvc/cache/files") if path.suffix != ".dir"]
+    assert cached
+    for number, path in enumerate(cached):
+        flip(path) if number % 2 else os.truncate(path, path.stat().st_size // 2)
+        path.chmod(0o444)
+    for place in PLACES[:-1]:
+        shutil.rmtree(copy.folder / place)
+    assert copy.repro(), "nothing could be taken from the cache"
+    assert results(copy) == before
+    record(FAULT, injected=len(cached), recovered=len(cached), identical=len(cached))
+
+
+@pytest.mark.parametrize("keep", [0, 0.5], ids=["empty", "half"])
+def test_lock_that_was_cut_names_the_way_back_and_the_way_leads_there(copy, keep):
+    lock = copy.folder / "dvc.lock"
+    before, whole = results(copy), lock.read_bytes()
+    lock.write_bytes(whole[: int(len(whole) * keep)])
+    for command in (("repro",), ("audit",), ("sync",)):
+        told = copy.run("bdh", *command, check=False)
+        assert told.returncode == 2
+        (line,) = told.stderr.strip().splitlines()
+        assert "rm dvc.lock" in line
+    lock.unlink()
+    assert copy.repro() <= {"code"}, "nothing is computed again that the run cache has"
+    assert results(copy) == before
+    record(FAULT, recovered=1, identical=1)
