@@ -116,7 +116,10 @@ def open_store(uri: str | None = None) -> Store:
         if database is None:
             check_reachable(address)
             client = _client(address)
-            return Store(address, client, _experiment(client, None))
+            experiment = _experiment(client, None)
+            if not experiment:
+                raise StoreError(f"{shown(address)} answers, but not as a server of MLflow {_version()} does")
+            return Store(address, client, experiment)
         return _open_sqlite(address, database)
     except HatcheryError:
         raise
@@ -132,8 +135,10 @@ def prepare_environment() -> None:
 
 
 def short(error: BaseException) -> str:
-    """The first sentence of an error; MLflow and SQLAlchemy add pages."""
+    """The first sentence of an error; MLflow and SQLAlchemy add pages, and urllib3 says the reason last."""
     line = one_line(error)
+    if given_up := re.search(r" failed with exception .*\(Caused by \w+\(['\"](.*)['\"]\)\)", line):
+        line = f"{line[: given_up.start()]} failed: {given_up[1].rpartition('): ')[2]}"
     line = re.split(r" \(Background on this error| \[SQL:| with url: ", line)[0]
     return line if len(line) <= 300 else f"{line[:297]}..."
 
@@ -144,6 +149,12 @@ def _client(uri: str) -> Any:
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _version() -> str:
+    import mlflow
+
+    return mlflow.__version__
 
 
 def _open_sqlite(uri: str, database: Path) -> Store:

@@ -1,29 +1,33 @@
 """What the files of this folder share: a project that nobody disturbed, and copies of it."""
 
 import shutil
+import signal
 import time
 from itertools import count
 
 import pytest
 
-from tests.reliability.disturbed import STAGES, results, small, stage_below, wait
+from bdh.project.processes import lives
+from tests.reliability.disturbed import results, small, stage_below, stage_name, wait
 from tests.support.project import Project
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Ignored where the tests run in the background of a shell; what they start would ignore Ctrl-C too."""
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """A finished project, its results, and how long each stage took: its process alone, the whole command."""
+    """A finished project, its results, and how many seconds each stage took; `fresh` beside it is where it began."""
     project = small(tmp_path_factory.mktemp("undisturbed"))
-    seconds = {}
-    for stage, name in STAGES.items():
-        began = time.monotonic()
-        running = project.start("dvc", "repro", "--single-item", name)
-        wait(lambda running=running: stage_below(running.pid) or running.poll() is not None)
-        there = time.monotonic()
-        said = running.communicate()[0]
-        assert running.returncode == 0, said
-        seconds[stage] = (time.monotonic() - there, time.monotonic() - began)
-    assert project.stages_run(project.repro().stdout) == set()
+    shutil.copytree(project.folder, project.folder.parent / "fresh", symlinks=True)
+    running, seconds = project.start("dvc", "repro"), {}
+    while running.poll() is None:
+        if (stage := stage_below(running.pid)) is not None:
+            name, began = stage_name(stage), time.monotonic()
+            wait(lambda stage=stage: not lives(stage), seconds=600)
+            seconds[name] = time.monotonic() - began
+        time.sleep(0.02)
+    assert running.returncode == 0, running.stdout.read()
     return project, results(project), seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -55,9 +56,15 @@ def results(project: Project) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Of the page that shows when and how fast it was made, that it is there."""
+    """Of the page and the provenance, which say when they were made, that they are there; of a table no times."""
     if path.name in ("index.html", "provenance.json"):
         return "made"
+    if path.name == "results.csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [
+                {name: value for name, value in row.items() if "timing/" not in name} for row in csv.DictReader(file)
+            ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -93,6 +100,11 @@ def stage_below(pid: int) -> psutil.Process | None:
     return None
 
 
+def stage_name(process: psutil.Process) -> str:
+    """`train` of a process that runs `python -m stages.train ...`."""
+    return next(word.removeprefix("stages.") for word in process.cmdline() if word.startswith("stages."))
+
+
 def wait(condition: Callable[[], object], seconds: float = QUIET_S) -> bool:
     """Whether `condition()` came true in time."""
     end = time.monotonic() + seconds
@@ -116,8 +128,8 @@ def check_clean(project: Project) -> None:
     audited = project.run("bdh", "audit", check=False)
     assert audited.returncode == 0, audited.stdout + audited.stderr
     check_quiet(project)
-    left = [path for top in ("data", "reports", ".") for pattern in LEFT_OVER
-            for path in ((project.folder / top).glob(pattern) if top == "." else (project.folder / top).rglob(pattern))]  # fmt: skip
+    here = [project.folder.glob, (project.folder / "data").rglob, (project.folder / "reports").rglob]
+    left = [path for look in here for pattern in LEFT_OVER for path in look(pattern)]
     assert not left
     rwlock = project.folder / ".dvc/tmp/rwlock"
     holders = json.loads(rwlock.read_text() or "{}") if rwlock.exists() else {}

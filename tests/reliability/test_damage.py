@@ -1,6 +1,6 @@
 """Files of a finished project that were changed behind its back: noticed before they are believed, and made again.
 
-What the readers of single files say is in tests/inputs/places.py (our own files) and tests/training/test_checkpoints.py.
+What the readers of single files say: tests/inputs/places.py (our own files), tests/training/test_checkpoints.py.
 """
 
 import os

@@ -15,43 +15,45 @@ from tests.reliability.disturbed import (
     end,
     mend_lock,
     results,
-    small,
     stage_below,
     wait,
 )
 from tests.reliability.faults import record
+from tests.support.project import Project
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3000)]
 SEED = 17
 KINDS = list(product(("a stage", "dvc", "bdh repro"), SIGNALS))
-PER_STAGE = 7
+PER_STAGE = 6
+DVC_S = 3.0
+"""About how long dvc runs before and after a stage."""
 
 
 def kinds_of(stage):
-    """Seven of the nine kinds of kill for a stage, so that each kind comes seven times; kills of bdh repro first.
+    """Six of the nine kinds of kill for a stage, so that each kind comes six times; kills of bdh repro first.
 
     A stage that had ended before it was killed would run again under `dvc repro --force` alone.
     """
     place = list(STAGES).index(stage)
-    chosen = [KINDS[(2 * place + step) % len(KINDS)] for step in range(PER_STAGE)]
+    chosen = [KINDS[(3 * place + step) % len(KINDS)] for step in range(PER_STAGE)]
     return sorted(chosen, key=lambda kind: kind[0] != "bdh repro")
 
 
 @pytest.fixture(scope="module")
-def disturbed(tmp_path_factory):
-    return small(tmp_path_factory.mktemp("disturbed"))
+def disturbed(undisturbed):
+    return Project.there(undisturbed[0].folder.parent / "fresh")
 
 
 def kill(project, stage, victim, how, seconds, moment):
-    """One kill at `moment`, a share of the stage's time (of the whole command's for dvc); False where it was too late."""
+    """One kill at `moment`, a share of the stage's time (for dvc: of the command's); False where it was too late."""
     words = ("bdh", "repro") if victim == "bdh repro" else ("dvc", "repro", "--force", "--single-item", STAGES[stage])
     running = project.start(*words)
     if victim == "dvc":
-        time.sleep(moment * seconds[1])
+        time.sleep(moment * (seconds + 2 * DVC_S))
         target = running
     else:
         wait(lambda: stage_below(running.pid) or running.poll() is not None)
-        time.sleep(moment * seconds[0])
+        time.sleep(moment * seconds)
         target = running if victim == "bdh repro" else stage_below(running.pid)
     hit = target is not None and running.poll() is None
     if hit:
@@ -63,14 +65,13 @@ def kill(project, stage, victim, how, seconds, moment):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_killed_in_every_way_ends_as_if_nobody_had(undisturbed, disturbed, stage):
-    """The stage is killed seven times in a row, then completed; what it then left must be what nobody disturbed."""
+    """The stage is killed six times in a row, then completed; what it then left must be what nobody disturbed."""
     _, reference, seconds = undisturbed
     draw = random.Random(f"{SEED} {stage}")
     hits = []
     for victim, how in kinds_of(stage):
-        if any(
-            kill(disturbed, stage, victim, how, seconds[stage], draw.uniform(0.02, 0.98) / again) for again in (1, 4)
-        ):
+        moment = draw.uniform(0.02, 0.98)
+        if any(kill(disturbed, stage, victim, how, seconds[stage], moment / again) for again in (1, 2, 4, 8)):
             hits.append(f"{how} of {victim}")
         mend_lock(disturbed)
     disturbed.repro("--single-item", STAGES[stage])

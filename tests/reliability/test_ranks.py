@@ -120,7 +120,7 @@ def test_two_nodes_give_what_one_process_gives(tmp_path, nodes):
             )
         )  # fmt: skip
     try:
-        said = [process.communicate(timeout=240)[0] for process in running]
+        said = [process.communicate(timeout=600)[0] for process in running]
     finally:
         for process in running:
             process.kill()

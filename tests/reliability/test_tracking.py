@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -29,7 +30,7 @@ SERVERS = {
     "a page of a proxy": (OUTAGE, 200, b"<html>please sign in</html>", ""),
     "never answers": (OUTAGE, None, b"", "timed out"),
     "does not know the call": (VERSION, 404, json.dumps(UNKNOWN).encode(), "No route"),
-    "answers in another shape": (VERSION, 200, b'{"experiments": 3}', ""),
+    "answers in another shape": (VERSION, 200, b'{"experiments": 3}', "answers, but not as MLflow"),
 }
 """What a server does: its fault, status (None: no answer), body, and a word of the warning."""
 
@@ -64,7 +65,7 @@ def server():
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
+            do_POST = do_PATCH = do_DELETE = do_GET
 
             def log_message(self, *_):
                 pass
@@ -114,7 +115,7 @@ def test_server_that_is_no_help_is_one_line_and_sync_fills_in(copy, server, kind
 def test_database_that_is_damaged_is_one_line_and_is_made_anew(copy, kind):
     """Catches a damaged store that is believed, and advice that leads nowhere."""
     before, database = results(copy), copy.folder / "mlflow.db"
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = database.stat().st_size
     if kind == "deleted":
@@ -131,7 +132,7 @@ def test_database_that_is_damaged_is_one_line_and_is_made_anew(copy, kind):
             assert told.returncode == 2, told.stdout
             (line,) = told.stderr.strip().splitlines()
             assert "move mlflow.db* away and run `bdh sync`" in line
-            with pytest.raises(StoreError, match="move mlflow.db"):
+            with pytest.raises(StoreError, match=r"move mlflow\.db"):
                 sync(open_store())
             for part in copy.folder.glob("mlflow.db*"):
                 part.unlink()
