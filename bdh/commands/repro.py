@@ -20,6 +20,7 @@ from bdh.commands.executors import starter
 from bdh.commands.schedule import LOGS, Cards, Schedule, Starter, Work, run_in_foreground
 from bdh.project.errors import HatcheryError, shown
 from bdh.project.files import enter_root, run_key, shape_key
+from bdh.project.lockfile import release_dead_locks
 
 if TYPE_CHECKING:
     from bdh.params import Params
@@ -79,6 +80,7 @@ def repro(
             raise PipelineError(f"{key} is no run of params.yaml; it names {', '.join(sorted(known)[:6])}, ...")
     if (found := obstacle()) is not None:
         raise PipelineError(f"{found.detail}; {found.remedy}")
+    release_dead_locks()
     with this_python_first():
         if keys or jobs > 1 or time_limit is not None or start is not None:
             corpora = dict.fromkeys(key.split("-")[1] for key in keys or ())

@@ -9,12 +9,15 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bdh.project.errors import RunError, one_line
-from bdh.project.files import replacing
+from bdh.project.files import replacing, write_json
 
 LOCK = Path("dvc.lock")
 PIPELINE = Path("dvc.yaml")
@@ -95,6 +98,36 @@ def check_lock(path: Path = LOCK) -> None:
     """Raise RunError, with the way back, when dvc.lock is damaged."""
     if (damage := lock_damage(path)) is not None:
         raise RunError(f"{damage}; {LOST_LOCK}")
+
+
+def release_dead_locks(folder: Path = Path(".dvc/tmp")) -> None:
+    """Forget the locks of DVC whose processes are gone, and a list of locks that was cut short.
+
+    DVC keeps the number of every process that reads or writes a path and never forgets one that was killed while it
+    read; once another process has that number, whoever writes the path is told that it is busy.
+    """
+    from dvc.lock import LockError, make_lock
+
+    path = folder / "rwlock"
+    if not path.is_file():
+        return
+    with suppress(LockError), make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder)):
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            read = {name: [one for one in held["read"][name] if _is_dvc(one["pid"])] for name in held.get("read", {})}
+            write = {name: one for name, one in held.get("write", {}).items() if _is_dvc(one["pid"])}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            path.unlink()
+            return
+        write_json(path, {"read": {name: ones for name, ones in read.items() if ones}, "write": write})
+
+
+def _is_dvc(pid: int) -> bool:
+    """Whether a living process with this number runs DVC; a number is soon another's, at the latest after a reboot."""
+    try:
+        return any("dvc" in Path(word).parts[-2:] for word in psutil.Process(pid).cmdline() if word)
+    except psutil.Error:
+        return False
 
 
 def load_lock(path: Path = LOCK) -> dict[str, LockedStage]:

@@ -3,11 +3,15 @@
 What the readers of single files say: tests/inputs/places.py (our own files), tests/training/test_checkpoints.py.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
+from bdh.project.lockfile import release_dead_locks
 from tests.reliability.disturbed import results
 from tests.reliability.faults import record
 from tests.support.tracked_project import UNWANTED, finished_project
@@ -67,6 +71,28 @@ def test_cached_files_that_were_changed_are_not_believed(copy):
     assert copy.repro(), "nothing could be taken from the cache"
     assert results(copy) == before
     record(FAULT, injected=len(cached), recovered=len(cached), identical=len(cached))
+
+
+@pytest.mark.parametrize("text", ["", '{"read": {"a": [{"pid"'], ids=["empty", "half"])
+def test_list_of_dvc_locks_that_was_cut_is_forgotten(tmp_path, text):
+    """DVC rewrites it in place: after a kill there, every command ended with "JSON structure is corrupted"."""
+    (tmp_path / "rwlock").write_text(text)
+    release_dead_locks(tmp_path)
+    assert not (tmp_path / "rwlock").exists()
+
+
+def test_locks_of_dead_processes_are_released_and_those_of_a_living_dvc_kept(tmp_path):
+    """The number of a killed dvc is another process's by now: whoever wrote its paths was told that they are busy."""
+    (tmp_path / "dvc").write_text("import time; print(flush=True); time.sleep(60)")
+    alive = subprocess.Popen([sys.executable, str(tmp_path / "dvc")], stdout=subprocess.PIPE)
+    alive.stdout.readline()
+    mine, dead, dvc = ({"pid": pid, "cmd": "dvc repro"} for pid in (os.getpid(), 2**30, alive.pid))
+    held = {"read": {"a": [mine, dvc], "b": [dead]}, "write": {"c": dead, "d": dvc}}
+    (tmp_path / "rwlock").write_text(json.dumps(held))
+    release_dead_locks(tmp_path)
+    alive.kill()
+    alive.wait()
+    assert json.loads((tmp_path / "rwlock").read_text()) == {"read": {"a": [dvc]}, "write": {"d": dvc}}
 
 
 @pytest.mark.parametrize("keep", [0, 0.5], ids=["empty", "half"])

@@ -30,7 +30,7 @@ SERVERS = {
     "a page of a proxy": (OUTAGE, 200, b"<html>please sign in</html>", ""),
     "never answers": (OUTAGE, None, b"", "timed out"),
     "does not know the call": (VERSION, 404, json.dumps(UNKNOWN).encode(), "No route"),
-    "answers in another shape": (VERSION, 200, b'{"experiments": 3}', "answers, but not as MLflow"),
+    "answers in another shape": (VERSION, 200, b'{"experiments": 3}', "answers, but not as"),
 }
 """What a server does: its fault, status (None: no answer), body, and a word of the warning."""
 
