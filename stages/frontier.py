@@ -13,6 +13,7 @@ from bdh.hebbian import coactivation
 from bdh.project.device import choose_device, fix_seed
 from bdh.project.errors import reported
 from bdh.project.files import HEBBIAN, RESULTS, RUNS, TOKENS, TWINS, run_key, shape_key, write_json
+from bdh.project.origin import keep_origin
 from bdh.project.processes import stoppable
 from bdh.training.checkpoints import divergence, load_run
 
@@ -31,6 +32,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
         with tracking.tracked("frontier", key, params=named, tags=tags):
             write_json(report, identity | frontier.not_measured(diverged))
             rows.save(curves, [])
+            keep_origin("frontier", key)
         return
     model, config = load_run(RUNS / key, device)
     state, window = coactivation.load(HEBBIAN / key / "coactivation.safetensors")
@@ -43,7 +45,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
         found, points = frontier.measure(run, texts, options, device, bfloat16=settings.precision == "bfloat16")
         write_json(report, identity | found)
         rows.save(curves, points)
-        tracker.log_file(report)
+        keep_origin("frontier", key)
 
 
 if __name__ == "__main__":

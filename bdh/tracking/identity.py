@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from bdh.project.lockfile import (
     stage_and_key,
     stage_name,
 )
+from bdh.project.origin import git
 from bdh.tracking.mirror import POINTERS, noted_path
 
 DEP = "dvc.dep."
@@ -99,19 +99,11 @@ def differing(tags: Mapping[str, str], entry: LockedStage) -> dict[str, tuple[st
 
 def git_tags() -> dict[str, str]:
     """Commit that is checked out and whether tracked files other than results differ from it; {} outside git."""
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in MADE))
+    dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in MADE))
     return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def source_tags(stage: str) -> dict[str, str]:

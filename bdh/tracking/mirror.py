@@ -51,11 +51,12 @@ def curve_paths(stage: str, key: str) -> list[Path]:
 
 def artifact_paths(stage: str, key: str) -> list[tuple[Path, str]]:
     """Files that belong to a stage's run, each with its folder among the artifacts."""
-    found = [(path, "") for path in report_paths(stage, key) + curve_paths(stage, key)]
+    if stage == "compare":
+        return [(REPORTS / name, "") for name in ("summary.json", "index.html", "results.csv")]
+    found = [(path, path.parent.name) for path in report_paths(stage, key) + curve_paths(stage, key)]
+    found.append((result_path(f"origin/{stage}/{key}.json"), "origin"))
     if stage == "train":
         found += [(RUNS / key / "samples.json", "samples"), (RUNS / key / "config.json", "")]
-    if stage == "compare":
-        found += [(REPORTS / "index.html", ""), (REPORTS / "results.csv", "")]
     return found
 
 

@@ -20,6 +20,7 @@ from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import ParamsError, TrainingError
 from bdh.project.files import CODE, RESULTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.origin import keep_origin
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
@@ -261,6 +262,7 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
     write_json(RESULTS / "timing" / f"{run.key}.json", report.timing_report(training))
     report.draw_history(folder.path / "curves.png", run.key, training.history)
     tracker.log_file(folder.path / "curves.png", "figures")
+    keep_origin("train", run.key)
     if diverged is None:
         tracker.log_file(output / "samples.json", "samples")
 

@@ -16,8 +16,11 @@ from bdh.report.data import measures
 from bdh.report.data.inputs import FLOORS, RESULTS, Inputs, RunResults
 from bdh.report.data.measures import Measure
 
-POINTER = "run/{stage}/{key}.json"
-POINTED = ("train", "hebbian", "frontier")
+BESIDE = tuple(
+    f"{kind}/{stage}/{{key}}.json" for kind in ("origin", "run") for stage in ("train", "hebbian", "frontier")
+)
+"""What belongs to a run beside its results: what they were made from, and its runs in MLflow."""
+
 METRICS, PLOTS = files.REPORTS / "metrics", files.REPORTS / "plots"
 SHOWN: dict[str, Measure] = {
     "bits_per_byte": measures.test_bits,
@@ -36,7 +39,7 @@ def export(inputs: Inputs) -> None:
     wanted = [files.RESULTS / FLOORS.format(corpus=corpus) for corpus in inputs.corpora]
     for run in inputs.runs:
         wanted += [files.RESULTS / pattern.format(key=run.key) for pattern in RESULTS.values()]
-        wanted += [files.RESULTS / POINTER.format(stage=stage, key=run.key) for stage in POINTED]
+        wanted += [files.RESULTS / pattern.format(key=run.key) for pattern in BESIDE]
     written = [_copy(path) for path in wanted if path.exists()]
     for run in inputs.runs:
         numbers = {name: value for name, measure in SHOWN.items() if (value := measure(run)) is not None}

@@ -11,6 +11,7 @@ from bdh import tracking
 from bdh.params import load, named_settings
 from bdh.project.closure import PLAIN_STAGES, SHAPE_STAGE, VARIANT_STAGES
 from bdh.project.files import HEBBIAN, RAW, REPORTS, RESULTS, RUNS, TOKENS, TWINS, run_key, shape_key, write_json
+from bdh.project.origin import keep_origin
 
 STEPS = range(0, 60, 10)
 
@@ -62,6 +63,7 @@ def train(variant, corpus, seed):
             stop_here(count, tracker)
         write_run(key, variant, corpus, seed, settings, rows)
         tracker.log_file(RUNS / key / "samples.json", "samples")
+        keep_origin("train", key)
 
 
 def stop_here(count, tracker):
@@ -113,6 +115,7 @@ def hebbian(variant, corpus, seed):
         write_json(HEBBIAN / key / "documents.json", [])
         write_json(RESULTS / "hebbian" / f"{key}.json", {"variant": variant, "corpus": corpus, "seed": seed} | report)
         tracker.log_metrics({"static/bits_per_byte": value})
+        keep_origin("hebbian", key)
 
 
 def arm(value):
@@ -132,6 +135,7 @@ def frontier(variant, corpus, seed):
         write_json(RESULTS / "frontier" / f"{key}.json", {"variant": variant, "corpus": corpus, "seed": seed} | report)
         (RESULTS / "curves").mkdir(parents=True, exist_ok=True)
         (RESULTS / "curves" / f"{key}.csv").write_text("metric,x,y,series\ntmi,1,0.4,model\n")
+        keep_origin("frontier", key)
 
 
 def compare():
