@@ -20,6 +20,11 @@ DISK_ERRORS = {
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
     errno.EACCES: "permission denied; make the folder writable or run from another one",
     errno.EROFS: "the file system is read-only; run from a writable folder",
+    errno.EISDIR: "it is a folder where a file should be; move it away and run the same command again",
+    errno.ENOTDIR: "a file stands where a folder should be; move it away and run the same command again",
+    errno.ENAMETOOLONG: "the name is too long for this file system; shorten it",
+    errno.ELOOP: "symbolic links go round in a circle; mend them",
+    errno.EMFILE: "too many files are open; raise the limit (`ulimit -n 4096`) and run the same command again",
 }
 
 HIDDEN = "***"
@@ -28,6 +33,10 @@ ADDRESSES = ("BDH_CORPORA_MIRROR", "MLFLOW_TRACKING_URI")
 
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SHORTEST_SECRET = 4
+
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
+"""Control characters, line separators, direction marks and overrides, halves of surrogate pairs."""
 
 
 class HatcheryError(Exception):
@@ -59,8 +68,13 @@ class RunError(HatcheryError):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` on a single line, without passwords and tokens."""
-    return shown(" ".join(str(error).split())) or type(error).__name__
+    """The message of `error` on a single line, without passwords, tokens and signs that steer a terminal."""
+    return visible(shown(" ".join(str(error).split()))) or type(error).__name__
+
+
+def visible(text: str) -> str:
+    """A text whose signs that steer a terminal or turn the direction of writing are written out (`\\x1b`)."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shown(text: str) -> str:

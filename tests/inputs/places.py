@@ -22,6 +22,7 @@ import torch
 from bdh import __main__ as cli
 from bdh.commands import doctor
 from bdh.commands.console import show_table
+from bdh.commands.generate import write_utf8
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.tokenizer import load as load_tokenizer
@@ -216,6 +217,13 @@ def variant_cases() -> list[Case]:
         ("a name that is not there", "refused: bdh/models/mine.py, line 15: NameError", variant(good + "\n\nx = y\n", built)),
         ("no flops_per_token", "refused: mine.py, line 10: Model defines no flops_per_token", variant(good, lambda: built().flops_per_token(9))),
         ("no initial_state", "refused: mine.py, line 10: Model defines no initial_state", variant(good, lambda: built().state_bytes())),
+        ("a Model that takes other arguments", "refused: bdh/models/mine.py, line 1: Model cannot be built: TypeError: Model.__init__()", variant(HEAD + "class Config:\n    width: int = 8\n\n\nclass Model(LanguageModel):\n    def __init__(self):\n        super().__init__()\n", built)),
+        ("a Model that fails", "refused: bdh/models/mine.py, line 13: Model cannot be built: ZeroDivisionError", variant(good + "        1 / 0\n", built)),
+        ("a Config that is no dataclass", "refused: bdh/models/mine.py, line 4: Config is no dataclass", variant("from bdh.models.base import LanguageModel\n\n\nclass Config:\n    width: int = 8\n" + MODEL, built)),
+        ("a default of another type", "refused: line 7: Config.width: the default is 'x', and its type is int", variant(HEAD + "class Config:\n    width: int = 'x'\n" + MODEL, settings)),
+        ("a default that is infinite", "refused: line 7: Config.width: the default is inf; write a finite number", variant(HEAD + "class Config:\n    width: float = 1e999\n" + MODEL, settings)),
+        ("a Config that is itself", "refused: bdh/models/mine.py, line 1: it defines no Config", variant("Config = Config\n", settings)),
+        ("sys.exit in the file", "refused: bdh/models/mine.py, line 2: SystemExit: 3", variant("import sys\nsys.exit(3)\n" + good, built)),
         ("Model that is no LanguageModel", "refused: line 10: Model is no LanguageModel", variant(HEAD + "class Config:\n    width: int = 8\n\n\nclass Model:\n    pass\n", built)),
     ]  # fmt: skip
     return [Case("variant file", name, expected, attempt) for name, expected, attempt in rows]
@@ -337,11 +345,26 @@ def prompt_cases() -> list[Case]:
         ("Ä on an ASCII terminal", "the bytes of Ä", ascii_terminal),
         ("a table with Ä on an ASCII terminal", "ok, \\xc4", ascii_table),
         ("a seed of 23 digits", "refused: Invalid value for '--seed'", prompted("--seed", "1" * 23)),
+        ("a lone surrogate in --stop", "refused: --stop is not UTF-8", prompted("--prompt", "a", "--stop", "\udfff")),
+        ("signs that steer a terminal, on a terminal", "a\\x1b[2J b", on_a_terminal),
         ("temperature: nan", "refused: temperature", prompted("--prompt", "a", "--temperature", "nan")),
         ("corpus tokenized anew since", "refused: corpus toy was tokenized anew since this run was trained", prompted("--prompt", "a", config=corpus_anew)),
         ("a run that carries its tokenizer", "the run's own words", carried),
     ]  # fmt: skip
     return [Case("prompt", name, expected, attempt) for name, expected, attempt in rows]
+
+
+def on_a_terminal(folder: Path) -> str:
+    """What a model writes, on a terminal; `write_utf8` is what `bdh generate` writes with."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    written = io.BytesIO()
+    with contextlib.redirect_stdout(Terminal(written, encoding="utf-8")):
+        write_utf8("a\x1b[2J b")
+        return written.getvalue().decode("utf-8")
 
 
 def same_as_utf8(folder: Path) -> str:
