@@ -265,6 +265,16 @@ def _place(error: BaseException, architecture: str) -> str:
     return f"bdh/models/{name}, line {lines[-1] if lines else 1}"
 
 
+def parameters_of(module: Any, config: Any, vocab_size: int) -> int:
+    """Parameters of a model that is built without memory (device meta); 0 for one that cannot be built so."""
+    try:
+        with torch.device("meta"):
+            return module.Model(config, vocab_size).parameter_count()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        sized = "overflow" in str(error).lower() or "storage size" in str(error).lower()
+        return 2**62 if sized else 0
+
+
 def check_fits(architecture: str, module: Any, config: Any, vocab_size: int) -> None:
     """Raise VariantError, with an estimate, when the weights alone are more than the machine's memory.
 
@@ -273,13 +283,7 @@ def check_fits(architecture: str, module: Any, config: Any, vocab_size: int) -> 
     numbers = [value for value in dataclasses.asdict(config).values() if type(value) is int and value > 1]
     if math.prod(numbers) * vocab_size < SURELY_SMALL:
         return
-    try:
-        with torch.device("meta"):
-            parameters = module.Model(config, vocab_size).parameter_count()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        if "overflow" not in str(error).lower() and "storage size" not in str(error).lower():
-            return
-        parameters = 2**62
+    parameters = parameters_of(module, config, vocab_size)
     need, have = 4 * parameters, psutil.virtual_memory().total
     if need > have:
         raise VariantError(

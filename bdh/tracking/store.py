@@ -99,13 +99,17 @@ def store_uri() -> str:
 
 
 def sqlite_address(database: Path) -> str:
-    """The address of a database file; SQLAlchemy decodes it, so what would mean something else is written `%3F`."""
-    return "sqlite:///" + re.sub("[%?#]", lambda match: f"%{ord(match[0]):02X}", str(database))
+    """The address of a database file; SQLAlchemy decodes it, so what would mean something else is written `%3F`.
+
+    Of such an address MLflow would make the folder that it spells undecoded, unless the driver is named.
+    """
+    spelt = re.sub("[%?#]", lambda match: f"%{ord(match[0]):02X}", str(database))
+    return f"sqlite:///{spelt}" if spelt == str(database) else f"sqlite+pysqlite:///{spelt}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a SQLite address, None for any other store or for options behind `?`."""
-    match = re.fullmatch(r"sqlite:///([^?]+)", uri)
+    match = re.fullmatch(r"sqlite(?:\+pysqlite)?:///([^?]+)", uri)
     return Path(unquote(match[1])).absolute() if match else None
 
 

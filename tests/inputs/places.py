@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -33,7 +34,10 @@ from bdh.hub import tokenizer_of
 from bdh.models import catalog
 from bdh.models.base import build as build_model
 from bdh.params import load as load_params
+from bdh.project.processes import Stop
+from bdh.tracking import session
 from bdh.training.checkpoints import load_run, save_run
+from bdh.training.distributed.worker import joined
 from bdh.training.resume import Checkpoint, CheckpointFolder
 from bdh.training.run import check_memory, describe
 from tests.inputs.case import Case, build, local, plain
@@ -414,6 +418,16 @@ def resume_cases() -> list[Case]:
     rows: list[tuple[str, str, Any]] = [
         ("a changed learning rate", "bdh-x-0: the checkpoint of step 40 is of other settings, text or code and is deleted; training begins anew (train.init_from: RUN begins with a run's weights)", changed_setting),
         ("a batch of a million windows", "refused: GiB of logits, this machine has", too_large),
+        ("a batch of a million windows on a GPU of 80 GiB", "refused: GiB at least, and this GPU has 80 GiB: make the sizes of `model`", on_gpu(batch_size=2**20, window=2**20)),
+        ("a step that fits a GPU of 80 GiB", "fits", on_gpu(batch_size=8, window=128)),
+        ("a model too large for a GPU of 4 KiB", "refused: parameters need", on_gpu(2**12, batch_size=8, window=128)),
+        ("RANK empty", "refused: the environment variable RANK is '', and torchrun sets it to a whole number from 0 on; unset it", launched_as(WORLD_SIZE="2", RANK="")),
+        ("WORLD_SIZE: two", "refused: the environment variable WORLD_SIZE is 'two'", launched_as(WORLD_SIZE="two")),
+        ("WORLD_SIZE: -1", "refused: the environment variable WORLD_SIZE is '-1'", launched_as(WORLD_SIZE="-1")),
+        ("RANK: 5 of 2", "refused: WORLD_SIZE is 2 and RANK 5, which should be below it; unset both", launched_as(WORLD_SIZE="2", RANK="5")),
+        ("no RANK, WORLD_SIZE: 2", "refused: WORLD_SIZE is 2 and RANK missing", launched_as(WORLD_SIZE="2")),
+        ("MASTER_PORT: http", "refused: the environment variable MASTER_PORT is 'http'", launched_as(WORLD_SIZE="2", RANK="0", MASTER_PORT="http")),
+        ("RANK empty, one process", "alone", launched_as(RANK="")),
         ("train.init_from: a folder", "the weights of the run", begun("own/run")),
         ("train.init_from: a run that is not there", "refused: data/runs/none-x-0 holds no run", begun("none-x-0")),
         ("train.init_from: a run of another shape", "refused: own/run does not fit the model", begun("own/run", {"n_embd": 16})),
@@ -426,6 +440,34 @@ def too_large(folder: Path) -> str:
     with inside(folder):
         check_memory(describe(load_params(), "bdh", "sample_plays", 0))
     return "fits"
+
+
+def on_gpu(memory: int = 80 * 2**30, **train: int) -> Any:
+    """The estimate for a GPU that this machine need not have."""
+
+    def attempt(folder: Path) -> str:
+        make_project(folder, **train)
+        properties = mock.Mock(total_memory=memory)
+        with inside(folder), mock.patch("torch.cuda.get_device_properties", return_value=properties):
+            run = describe(load_params(), "bdh", "sample_plays", 0)
+            check_memory(dataclasses.replace(run, device=torch.device("cuda", 0)))
+        return "fits"
+
+    return attempt
+
+
+def launched_as(**variables: str) -> Any:
+    """How a training joins others with these variables of torchrun; whether it tracks is asked before."""
+
+    def attempt(folder: Path) -> str:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+        kept = {name: value for name, value in os.environ.items() if name not in names}
+        with mock.patch.dict(os.environ, kept | variables, clear=True):
+            session.wanted()
+            with joined(Stop(), "cpu") as group:
+                return "alone" if group.size == 1 else "joined"
+
+    return attempt
 
 
 def changed_setting(folder: Path) -> str:

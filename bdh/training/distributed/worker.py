@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from bdh.project.errors import EXIT_CODE, HatcheryError, explain_os_error, one_line
+from bdh.project.errors import EXIT_CODE, HatcheryError, explain_os_error, one_line, shown
 from bdh.project.processes import Stop
 from bdh.training.distributed.group import ALONE, ProcessGroup
 
@@ -138,7 +138,7 @@ def _end(group: ProcessGroup, error: BaseException) -> None:
     reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, OSError):
         reason = explain_os_error(error) or reason
-    _tell(reason, "" if known else "".join(traceback.format_exception(error)), everyone=False)
+    _tell(reason, "" if known else shown("".join(traceback.format_exception(error))), everyone=False)
     if os.environ.get(LAUNCHED):
         raise SystemExit(EXIT_CODE) from error
     if known:
