@@ -18,6 +18,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from bdh import __main__ as cli
@@ -80,6 +82,22 @@ def damaged(path: str, change: Callable[[Any], Any] | bytes, read: Callable[[Pat
     return attempt
 
 
+def moved(column: str, value: Any) -> Any:
+    """Change the third row of the table of documents, or (`...`) take it out, and read it again."""
+
+    def attempt(folder: Path) -> str:
+        bpe_corpus(folder)
+        path = folder / "tokens/mine/documents.parquet"
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        rows[2][column] = value
+        kept = [row for row in rows if row[column] is not ...]
+        pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
+        return str(len(TokenCorpus.open(folder / "tokens/mine").documents))
+
+    return attempt
+
+
 def without(*path: str) -> Callable[[Any], Any]:
     def change(value: Any) -> Any:
         inner = value
@@ -130,6 +148,13 @@ def own_file_cases() -> list[Case]:
         ("stats.json, unknown tokenizer", "refused: unknown tokenizer 'words'; known: bytes", damaged(stats, with_value("words", "tokenizer", "name"), tokenizer)),
         ("provenance.json without files", "refused: (files: Field required); `dvc repro -f fetch@mine`", damaged(raw, without("files"), provenance)),
         ("provenance.json, bytes as text", "refused: (files.0.bytes: Input should be a valid integer)", damaged(raw, with_value("9", "files", 0, "bytes"), provenance)),
+        ("stats.json, end of text beyond the vocabulary", "refused: tokenizer.json is damaged (its ids have gaps)", damaged(stats, with_value(5000, "tokenizer", "end_of_text"), tokenizer)),
+        ("provenance.json that describes another file", "refused: names 'other.txt' and does not describe it (files); `dvc repro -f fetch@mine`", damaged(raw, with_value("other.txt", "text"), provenance)),
+        ("documents.parquet, a place before its split", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("token_start", -5)),
+        ("documents.parquet, a place behind its split", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("token_end", 10**12)),
+        ("documents.parquet without a place", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("token_end", None)),
+        ("documents.parquet, an unknown split", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("split", "other")),
+        ("documents.parquet, a row fewer", "refused: documents.parquet has 5 documents in split train, stats.json says 6; " + again, moved("split", ...)),
         ("documents.parquet cut short", "refused: documents.parquet is damaged", damaged("tokens/mine/documents.parquet", b"PAR1", lambda f: corpus(f).documents)),
         ("test.bin cut short", "refused: test.bin has 1 bytes instead of", damaged("tokens/mine/test.bin", b"a", lambda f: corpus(f).tokens("test"))),
         ("tokenizer.json, no JSON", "refused: tokenizer.json is no tokenizer", damaged("tokens/mine/tokenizer.json", b"{", tokenizer)),
