@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +98,10 @@ def from_files(key: str) -> Recorded:
 
 
 def from_store(run_id: str) -> Recorded:
-    """A training in MLflow, with the evaluations that belong to it. Raises ReproduceError where it lacks something."""
-    import mlflow
+    """A training in MLflow, with the evaluations that belong to it.
 
+    Raises ReproduceError where there is none, StoreError where it lacks an artifact.
+    """
     from bdh.tracking.store import open_store
 
     store = open_store()
@@ -111,23 +111,10 @@ def from_store(run_id: str) -> Recorded:
     key = found.data.tags["key"]
     children = store.search(f"tags.mlflow.parentRunId = '{found.info.run_id}'")
     runs = {"train": found} | {child.data.tags.get("stage"): child for child in children}
-    results = {}
-    with tempfile.TemporaryDirectory() as place:
-        there = [stage for stage in STAGES if stage in runs]
-        for name, stage in (("origin", there[-1]), *((stage, stage) for stage in there)):
-            artifact = f"{name}/{key}.json"
-            try:
-                into = Path(place, name)
-                into.mkdir()
-                path = mlflow.artifacts.download_artifacts(
-                    run_id=runs[stage].info.run_id, artifact_path=artifact, dst_path=str(into), tracking_uri=store.uri
-                )
-            except Exception as error:  # whatever the store raises
-                raise ReproduceError(
-                    f"run {run_id} has no artifact {artifact} ({str(error).splitlines()[0]})"
-                ) from None
-            results[name] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return Recorded(key, Origin.model_validate(results.pop("origin")), results)
+    there = [stage for stage in STAGES if stage in runs]
+    results = {stage: json.loads(store.read(runs[stage].info.run_id, f"{stage}/{key}.json")) for stage in there}
+    made = json.loads(store.read(runs[there[-1]].info.run_id, f"origin/{key}.json"))
+    return Recorded(key, Origin.model_validate(made), results)
 
 
 def check_out(folder: Path, made: Origin) -> None:

@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -91,6 +92,15 @@ class Store:
             token = page.token
             if not token:
                 return
+
+    def read(self, run_id: str, artifact: str) -> str:
+        """The text of an artifact of a run; raises StoreError where there is none."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run_id, artifact, folder)
+                return Path(path).read_text(encoding="utf-8")
+            except Exception as error:  # whatever the store raises
+                raise StoreError(f"run {run_id} has no artifact {artifact} ({short(error)})") from None
 
 
 def root() -> Path:
