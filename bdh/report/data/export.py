@@ -26,7 +26,7 @@ SHOWN: dict[str, Measure] = {
     "parameters": measures.parameters,
     "tokens_per_s": measures.number_of("timing", "tokens_per_s"),
 }
-"""What `dvc metrics show` says of a run, a row that fits a terminal; carry_change: bits per byte, carry minus static."""
+"""What `dvc metrics show` says of a run, fit for a terminal; carry_change: bits per byte, carry minus static."""
 
 LEARNING = ("step", "validation_nats")
 
