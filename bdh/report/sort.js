@@ -1,4 +1,5 @@
-// The page's only script: click a heading to sort a table. Without it everything is still there to read.
+// The page's only script: a heading sorts its table, a field narrows the headline table, printing opens what is folded.
+// Without it everything is still there to read.
 document.querySelectorAll("table.sortable").forEach(table => {
   table.querySelectorAll("thead th").forEach((head, column) => {
     const button = document.createElement("button");
@@ -28,3 +29,25 @@ document.querySelectorAll("table.sortable").forEach(table => {
     });
   });
 });
+document.querySelectorAll("table.filtered").forEach(table => {
+  const field = document.createElement("input");
+  field.type = "search";
+  field.placeholder = "Show only ...";
+  field.setAttribute("aria-label", "Show only variants whose row holds this text");
+  field.addEventListener("input", () => {
+    const wanted = field.value.trim().toLowerCase().split(/\s+/);
+    for (const row of table.tBodies[0].rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every(word => text.includes(word));
+    }
+  });
+  table.parentElement.insertBefore(field, table);
+});
+addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach(fold => {
+  fold.open = true;
+  fold.dataset.closed = "";
+}));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-closed]").forEach(fold => {
+  fold.open = false;
+  delete fold.dataset.closed;
+}));

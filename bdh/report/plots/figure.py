@@ -88,8 +88,7 @@ SETTINGS: dict[str, Any] = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "text.parse_math": True,
-    "mathtext.fontset": "dejavusans",
+    "text.parse_math": False,
     "lines.linewidth": 1.6,
 }
 
@@ -218,14 +217,13 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
             xy=(x, y),
             xytext=(1.0 + LEADER, level / top),
             textcoords="axes fraction",
-            color=colour,
+            color=INK,
             va="center",
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
                 "color": colour,
-                "linewidth": 0.7,
-                "linestyle": (0, (1, 1.5)),
+                "linewidth": 1.1,
                 "relpos": (0.0, 0.5),
                 "shrinkA": 0,
             },

@@ -34,16 +34,33 @@ FAMILIES = tuple(
 
 
 def outcome_panels(inputs: Inputs, corpus: str) -> list[Panel]:
-    """Plots of the results on one corpus."""
+    """All plots of the results on one corpus."""
+    return [*size_panels(inputs, corpus), *state_panels(inputs, corpus), *curve_panels(inputs, corpus)]
+
+
+def size_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """Quality against parameters and against the operations of the whole training."""
     return [
-        _against_parameters(inputs, corpus),
+        _against(inputs, corpus, "parameters", "size", "parameters", measures.parameters),
+        _against(inputs, corpus, "flops", "work", "operations of the training, FLOP", measures.training_flops),
+    ]
+
+
+def state_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """Bits per byte by position in the document, what carrying the state changes there, and by its damping."""
+    return [
+        sweep_panel(inputs, corpus),
         _positions(inputs, corpus, "static"),
         _positions(inputs, corpus, "carry"),
         _carry_gain(inputs, corpus, "static"),
         _carry_gain(inputs, corpus, "overlap"),
-        sweep_panel(inputs, corpus),
-        *(_curves(inputs, corpus, family) for family in (*FAMILIES, *_others(inputs.of(corpus)))),
     ]
+
+
+def curve_panels(inputs: Inputs, corpus: str, metric: str | None = None) -> list[Panel]:
+    """The curves behind one frontier metric, or behind all of them and those that no metric of the registry has."""
+    families = (*FAMILIES, *_others(inputs.of(corpus)))
+    return [_curves(inputs, corpus, family) for family in families if metric in (None, family.metric)]
 
 
 def _others(runs: Sequence[RunResults]) -> list[Family]:
@@ -59,11 +76,11 @@ def positions(run: RunResults, arm: str) -> list[tuple[float, float]]:
     return [(float(row["from"]), float(row["bits_per_byte"])) for row in rows if row["bits_per_byte"] is not None]
 
 
-def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
+def _against(inputs: Inputs, corpus: str, name: str, word: str, label: str, measure: measures.Measure) -> Panel:
     points = []
     for variant in inputs.variants:
         runs = inputs.of(corpus, variant)
-        size, bits = measures.over(runs, measures.parameters), measures.over(runs, measures.test_bits)
+        size, bits = measures.over(runs, measure), measures.over(runs, measures.test_bits)
         if size is None or bits is None:
             continue
         low = None if bits.half is None else [bits.mean - bits.half]
@@ -74,9 +91,9 @@ def _against_parameters(inputs: Inputs, corpus: str) -> Panel:
     bars = any(point.low is not None for point in points)
     seeds = "Bars: 95 % t interval of the mean over seeds." if bars else "One seed each."
     return Panel(
-        f"{corpus}-parameters",
-        "Test bits per byte against size",
-        "parameters",
+        f"{corpus}-{name}",
+        f"Test bits per byte against {word}",
+        label,
         "test, bits per byte",
         points,
         drawn,

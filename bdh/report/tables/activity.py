@@ -9,21 +9,24 @@ from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs, RunResults, divergences
 from bdh.report.data.spread import Spread, over_seeds
 from bdh.report.plots.figure import slot_of
-from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell
 
 COSTS = (
-    Column("dead neurons", "share", "Neurons that never fire on the held-out text."),
-    Column("zero weights", "share", "Weights that are exactly zero."),
-    Column("training speed", "tokens per s", "Wall clock on the machine named above; not repeated."),
-    Column("peak memory", "", "Largest memory of the training process, or of the GPU."),
-    Column("state of a stream", "", "Bytes that one stream carries before it has read anything."),
+    Column("dead neurons", "share", "Neurons that never fire on the held-out text.", "frontier"),
+    Column("zero weights", "share", "Weights that are exactly zero.", "frontier"),
+    Column("training speed", "tokens per s", "Wall clock on the machine named above; not repeated.", "timing"),
+    Column("peak memory", "", "Largest memory of the training process, or of the GPU.", "timing"),
+    Column("state of a stream", "", "Bytes that one stream carries before it has read anything.", "train"),
 )
 
 
 def activity_table(inputs: Inputs, corpus: str) -> Table:
     """One row per variant on one corpus: density per activation, dead neurons, speed, memory."""
     names = [name for name in measures.taps(inputs.of(corpus)) if name.endswith("_sparse")]
-    columns = [Column(f"density of {name.removesuffix('_sparse')}", "share", f"Non-zeros of {name}.") for name in names]
+    columns = [
+        Column(f"density of {name.removesuffix('_sparse')}", "share", f"Non-zeros of {name}.", "frontier")
+        for name in names
+    ]
     rows = [_row(inputs, corpus, variant, names) for variant in inputs.variants]
     return Table(
         f"{corpus}-activity",
@@ -45,7 +48,47 @@ def _row(inputs: Inputs, corpus: str, variant: str, names: list[str]) -> Row:
         _cost(measures.over(runs, _memory), formats.size_in_bytes, reason),
         _cost(measures.over(runs, measures.state_bytes), formats.size_in_bytes, reason),
     ]
-    return Row(variant, cells, slot_of(inputs.variants, variant))
+    return Row(variant, cells, slot_of(inputs.variants, variant), runs=keys_of(runs))
+
+
+def layers_table(inputs: Inputs, corpus: str) -> Table | None:
+    """Density of every activation in every layer on held-out text, drawn as shades; None where nothing has layers."""
+    every = inputs.of(corpus)
+    depths = {
+        name: max((len(_layers(run, name)) for run in every), default=0)
+        for name in measures.taps(every)
+        if name.endswith("_sparse")
+    }
+    places = [(name, layer) for name, depth in depths.items() for layer in range(depth)]
+    if not places:
+        return None
+    columns = [
+        Column(name.removesuffix("_sparse"), f"layer {layer}", f"Non-zeros of {name}.", "frontier")
+        for name, layer in places
+    ]
+    rows = []
+    for variant in inputs.variants:
+        runs = inputs.of(corpus, variant)
+        cells = [_shaded(over_seeds(_layer(run, name, layer) for run in runs)) for name, layer in places]
+        if any(cell.value is not None for cell in cells):
+            rows.append(Row(variant, cells, slot_of(inputs.variants, variant), runs=keys_of(runs)))
+    return Table(f"{corpus}-layers", f"{corpus}: share of active neurons per layer", columns, rows)
+
+
+def _layers(run: RunResults, tap: str) -> list[float]:
+    found = run.frontier.values.get(f"density/{tap}/layers")
+    return [float(value) for value in found] if isinstance(found, list) else []
+
+
+def _layer(run: RunResults, tap: str, layer: int) -> float | None:
+    found = _layers(run, tap)
+    return found[layer] if layer < len(found) else None
+
+
+def _shaded(value: Spread | None) -> Cell:
+    if value is None:
+        return missing_cell("the variant has no such activation in this layer")
+    return Cell(formats.percent(value.mean), value.mean, shade=value.mean)
 
 
 def _memory(run: RunResults) -> float | None:

@@ -29,7 +29,7 @@ from bdh.report.data.spread import (
 )
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.quality import spread_cell
-from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell, verdict_cell
 
 BASELINES = "transformer"
 
@@ -76,17 +76,17 @@ def _share(runs: list[RunResults], metric: str) -> tuple[float, float, float] | 
 LONGEST_LINE = 56
 RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
-    Column("value", "", "Our protocol, trained weights."),
+    Column("value", "", "Our protocol, trained weights.", "frontier"),
     Column("95 % interval", "", "Of the value."),
-    Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights."),
+    Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights.", "frontier"),
     Column(
-        "nulls", "mean ± sd, p", "Draws that keep everything but the structure asked about; the first gives z and p."
+        "nulls", "mean ± sd, p", "Draws that keep everything but the structure asked about; the first gives z and p.", "frontier"
     ),
-    Column("z", "sd of the null"),
-    Column("p", "two-sided"),
-    Column("n", "count", "Neurons, updates or tokens that the value rests on."),
-    Column("reference protocol", "", "The number as the references compute it."),
-    Column("same, untrained", "", "The reference protocol on the untrained twins."),
+    Column("z", "sd of the null", "", "frontier"),
+    Column("p", "two-sided", "", "frontier"),
+    Column("n", "count", "Neurons, updates or tokens that the value rests on.", "frontier"),
+    Column("reference protocol", "", "The number as the references compute it.", "frontier"),
+    Column("same, untrained", "", "The reference protocol on the untrained twins.", "frontier"),
     Column("verdict", "by rule", RULE),
 )
 
@@ -168,7 +168,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdic
         part("reference_protocol_untrained"),
         verdict_cell(verdict),
     ]
-    return Row(variant, cells, slot_of(inputs.variants, variant))
+    return Row(variant, cells, slot_of(inputs.variants, variant), runs=keys_of(runs))
 
 
 def _end(runs: list[RunResults], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:

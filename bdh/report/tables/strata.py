@@ -10,18 +10,20 @@ from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import over_seeds
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.arms import arms_of
-from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell
 
 KINDS = {"by_year": "year", "by_sector": "sector", "by_role": "role of the speaker"}
 COUNTS = ("documents", "tokens", "bytes")
 NOT_MEASURABLE = "not measurable"
 
 
-def strata_tables(inputs: Inputs, corpus: str) -> list[Table]:
-    """A table by year, one by sector and one by role, each only when some run has a stratum of that kind."""
-    return [
-        _table(inputs, corpus, kind, labels) for kind in KINDS if (labels := strata(inputs.of(corpus), "static", kind))
-    ]
+def strata_tables(inputs: Inputs, corpus: str, variant: str | None = None) -> list[Table]:
+    """A table by year, one by sector and one by role, each only when some run has a stratum of that kind.
+
+    Of one variant with all its arms, or of all variants.
+    """
+    runs = inputs.of(corpus, variant)
+    return [_table(inputs, corpus, variant, kind, labels) for kind in KINDS if (labels := strata(runs, "static", kind))]
 
 
 def strata(runs: Sequence[RunResults], arm: str, kind: str) -> list[str]:
@@ -34,28 +36,31 @@ def stratum_bits(run: RunResults, arm: str, kind: str, label: str) -> float | No
     return run.hebbian.number(f"arms/{arm}/{kind}/{label}/bits_per_byte")
 
 
-def _table(inputs: Inputs, corpus: str, kind: str, labels: list[str]) -> Table:
+def _table(inputs: Inputs, corpus: str, only: str | None, kind: str, labels: list[str]) -> Table:
     arms = [arm for arm in arms_of(inputs.of(corpus)) if arm != "observe"]
     rows: list[Row] = []
     left_out: list[str] = []
-    for variant in inputs.variants:
+    for variant in inputs.variants if only is None else (only,):
         runs, slot = inputs.of(corpus, variant), slot_of(inputs.variants, variant)
         if strata(runs, "static", kind):
-            rows.append(Row(f"{variant}, static", [_bits_cell(runs, kind, label) for label in labels], slot))
+            cells = [_bits_cell(runs, kind, label) for label in labels]
+            rows.append(Row(f"{variant}, static", cells, slot, runs=keys_of(runs)))
         for arm in arms:
             if strata(runs, arm, kind):
                 cells = [_difference_cell(inputs, runs, (arm, kind, label)) for label in labels]
-                row = Row(f"{variant}, {arm.replace('_', ' ')} minus static", cells, slot)
+                title = f"{variant}, {arm.replace('_', ' ')} minus static"
+                row = Row(title, cells, slot, runs=keys_of(runs))
                 if all(cell.text == NOT_MEASURABLE for cell in cells):
                     left_out.append(row.title)
                 else:
                     rows.append(row)
     counted = [[_count(inputs.of(corpus), kind, label, name) for label in labels] for name in COUNTS]
     rows += [Row(name, cells, reference=True) for name, cells in zip(COUNTS, counted, strict=True)]
+    name = "" if only is None else f"-{only}"
     return Table(
-        f"{corpus}-{kind.replace('_', '-')}",
+        f"{corpus}-{kind.replace('_', '-')}{name}",
         f"{corpus}: test bits per byte by {KINDS[kind]}",
-        [Column(label, "bits per byte") for label in labels],
+        [Column(label, "bits per byte", "", "hebbian") for label in labels],
         rows,
         first=Column("variant, arm"),
         notes=[

@@ -1,0 +1,122 @@
+"""The headline table: one line per variant on one corpus with the numbers that people ask for first, best on top."""
+
+from __future__ import annotations
+
+from bdh.report import formats
+from bdh.report.data import measures
+from bdh.report.data.inputs import Inputs, divergences
+from bdh.report.data.measures import BASE
+from bdh.report.plots.figure import slot_of
+from bdh.report.tables.quality import Standing, spread_cell, standings
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell
+
+COLUMNS = (
+    Column("test", "bits per byte", "Held-out text, state reset at every window. Lower is better.", "hebbian"),
+    Column("minus n-gram", "bits per byte", "Minus the strongest n-gram model: negative beats counting.", "hebbian"),
+    Column("minus bdh", "bits per byte", "Paired by seed and text, 95 % interval, verdict.", "hebbian"),
+    Column("carry minus static", "bits per byte", "Negative: the carried state helps.", "hebbian"),
+    Column("active", "share", "Share of active neurons, innermost activation, held-out text.", "frontier"),
+    Column("parameters", "", "Tied parameters counted once.", "train"),
+    Column("forward work", "FLOP per token", "", "train"),
+    Column("speed", "tokens per s", "In training, on the machine named above.", "timing"),
+    Column("time", "s", "Of training, on the machine named above.", "timing"),
+)
+INNERMOST = ("xy_sparse", "y_sparse", "mlp_sparse", "x_sparse")
+
+
+def leading_table(inputs: Inputs, corpus: str) -> Table:
+    """One row per variant, lowest bits per byte first, then what counting and the generator itself reach."""
+    beside = standings(inputs, corpus)
+    order = [variant for variant, _ in measures.ranking(inputs, corpus)]
+    order += [variant for variant in inputs.variants if variant not in order]
+    facts = inputs.facts[corpus]
+    ngram = measures.strongest_ngram(facts)
+    known: list[tuple[str, float | None, str]] = [
+        (ngram.title, ngram.bits, f"floors/{corpus}.json"),
+        ("unigram", measures.unigram_bits(facts, inputs.of(corpus)), ""),
+        ("known floor", measures.floor_bits(facts), ""),
+    ]
+    rows = [_row(inputs, corpus, variant, beside.get(variant)) for variant in order]
+    for title, bits, file in known:
+        if bits is not None:
+            gap = Cell(formats.signed(bits - ngram.bits), bits - ngram.bits)
+            cells = [Cell(formats.fixed(bits), bits), gap, *(missing_cell() for _ in COLUMNS[2:])]
+            rows.append(Row(title, cells, reference=True, file=file))
+    return Table(
+        f"{corpus}-leading",
+        f"{corpus}: every variant, lowest bits per byte first",
+        COLUMNS,
+        rows,
+        notes=["A number leads to the results of its run. A heading sorts."],
+        filtered=True,
+    )
+
+
+def _row(inputs: Inputs, corpus: str, variant: str, standing: Standing | None) -> Row:
+    runs, reason = inputs.of(corpus, variant), divergences(inputs.of(corpus, variant))
+    slot = slot_of(inputs.variants, variant)
+    if standing is None:
+        word = reason.partition(":")[0] or "no result yet"
+        cells = [Cell(word, None, reason or word), *(missing_cell(reason) for _ in COLUMNS[1:])]
+        return Row(variant, cells, slot, note=reason, runs=keys_of(runs))
+    counted = standing.bits.mean - measures.strongest_ngram(inputs.facts[corpus]).bits
+    low, high = measures.test_interval(runs)
+    bits = Cell(
+        formats.fixed(standing.bits.mean),
+        standing.bits.mean,
+        detail=formats.deviation(standing.bits) or formats.interval(low, high, sign=False),
+    )
+    return Row(
+        variant,
+        [
+            bits,
+            Cell(formats.signed(counted), counted, tone="none" if counted < 0 else "bad"),
+            _beside_bdh(variant, standing),
+            _carry(inputs, corpus, variant),
+            _active(inputs, corpus, variant),
+            _number(inputs, corpus, variant, "train", "parameters", True),
+            _number(inputs, corpus, variant, "train", "flops_per_token_forward", True),
+            _number(inputs, corpus, variant, "timing", "tokens_per_s", False),
+            _number(inputs, corpus, variant, "timing", "seconds", False),
+        ],
+        slot,
+        note=reason,
+        runs=keys_of(runs),
+    )
+
+
+def _beside_bdh(variant: str, standing: Standing) -> Cell:
+    gap = standing.gap
+    if gap is None:
+        return missing_cell("the base of the comparison" if variant == BASE else "bdh has no result on this corpus")
+    parts = (formats.interval(gap.low, gap.high), standing.verdict.word if gap.seeds > 1 else "")
+    return Cell(
+        formats.signed(gap.value), gap.value, tone=standing.verdict.tone, detail="\n".join(p for p in parts if p)
+    )
+
+
+def _carry(inputs: Inputs, corpus: str, variant: str) -> Cell:
+    gap = measures.compare_arms(inputs.of(corpus, variant), "carry")
+    if gap is None:
+        return missing_cell("no state of constant size, or not run")
+    verdict = measures.judge(inputs, ("arm", corpus, variant, "carry"), gap)
+    parts = (formats.interval(gap.low, gap.high), verdict.word if gap.seeds > 1 else "")
+    return Cell(formats.signed(gap.value), gap.value, tone=verdict.tone, detail="\n".join(p for p in parts if p))
+
+
+def _active(inputs: Inputs, corpus: str, variant: str) -> Cell:
+    runs = inputs.of(corpus, variant)
+    for tap in INNERMOST:
+        value = measures.over(runs, lambda run, tap=tap: measures.density(run, tap))  # type: ignore[misc]
+        if value is not None:
+            return Cell(formats.percent(value.mean), value.mean, f"non-zeros of {tap}")
+    return missing_cell("the variant has no such activation")
+
+
+def _number(inputs: Inputs, corpus: str, variant: str, stage: str, key: str, scaled: bool) -> Cell:
+    value = measures.over(inputs.of(corpus, variant), measures.number_of(stage, key))
+    if value is None:
+        return missing_cell("not recorded")
+    if not scaled:
+        return spread_cell(value, 0) if value.n == 1 else Cell(formats.whole(value.mean), value.mean)
+    return Cell(formats.scaled(value.mean, "").strip(), value.mean)
