@@ -106,7 +106,7 @@ def _rivals(inputs: Inputs, corpus: str) -> str:
     beside = f"on {corpus} bdh has {formats.fixed(bits[BASE].mean)}"
     if rival is not None:
         gap = measures.compare_variants(inputs, corpus, BASE, rival)
-        beside += f", {formats.difference(gap)} to {rival}, the best rival{_word(inputs, gap)}"
+        beside += f", {formats.difference(gap)} beside {rival}, the best rival{_word(inputs, gap)}"
     return f"{beside}; {counted}"
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bdh.frontier.registry import MetricRow, rows
+from bdh.frontier.registry import METRICS, MetricRow, rows
 from bdh.report.claims.ledger import claims_table
 from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.plots import overview
 from bdh.report.plots.dots import DotPanel, draw_dots
 from bdh.report.plots.figure import Panel, draw_panel, slot_of
+from bdh.report.plots.graph import graph_drawings
 from bdh.report.plots.outcomes import curve_panels, size_panels, state_panels
 from bdh.report.plots.small import draw_small, reach_of
 from bdh.report.plots.training import cost_panels, dynamics_panels, further_panels, synapse_panels
 from bdh.report.tables.activity import activity_table, layers_table
 from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table, variant_table
+from bdh.report.tables.concepts import concept_tables
 from bdh.report.tables.corpora import corpora_table
 from bdh.report.tables.frontier import frontier_tables
 from bdh.report.tables.leading import leading_table
@@ -29,6 +31,11 @@ from bdh.report.tables.strata import strata_tables
 from bdh.report.tables.table import Table
 
 POSITION_KEY = "Solid: carry. Dashed: overlap. Dotted: shuffled. Below the line: better than static."
+GRAPH, CONCEPTS = "tmi", "mcl"
+"""The metrics that stand on a graph of neurons, and on concepts."""
+
+GRAPH_KEY = "Neuron graphs: the strongest edges among the neurons of head 0 with most edges, coloured by community."
+IN_A_ROW = 5
 CHOICE = "Arms, years, sectors and speakers of one variant"
 
 
@@ -44,12 +51,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Fold:
-    """What opens on a click: pictures, then tables, then further folds."""
+    """What opens on a click: pictures, small ones, then tables, then further folds."""
 
     title: str
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     folds: Sequence[Fold] = ()
+    small: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Chapter:
 
 def first_pictures(inputs: Inputs, results: str) -> list[Picture]:
     """The picture that the page begins with, one part per corpus."""
-    return _dots([overview.quality_dots(inputs, corpus, results) for corpus in inputs.corpora])
+    return dotted([overview.quality_dots(inputs, corpus, results) for corpus in inputs.corpora])
 
 
 def chapters(inputs: Inputs, results: str) -> list[Chapter]:
@@ -153,7 +161,7 @@ def _synapses(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
     return [
         View(
             at,
-            pictures=[*_dots([overview.arm_dots(inputs, corpus, results)]), *_drawn([sweep])],
+            pictures=[*dotted([overview.arm_dots(inputs, corpus, results)]), *_drawn([sweep])],
             small=[Picture(p.name, p.title, draw_small(p, reach)) for p in small],
             key=f"Arms minus static by position in the document (tokens), bits per byte. {POSITION_KEY}" if small else "",
             folds=[
@@ -183,26 +191,42 @@ def _activity(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
 def _frontier(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
     """One view per metric of the registry, then the curves that no metric of it has."""
     tables = {table.name: table for table in frontier_tables(inputs, corpus)}
-    views, told = [], set()
-    for row in rows():
-        table = tables.get(f"{corpus}-{row.path.replace('/', '-')}")
-        if table is None:
-            continue
-        curves = [] if row.metric.name in told else _drawn(curve_panels(inputs, corpus, row.metric.name))
-        told.add(row.metric.name)
-        views.append(_metric(inputs, at, corpus, row, table, curves, results))
-    known = {panel.name for name in {row.metric.name for row in rows()} for panel in curve_panels(inputs, corpus, name)}
+    views = []
+    for metric in METRICS:
+        parts = [row for row in rows() if row.metric is metric]
+        own = [t for row in parts if (t := tables.get(f"{corpus}-{row.path.replace('/', '-')}")) is not None]
+        if own:
+            views.append(_metric(inputs, at, corpus, parts, own, results))
+    known = {panel.name for metric in METRICS for panel in curve_panels(inputs, corpus, metric.name)}
     rest = _drawn([panel for panel in curve_panels(inputs, corpus) if panel.name not in known])
     return [*views, View(at, pictures=rest)]
 
 
 def _metric(
-    inputs: Inputs, at: int, corpus: str, row: MetricRow, table: Table, curves: list[Picture], results: str
+    inputs: Inputs, at: int, corpus: str, parts: list[MetricRow], tables: list[Table], results: str
 ) -> View:
-    dots = _dots([overview.metric_dots(inputs, corpus, row, results)])
-    shown, more = curves[:1], curves[1:]
-    folds = [Fold(f"{row.title}: every number, nulls, twins, reference protocol", [table], more)]
-    return View(at, f"{row.title}: {row.description}", pictures=[*dots, *shown], folds=folds)
+    """Value beside nulls and the first curve, or of a metric with several rows its curves; the rest folded."""
+    metric = parts[0].metric
+    dots = dotted([overview.metric_dots(inputs, corpus, row, results) for row in parts])
+    curves = _drawn(curve_panels(inputs, corpus, metric.name))
+    shown = [*dots, *curves[:1]] if len(parts) == 1 else curves[:2] or dots
+    more = [drawn for drawn in (*dots, *curves) if drawn not in shown]
+    graphs = [Picture(f"{corpus}-graph-{v}", v, svg) for v, svg in graph_drawings(inputs, corpus)] if metric.name == GRAPH else []
+    concepts = concept_tables(inputs, corpus) if metric.name == CONCEPTS else []
+    folds = [Fold(f"{metric.title}: every number, nulls, twins, reference protocol", tables, more)]
+    if graphs[IN_A_ROW:]:
+        folds.append(Fold("Neuron graphs of the other variants", small=graphs[IN_A_ROW:]))
+    if concepts[1:]:
+        folds.append(Fold("Concepts of the other variants", folds=[Fold(name, [table]) for name, table in concepts[1:]]))
+    return View(
+        at,
+        f"{metric.title}: {metric.description}",
+        tables=[table for _, table in concepts[:1]],
+        pictures=shown,
+        small=graphs[:IN_A_ROW],
+        key=GRAPH_KEY if graphs else "",
+        folds=folds,
+    )
 
 
 def _samples(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
@@ -228,5 +252,6 @@ def _drawn(panels: Sequence[Panel]) -> list[Picture]:
     return [Picture(p.name, p.title, svg, p.note) for p in panels if (svg := draw_panel(p))]
 
 
-def _dots(panels: Sequence[DotPanel]) -> list[Picture]:
+def dotted(panels: Sequence[DotPanel]) -> list[Picture]:
+    """The plots of dots that have a line, drawn."""
     return [Picture(p.name, p.title, svg, p.note) for p in panels if (svg := draw_dots(p))]

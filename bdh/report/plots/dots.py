@@ -6,19 +6,16 @@ other plot of the page; a variant beyond the eighth gets another shape.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from bdh.report.formats import fixed
-from bdh.report.plots.figure import LIGHT
+from bdh.report.plots.figure import LETTER, Place, marker, paint, plain_label, ticks
 
-WIDTH, ROW, LETTER = 560, 18, 6.3
+WIDTH, ROW = 560, 18
 TOP, BOTTOM = 6, 38
 WIDEST_LABEL, GAP = 190, 10
-TICKS = 6
-Place = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """One plot of dots: what it shows, its axis, its lines, vertical marks (name, value), and a note below it."""
+    """One plot of dots: what it shows, its axis, its lines, vertical marks (name, value), and a note below it.
+
+    limit: where the axis ends at the latest.
+    """
 
     name: str
     title: str
@@ -58,6 +58,7 @@ class DotPanel:
     dots: Sequence[Dot]
     marks: Sequence[tuple[str, float]] = ()
     note: str = ""
+    limit: float | None = None
 
 
 def draw_dots(panel: DotPanel) -> str:
@@ -77,7 +78,7 @@ def draw_dots(panel: DotPanel) -> str:
     for tick in ticks(low, high):
         x = place(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{_tick(tick, high - low)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{plain_label(tick, high - low)}</text>')
     for name, value in panel.marks:
         if low <= value <= high:
             x = place(value)
@@ -98,7 +99,7 @@ def draw_dots(panel: DotPanel) -> str:
 def _line(dot: Dot, y: float, left: float, place: Place, reach: tuple[float, float]) -> list[str]:
     middle = y + 4
     kind = "" if dot.slot is not None else ' class="reference"'
-    colour = "var(--ink)" if dot.slot is None else f"var(--v{dot.slot % len(LIGHT)})"
+    colour = "var(--ink)" if dot.slot is None else paint(dot.slot)
     note = f"<title>{escape(dot.note)}</title>" if dot.note else ""
     parts = [f"<g{kind}>{note}", f'<text x="{left}" y="{middle:.1f}" text-anchor="end">{escape(dot.label)}</text>']
     for one in dot.beside:
@@ -123,22 +124,13 @@ def _beside(one: Beside, y: float, place: Place) -> str:
     return f'<rect class="null" x="{(a + b - width) / 2:.1f}" y="{y - 4:.1f}" width="{width:.1f}" height="8"/>'
 
 
-SHAPES = (
-    '<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2" style="fill:{c}"/>',
-    '<rect x="{x0:.1f}" y="{y0:.1f}" width="8" height="8" style="fill:{c}"/>',
-    '<path d="M{x:.1f} {y1:.1f}l5 9l-10 0z" style="fill:{c}"/>',
-    '<path d="M{x:.1f} {y1:.1f}l5 5l-5 5l-5 -5z" style="fill:{c}"/>',
-)
-
-
 def _mark(dot: Dot, x: float, y: float, colour: str, reach: tuple[float, float]) -> str:
     if not reach[0] <= dot.value <= reach[1]:
         way = 7 if dot.value > reach[1] else -7
         return f'<path d="M{x - way / 2:.1f} {y - 4:.1f}l{way} 4l{-way} 4z" style="fill:{colour}"/>'
     if dot.slot is None:
         return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 6:.1f}" y2="{y + 6:.1f}" class="floor"/>'
-    shape = SHAPES[dot.slot // len(LIGHT) % len(SHAPES)]
-    return shape.format(x=x, y=y, x0=x - 4, y0=y - 4, y1=y - 5, c=colour)
+    return f'<path style="fill:{colour}" transform="translate({x:.1f} {y:.1f})" d="{marker(dot.slot)}"/>'
 
 
 def _reach(panel: DotPanel) -> tuple[float, float]:
@@ -151,18 +143,7 @@ def _reach(panel: DotPanel) -> tuple[float, float]:
     known = [dot.value for dot in panel.dots] + [value for _, value in panel.marks]
     values += [value for value in known if low - near <= value <= high + near]
     low, high = min(values), max(values)
+    if panel.limit is not None and low < panel.limit < high:
+        high = panel.limit
     pad = 0.03 * (high - low) or 0.05 * abs(high) or 1.0
     return low - pad, high + pad
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """At most six round numbers between two values."""
-    step = 10.0 ** math.floor(math.log10((high - low) / TICKS))
-    step *= next(k for k in (1, 2, 5, 10) if (high - low) / (step * k) <= TICKS)
-    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _tick(value: float, span: float) -> str:
-    digits = max(0, min(6, 1 - math.floor(math.log10(span))))
-    text = fixed(round(value, digits) + 0.0, digits)
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -23,11 +23,12 @@ class Family:
     x_label: str
     y_label: str
     log_x: bool = False
+    log_y: bool = False
 
 
 BY_POSITION = "bits_per_byte_by_position"
 FAMILIES = tuple(
-    Family(metric.name, axes.series, axes.title, axes.x_label, axes.y_label, axes.log_x)
+    Family(metric.name, axes.series, axes.title, axes.x_label, axes.y_label, axes.log_x, axes.log_y)
     for metric in METRICS
     for axes in metric.axes
 )
@@ -87,7 +88,12 @@ def _against(inputs: Inputs, corpus: str, name: str, word: str, label: str, meas
         high = None if bits.half is None else [bits.mean + bits.half]
         slot = slot_of(inputs.variants, variant)
         points.append(Curve(variant, slot, [size.mean], [bits.mean], low, high, points_only=True))
+    worst = measures.unigram_bits(inputs.facts[corpus], inputs.of(corpus))
+    beyond = [point for point in points if worst is not None and point.y[0] > worst]
+    points = [point for point in points if point not in beyond] or points
     drawn, outside = levels(inputs, corpus, [y for point in points for y in point.y])
+    if beyond:
+        outside += f" Worse than the unigram, not drawn: {', '.join(f'{p.label} {p.y[0]:.3f}' for p in beyond)}."
     bars = any(point.low is not None for point in points)
     seeds = "Bars: 95 % t interval of the mean over seeds." if bars else "One seed each."
     return Panel(
@@ -162,4 +168,5 @@ def _curves(inputs: Inputs, corpus: str, family: Family) -> Panel:
     name = f"{corpus}-{family.metric}-{family.series}".strip("-").replace("_", "-")
     note = f"Thin dotted lines of the same colour: {', '.join(dict.fromkeys(others))}." if others else ""
     log_x = family.log_x and all(x > 0 for line in lines for x in line.x)
-    return Panel(name, family.title, family.x_label, family.y_label, lines, log_x=log_x, note=note)
+    log_y = family.log_y and all(y > 0 for line in lines for y in line.y)
+    return Panel(name, family.title, family.x_label, family.y_label, lines, log_x=log_x, log_y=log_y, note=note)

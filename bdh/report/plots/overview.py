@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from bdh.frontier.registry import MetricRow
 from bdh.report import formats
 from bdh.report.data import measures
@@ -56,7 +59,23 @@ def quality_dots(inputs: Inputs, corpus: str, results: str) -> DotPanel:
         "test, bits per byte (lower is better)",
         sorted(dots, key=lambda dot: dot.value),
         [(ngram.title, ngram.bits)],
+        limit=measures.unigram_bits(facts, runs),
     )
+
+
+def recipe_dots(by_recipe: Mapping[str, Inputs], corpus: str, results: str) -> DotPanel:
+    """Test bits per byte of every variant under every recipe of a study, lowest first, beside counting."""
+    dots, marks = [], {}
+    for recipe, inputs in by_recipe.items():
+        if corpus not in inputs.facts:
+            continue
+        plot = quality_dots(inputs, corpus, f"{recipe}/{results}")
+        marks |= dict(plot.marks)
+        own = [dot for dot in plot.dots if dot.slot is not None]
+        dots += [replace(dot, label=f"{dot.label}, {recipe}") for dot in own]
+        dots += [dot for dot in plot.dots if dot.slot is None and dot.label not in {one.label for one in dots}]
+    ordered = sorted(dots, key=lambda dot: dot.value)
+    return DotPanel(f"{corpus}-first", corpus, "test, bits per byte (lower is better)", ordered, list(marks.items()))
 
 
 def _address(runs: list[RunResults], stage: str, results: str) -> str:
@@ -154,7 +173,7 @@ def metric_dots(inputs: Inputs, corpus: str, row: MetricRow, results: str) -> Do
         )
     return DotPanel(
         f"{corpus}-{row.path.replace('/', '-')}-dots",
-        f"{row.title}: {row.description}",
+        f"{row.title} beside its nulls",
         row.title,
         dots,
         note="Dots: trained, with 95 % intervals. Bars: nulls, mean ± 2 sd. Hollow: untrained twins.",

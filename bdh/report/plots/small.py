@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 
-from bdh.report.plots.dots import ticks
-from bdh.report.plots.figure import LIGHT, Curve, Panel, tick_label
+from bdh.report.plots.figure import DASHES, Curve, Panel, Place, paint, tick_label, ticks
 
 WIDTH, HEIGHT = 270, 150
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22
-STROKES = ("", "5 3", "1.5 2.5", "8 3 2 3")
 
 
 def reach_of(panels: Sequence[Panel]) -> tuple[float, float]:
@@ -49,10 +47,10 @@ def draw_small(panel: Panel, reach: tuple[float, float]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="dots" role="img" aria-label="{spoken}">{"".join(parts)}</svg>'
 
 
-def _path(curve: Curve, across: Callable[[float], float], up: Callable[[float], float]) -> str:
+def _path(curve: Curve, across: Place, up: Place) -> str:
     points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in zip(curve.x, curve.y, strict=True))
-    dashes = STROKES[curve.slot % len(STROKES)]
-    style = f"stroke:var(--v{curve.slot % len(LIGHT)})" + (f";stroke-dasharray:{dashes}" if dashes else "")
+    dashes = DASHES[curve.slot % len(DASHES)]
+    style = f"stroke:{paint(curve.slot)}" + (f";stroke-dasharray:{dashes}" if dashes else "")
     return f'<polyline class="curve" points="{points}" style="{style}"><title>{escape(curve.label)}</title></polyline>'
 
 
