@@ -141,8 +141,8 @@ def _state(inputs: Inputs) -> str:
 
 
 def _word(inputs: Inputs, gap: Difference | None) -> str:
-    """`: worse`, the verdict by interval and size; nothing for one seed, which the sentence says once."""
-    return "" if inputs.one_seed or gap is None else f": {of_difference(gap, inputs.smallest_effect).word}"
+    """` (worse)`, the verdict by interval and size; nothing for one seed, which the sentence says once."""
+    return "" if inputs.one_seed or gap is None else f" ({of_difference(gap, inputs.smallest_effect).word})"
 
 
 def sentences(inputs: Inputs) -> list[str]:

@@ -13,8 +13,8 @@ from html import escape
 from bdh.report.formats import fixed
 from bdh.report.plots.figure import LETTER, Place, marker, paint, plain_label, ticks
 
-WIDTH, ROW = 560, 18
-TOP, BOTTOM = 6, 38
+WIDTH, ROW = 470, 16
+TOP, BOTTOM = 4, 36
 WIDEST_LABEL, GAP = 190, 10
 
 
@@ -139,7 +139,7 @@ def _reach(panel: DotPanel) -> tuple[float, float]:
     values = [v for dot in own for v in (dot.value, dot.low, dot.high) if v is not None]
     values += [one.mean + s * 2 * (one.sd or 0.0) for dot in own for one in dot.beside for s in (-1, 1)]
     low, high = min(values), max(values)
-    near = 0.5 * (high - low)
+    near = high - low
     known = [dot.value for dot in panel.dots] + [value for _, value in panel.marks]
     values += [value for value in known if low - near <= value <= high + near]
     low, high = min(values), max(values)

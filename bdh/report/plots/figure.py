@@ -58,7 +58,7 @@ def swatches(count: int) -> list[tuple[str, int]]:
 
 WIDTH, HEIGHT = 560, 300
 LEFT, TOP, BOTTOM = 58, 10, 40
-LETTER = 6.3
+LETTER = 6.9
 LABEL_GAP = 13.5
 LEADER = 22
 MOST_MARKED = 12
