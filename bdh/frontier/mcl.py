@@ -81,8 +81,8 @@ def measure(
 ) -> Measured:
     """The MCL row of a model, and r on the second half of its selective neurons, sorted.
 
-    twins: `numbers` of the untrained twins. quote: what stands around a token, None where nothing may be quoted. Too few tokens, active neurons or concepts cannot be measured: null with a
-    reason.
+    twins: `numbers` of the untrained twins. quote: what stands around a token, None where nothing may be quoted.
+    Too few tokens, active neurons or concepts cannot be measured: null with a reason.
     """
     if own is None:
         return absent(NO_TAP), []

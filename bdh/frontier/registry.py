@@ -99,8 +99,17 @@ METRICS: tuple[Metric, ...] = (
         "degrees",
         "degrees of the neuron graph against an exponential tail, likelihood ratio",
         (
-            Axes("In-degrees of the neuron graph", "degree", "share of neurons of that degree or more", "in", True, True),
-            Axes("Out-degrees of the neuron graph", "degree", "share of neurons of that degree or more", "out", True, True),
+            Axes(
+                "In-degrees of the neuron graph", "degree", "share of neurons of that degree or more", "in", True, True
+            ),
+            Axes(
+                "Out-degrees of the neuron graph",
+                "degree",
+                "share of neurons of that degree or more",
+                "out",
+                True,
+                True,
+            ),
         ),
         parts={
             "in": "in-degrees of the neuron graph against an exponential tail, likelihood ratio",

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from bdh.report import headline, sections
 from bdh.report.data.inputs import Inputs
 from bdh.report.data.spread import EQUAL, NO_DIFFERENCE, ONE_SEED
+from bdh.report.plots.dots import of_seeds
 from bdh.report.plots.figure import DARK, LIGHT, swatches
 
 SAMPLES_NOTE = (
@@ -68,7 +69,7 @@ def visible(value: Any) -> Any:
 
     Texts of a corpus and of a model hold anything. Markup of our own is left as it is.
     """
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isascii() and value.isprintable():
+    if not isinstance(value, str) or isinstance(value, Markup) or (value.isascii() and value.isprintable()):
         return value
     return "".join(
         char if char in PLAIN or unicodedata.category(char) not in ODD else f"[U+{ord(char):04X}]" for char in value
@@ -115,7 +116,7 @@ def render_page(inputs: Inputs, results: str = "") -> str:
         claims=claims,
         claims_told=told,
         first=sections.first_pictures(inputs, results),
-        first_note=sections.overview.of_seeds(inputs),
+        first_note=of_seeds(inputs),
         contents=[*((c.name, c.short) for c in chapters), *((name, short) for name, short, _ in more)],
         chapters=chapters,
         samples_note=SAMPLES_NOTE,

@@ -12,18 +12,15 @@ from dataclasses import dataclass, field
 from bdh.frontier.registry import METRICS, MetricRow, rows
 from bdh.report.claims.ledger import claims_table
 from bdh.report.data.inputs import Inputs, RunResults
-from bdh.report.plots import overview
-from bdh.report.plots.dots import DotPanel, draw_dots
+from bdh.report.plots import dots
 from bdh.report.plots.figure import Panel, draw_panel, slot_of
-from bdh.report.plots.graph import graph_drawings
 from bdh.report.plots.outcomes import curve_panels, size_panels, state_panels
-from bdh.report.plots.small import draw_small, reach_of
+from bdh.report.plots.small import draw_small, graph_drawings, reach_of
 from bdh.report.plots.training import cost_panels, dynamics_panels, further_panels, synapse_panels
 from bdh.report.tables.activity import activity_table, layers_table
 from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table, variant_table
-from bdh.report.tables.concepts import concept_tables
 from bdh.report.tables.corpora import corpora_table
-from bdh.report.tables.frontier import frontier_tables
+from bdh.report.tables.frontier import concept_tables, frontier_tables
 from bdh.report.tables.leading import leading_table
 from bdh.report.tables.quality import against_bdh_table, quality_table
 from bdh.report.tables.search import search_tables
@@ -101,7 +98,7 @@ class Chapter:
 
 def first_pictures(inputs: Inputs, results: str) -> list[Picture]:
     """The picture that the page begins with, one part per corpus."""
-    return dotted([overview.quality_dots(inputs, corpus, results) for corpus in inputs.corpora])
+    return dotted([dots.quality_dots(inputs, corpus, results) for corpus in inputs.corpora])
 
 
 def chapters(inputs: Inputs, results: str) -> list[Chapter]:
@@ -155,15 +152,17 @@ def _training(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
 
 def _synapses(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
     sweep, *places = state_panels(inputs, corpus)
-    small = overview.position_panels(inputs, corpus)
+    small = dots.position_panels(inputs, corpus)
     reach = reach_of(small) if small else (0.0, 1.0)
     more = [t for t in (overlap_table(inputs, corpus), sweep_table(inputs, corpus)) if t]
     return [
         View(
             at,
-            pictures=[*dotted([overview.arm_dots(inputs, corpus, results)]), *_drawn([sweep])],
+            pictures=[*dotted([dots.arm_dots(inputs, corpus, results)]), *_drawn([sweep])],
             small=[Picture(p.name, p.title, draw_small(p, reach)) for p in small],
-            key=f"Arms minus static by position in the document (tokens), bits per byte. {POSITION_KEY}" if small else "",
+            key=f"Arms minus static by position in the document (tokens), bits per byte. {POSITION_KEY}"
+            if small
+            else "",
             folds=[
                 Fold("All variants, all arms", [synapse_table(inputs, corpus), *more]),
                 *([Fold("By position, all variants in one plot", pictures=drawn)] if (drawn := _drawn(places)) else []),
@@ -202,22 +201,26 @@ def _frontier(inputs: Inputs, at: int, corpus: str, results: str) -> list[View]:
     return [*views, View(at, pictures=rest)]
 
 
-def _metric(
-    inputs: Inputs, at: int, corpus: str, parts: list[MetricRow], tables: list[Table], results: str
-) -> View:
+def _metric(inputs: Inputs, at: int, corpus: str, parts: list[MetricRow], tables: list[Table], results: str) -> View:
     """Value beside nulls and the first curve, or of a metric with several rows its curves; the rest folded."""
     metric = parts[0].metric
-    dots = dotted([overview.metric_dots(inputs, corpus, row, results) for row in parts])
+    values = dotted([dots.metric_dots(inputs, corpus, row, results) for row in parts])
     curves = _drawn(curve_panels(inputs, corpus, metric.name))
-    shown = [*dots, *curves[:1]] if len(parts) == 1 else curves[:2] or dots
-    more = [drawn for drawn in (*dots, *curves) if drawn not in shown]
-    graphs = [Picture(f"{corpus}-graph-{v}", v, svg) for v, svg in graph_drawings(inputs, corpus)] if metric.name == GRAPH else []
+    shown = [*values, *curves[:1]] if len(parts) == 1 else curves[:2] or values
+    more = [drawn for drawn in (*values, *curves) if drawn not in shown]
+    graphs = (
+        [Picture(f"{corpus}-graph-{v}", v, svg) for v, svg in graph_drawings(inputs, corpus)]
+        if metric.name == GRAPH
+        else []
+    )
     concepts = concept_tables(inputs, corpus) if metric.name == CONCEPTS else []
     folds = [Fold(f"{metric.title}: every number, nulls, twins, reference protocol", tables, more)]
     if graphs[IN_A_ROW:]:
         folds.append(Fold("Neuron graphs of the other variants", small=graphs[IN_A_ROW:]))
     if concepts[1:]:
-        folds.append(Fold("Concepts of the other variants", folds=[Fold(name, [table]) for name, table in concepts[1:]]))
+        folds.append(
+            Fold("Concepts of the other variants", folds=[Fold(name, [table]) for name, table in concepts[1:]])
+        )
     return View(
         at,
         f"{metric.title}: {metric.description}",
@@ -252,6 +255,6 @@ def _drawn(panels: Sequence[Panel]) -> list[Picture]:
     return [Picture(p.name, p.title, svg, p.note) for p in panels if (svg := draw_panel(p))]
 
 
-def dotted(panels: Sequence[DotPanel]) -> list[Picture]:
+def dotted(panels: Sequence[dots.DotPanel]) -> list[Picture]:
     """The plots of dots that have a line, drawn."""
-    return [Picture(p.name, p.title, svg, p.note) for p in panels if (svg := draw_dots(p))]
+    return [Picture(p.name, p.title, svg, p.note) for p in panels if (svg := dots.draw_dots(p))]

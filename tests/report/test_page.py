@@ -95,7 +95,7 @@ def test_page_ids_are_unique_and_links_lead_somewhere(made):
 
 
 def test_page_tables_and_plots_are_accessible(made):
-    html, elements = made
+    _, elements = made
     assert len(elements.named("caption")) == len(elements.named("table")) > 8
     assert all(attributes.get("scope") in ("col", "row") for attributes in elements.named("th"))
     plots = elements.named("svg")
@@ -129,7 +129,7 @@ def test_page_leads_every_number_of_a_run_to_its_file(made):
 
 
 def test_page_answers_in_three_sentences_that_a_single_seed_does_not_judge(made):
-    html, elements = made
+    html, _ = made
     answers = re.search(r'<ul class="answers">(.*?)</ul>', html, re.S).group(1)
     assert answers.count("<li>") == 3
     assert answers.count("(one seed: not judged)") == 3
@@ -270,7 +270,9 @@ MANY = ("bdh", "transformer", "bdh_structured", "neuro_trained_with_a_long_name"
 
 def hostile(root, key):
     """The results of one run with hostile text wherever a corpus or a model can put some."""
-    dump(root / f"data/runs/{key}/samples.json", [{"prompt": HOSTILE, "text": HOSTILE}, {"prompt": "x", "text": HOSTILE}])
+    dump(
+        root / f"data/runs/{key}/samples.json", [{"prompt": HOSTILE, "text": HOSTILE}, {"prompt": "x", "text": HOSTILE}]
+    )
     path = root / f"reports/hebbian/{key}.json"
     report = json.loads(path.read_text())
     for arm in report["arms"].values():

@@ -218,7 +218,9 @@ def _labels(panel: Panel, across: Scale, up: Scale, height: float) -> list[str]:
     parts = []
     for (text, colour, x, y, lone), level in zip(found, levels, strict=True):
         kind = "leader lone" if lone else "leader"
-        parts.append(f'<path class="{kind}" style="stroke:{colour}" d="M{x + 3:.1f} {y:.1f}L{right - 3:.1f} {level:.1f}"/>')
+        parts.append(
+            f'<path class="{kind}" style="stroke:{colour}" d="M{x + 3:.1f} {y:.1f}L{right - 3:.1f} {level:.1f}"/>'
+        )
         parts.append(f'<text x="{right:.1f}" y="{level + 4:.1f}">{escape(text)}</text>')
     return parts
 

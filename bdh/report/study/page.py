@@ -18,8 +18,8 @@ from bdh.report.data.inputs import Inputs
 from bdh.report.data.spread import Spread
 from bdh.report.data.summary import result_rows, write_results
 from bdh.report.page import render_page, source_of, templates
+from bdh.report.plots.dots import recipe_dots
 from bdh.report.plots.figure import DARK, LIGHT
-from bdh.report.plots.overview import recipe_dots
 from bdh.report.sections import dotted
 from bdh.report.study.outcome import (
     absent_lines,

@@ -55,7 +55,10 @@ def synapse_table(inputs: Inputs, corpus: str) -> Table:
     arms = arms_of(runs)
     columns = [
         Column("static", "bits per byte", "State reset at every window.", "hebbian"),
-        *(Column(arm.replace("_", " "), "minus static, bits per byte", _question(runs, arm), "hebbian") for arm in arms),
+        *(
+            Column(arm.replace("_", " "), "minus static, bits per byte", _question(runs, arm), "hebbian")
+            for arm in arms
+        ),
         Column("documents", "read", "Held-out documents, whole ones in order.", "hebbian"),
     ]
     rows = [_row(inputs, corpus, variant, arms) for variant in inputs.variants]
@@ -176,7 +179,12 @@ def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
     columns = [
         *(Column(arm, "minus overlap, bits per byte", _question(every, arm), "hebbian") for arm in measures.STATE_ARMS),
         *(
-            Column(f"carry, tokens {start} to {end - 1}", "minus overlap, bits per byte", "Place in the static window.", "hebbian")
+            Column(
+                f"carry, tokens {start} to {end - 1}",
+                "minus overlap, bits per byte",
+                "Place in the static window.",
+                "hebbian",
+            )
             for start, end in quarters
         ),
     ]

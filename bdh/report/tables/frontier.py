@@ -80,7 +80,10 @@ COLUMNS = (
     Column("95 % interval", "", "Of the value."),
     Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights.", "frontier"),
     Column(
-        "nulls", "mean ± sd, p", "Draws that keep everything but the structure asked about; the first gives z and p.", "frontier"
+        "nulls",
+        "mean ± sd, p",
+        "Draws that keep everything but the structure asked about; the first gives z and p.",
+        "frontier",
     ),
     Column("z", "sd of the null", "", "frontier"),
     Column("p", "two-sided", "", "frontier"),
@@ -201,3 +204,50 @@ def _nulls(runs: list[RunResults], metric: str, tested: bool) -> Cell:
 def _reason(runs: list[RunResults], metric: str) -> str:
     found = (run.frontier.text(f"{metric}/reason") or run.frontier.text("reason") for run in runs)
     return next((text for text in found if text), "the result names no reason")
+
+
+CONTEXTS = 3
+CONCEPT_COLUMNS = (
+    Column(
+        "neurons", "selective", "Neurons that are selective for the concept on both halves of the text.", "frontier"
+    ),
+    Column("best neuron", "AUROC", "On the half of the text that it was not chosen on.", "frontier"),
+    *(Column(f"context {at + 1}", "« » the token", "Where the best neuron fires most.") for at in range(CONTEXTS)),
+)
+
+
+def concept_tables(inputs: Inputs, corpus: str) -> list[tuple[str, Table]]:
+    """(variant, table) of the first run of every variant in which concepts were looked for, bdh's before others'."""
+    found = []
+    for variant in inputs.variants:
+        run = next((run for run in inputs.of(corpus, variant) if run.frontier.children("mcl/concepts")), None)
+        if run is not None:
+            found.append((variant, _concepts(run)))
+    return found
+
+
+def _concepts(run: RunResults) -> Table:
+    names = run.frontier.children("mcl/concepts")
+    order = sorted(names, key=lambda name: -(run.frontier.number(f"mcl/concepts/{name}/best_auroc") or 0.0))
+    return Table(
+        f"{run.corpus}-concepts-{run.variant}",
+        f"{run.variant} on {run.corpus}: neurons that stand for concepts",
+        CONCEPT_COLUMNS,
+        [Row(name.replace("_", " "), _concept(run, name), runs=(run.key,)) for name in order],
+        first=Column("concept"),
+    )
+
+
+def _concept(run: RunResults, name: str) -> list[Cell]:
+    path = f"mcl/concepts/{name}"
+    count, best = run.frontier.number(f"{path}/neurons"), run.frontier.number(f"{path}/best_auroc")
+    quoted = run.frontier.values.get(f"{path}/contexts") or []
+    texts = [" ".join(str(text).split()) for text in quoted[:CONTEXTS]]
+    cells = [
+        missing_cell() if count is None else Cell(formats.whole(count), count),
+        missing_cell() if best is None else Cell(formats.fixed(best), best),
+        *(Cell(text, text) for text in texts),
+    ]
+    return cells + [Cell(formats.ABSENT, "", "no selective neuron, or the text may not be quoted")] * (
+        len(CONCEPT_COLUMNS) - len(cells)
+    )

@@ -26,13 +26,31 @@ COLUMNS = (
     Column("validation", "bits per byte", "Fixed validation set, best checkpoint.", "train"),
     Column("test", "bits per byte", "Held-out documents, state reset at every window (arm static).", "hebbian"),
     Column("test", "perplexity per token", "Depends on the tokenizer: compare within one corpus only.", "hebbian"),
-    Column("gain over unigram", "bits per byte", "Unigram baseline minus the model: positive is better than unigram.", "hebbian"),
+    Column(
+        "gain over unigram",
+        "bits per byte",
+        "Unigram baseline minus the model: positive is better than unigram.",
+        "hebbian",
+    ),
     Column("gain over unigram", "percent", "The same as a share of the unigram baseline.", "hebbian"),
     Column(
-        "minus n-gram", "bits per byte", "Model minus the strongest n-gram model: negative is better than counting.", "hebbian"
+        "minus n-gram",
+        "bits per byte",
+        "Model minus the strongest n-gram model: negative is better than counting.",
+        "hebbian",
     ),
-    Column("above floor", "bits per byte", "Model minus the known entropy of the generator; sample corpora only.", "hebbian"),
-    Column("behind lowest", "bits per byte", "Test bits per byte minus those of the lowest, with a 95 % interval.", "hebbian"),
+    Column(
+        "above floor",
+        "bits per byte",
+        "Model minus the known entropy of the generator; sample corpora only.",
+        "hebbian",
+    ),
+    Column(
+        "behind lowest",
+        "bits per byte",
+        "Test bits per byte minus those of the lowest, with a 95 % interval.",
+        "hebbian",
+    ),
 )
 
 
@@ -183,7 +201,15 @@ def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
             cells["gain over unigram", "percent"] = Cell(formats.percent(share), share)
         if floor is not None:
             cells["above floor", BITS] = Cell(formats.fixed(bits - floor), bits - floor)
-        rows.append(Row(title, list(cells.values()), reference=True, note=note, file="" if ngram is None else f"floors/{corpus}.json"))
+        rows.append(
+            Row(
+                title,
+                list(cells.values()),
+                reference=True,
+                note=note,
+                file="" if ngram is None else f"floors/{corpus}.json",
+            )
+        )
     return rows
 
 
