@@ -239,8 +239,8 @@ def controls() -> list[Control]:
     """The controls of this module."""
     found = []
 
-    def add(metric: str, name: str, make: Callable[[int], Row], repetitions: int = 400) -> None:
-        found.append(Control(metric, NULL, name, make, repetitions, nets=True))
+    def add(metric: str, name: str, make: Callable[[int], Row], most: int | None = None) -> None:
+        found.append(Control(metric, NULL, name, make, most, nets=True))
 
     for corpus in CORPORA:
         of = f"({corpus})"

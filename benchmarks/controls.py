@@ -13,6 +13,8 @@ from typing import Any
 NULL, PLANTED = "null", "planted"
 DISTINCT = ("above its null", "below its null")
 TWINS = 20
+REPETITIONS = {NULL: 400, PLANTED: 200}
+"""Of a null, enough to tell .05 from .10; a power of .8 is known to .03 from fewer."""
 Row = dict[str, Any]
 
 
@@ -20,15 +22,16 @@ Row = dict[str, Any]
 class Control:
     """One control.
 
-    metric, kind (null or planted) and name tell it from others. make: the row of its metric of a seed. repetitions: how
-    many seeds by default. nets: whether it needs what `--prepare` makes. below: what is planted lies below chance.
+    metric, kind (null or planted) and name tell it from others. make: the row of its metric of a seed. most: how many
+    seeds where fewer than usual can be drawn. nets: whether it needs what `--prepare` makes. below: what is planted
+    lies below chance.
     """
 
     metric: str
     kind: str
     name: str
     make: Callable[[int], Row]
-    repetitions: int = 400
+    most: int | None = None
     nets: bool = False
     below: bool = False
 
@@ -36,6 +39,12 @@ class Control:
     def key(self) -> tuple[str, str, str]:
         """What tells it from others."""
         return self.metric, self.kind, self.name
+
+    @property
+    def repetitions(self) -> int:
+        """How many seeds are asked for."""
+        usual = REPETITIONS[self.kind]
+        return usual if self.most is None else min(usual, self.most)
 
     def outcome(self, seed: int) -> str:
         """The verdict of a seed."""

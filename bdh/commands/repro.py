@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bdh.commands.console import say
 from bdh.commands.costs import cost_of, visible_gpus
-from bdh.commands.schedule import LOGS, Cards, Schedule, Work, run_in_foreground
+from bdh.commands.executors import starter
+from bdh.commands.schedule import LOGS, Cards, Schedule, Starter, Work, run_in_foreground
 from bdh.project.errors import HatcheryError, shown
 from bdh.project.files import enter_root, run_key, shape_key
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bdh.params import Params
 
 DVC = [sys.executable, "-m", "dvc"]
+Executor = Literal["local", "submitit"]
 TIMED_OUT = 124
 """Exit code after `--time-limit`, as that of `timeout`."""
 
@@ -40,6 +42,16 @@ def repro(
     time_limit: Annotated[
         float | None,
         typer.Option(help="Seconds after which trainings stop at a checkpoint; the command goes on later."),
+    ] = None,
+    executor: Annotated[
+        Executor, typer.Option(help="Processes of this machine, or jobs of submitit (Slurm), each in its own clone.")
+    ] = "local",
+    cluster: Annotated[
+        str | None, typer.Option(help="With submitit: slurm or local; without, what submitit finds.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="With submitit: an option of sbatch such as partition=gpu."),
     ] = None,
 ) -> None:
     """Run the pipeline, `--jobs` runs at a time, spread over the GPUs if there are any; then close it with dvc repro.
@@ -61,27 +73,31 @@ def repro(
 
     began = time.monotonic()
     known = set(gpus_wanted(load()))
+    start = starter(executor, jobs, load().threads, cluster, slurm or ())
     for key in keys or ():
         if key not in known:
             raise PipelineError(f"{key} is no run of params.yaml; it names {', '.join(sorted(known)[:6])}, ...")
     if (found := obstacle()) is not None:
         raise PipelineError(f"{found.detail}; {found.remedy}")
     with this_python_first():
-        if keys or jobs > 1 or time_limit is not None:
+        if keys or jobs > 1 or time_limit is not None or start is not None:
             corpora = dict.fromkeys(key.split("-")[1] for key in keys or ())
             call([*DVC, "repro", "code", *([f"tokenize@{name}" for name in corpora] or ["tokenize"])])
             params = load()
             left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - began))
-            run_chains(params, list(keys or gpus_wanted(params)), jobs, left)
+            run_chains(params, list(keys or gpus_wanted(params)), jobs, left, start)
         if not keys:
             call([*DVC, "repro"])
     fill_in_store()
 
 
-def run_chains(params: Params, keys: list[str], jobs: int, limit_s: float | None = None) -> None:
+def run_chains(
+    params: Params, keys: list[str], jobs: int, limit_s: float | None = None, start: Starter | None = None
+) -> None:
     """Run the chains of `keys` and the twins that they rest on; leaves with a code where one failed or was stopped."""
     cards = visible_gpus()
-    outcome = Schedule(works_of(params, keys, bool(cards)), jobs, Cards(cards, jobs), limit_s=limit_s).run()
+    works = works_of(params, keys, bool(cards), alone=start is None)
+    outcome = Schedule(works, jobs, Cards(cards, jobs), limit_s=limit_s, start=start).run()
     for name, reason in outcome.failed.items():
         say(f"failed: {name} {reason} ({LOGS / f'{name}.log'})")
     if outcome.stopped:
@@ -92,26 +108,31 @@ def run_chains(params: Params, keys: list[str], jobs: int, limit_s: float | None
         raise typer.Exit(1)
 
 
-def works_of(params: Params, keys: Sequence[str], gpu: bool) -> list[Work]:
-    """Pieces of some runs: floors once per corpus, twins once per shape, training with stage B, frontier after both."""
+def works_of(params: Params, keys: Sequence[str], gpu: bool, alone: bool = True) -> list[Work]:
+    """Pieces of some runs: floors once per corpus, twins once per shape, training with stage B, frontier after both.
+
+    alone: the stages of a piece run without those that they rest on; a clone has to get the results of those first.
+    """
     wanted, works = gpus_wanted(params), {}
     for key in keys:
         variant, corpus, seed = key.split("-")
         cost, shape = cost_of(params, variant, corpus, int(seed), gpu), shape_key(variant, corpus)
         floors = f"floors-{corpus}"
-        works[floors] = Work(floors, _single(f"floors@{corpus}"), gpus=0, urgent=True)
+        works[floors] = Work(floors, _repro(alone, f"floors@{corpus}"), gpus=0, urgent=True)
         twins, trained = f"twins-{shape}", f"{key}-train"
-        works[twins] = Work(twins, _single(f"twins@{shape}"), memory=cost.memory, seconds=cost.evaluation, urgent=True)
+        works[twins] = Work(
+            twins, _repro(alone, f"twins@{shape}"), memory=cost.memory, seconds=cost.evaluation, urgent=True
+        )
         works[trained] = Work(
             trained,
-            _single(f"train@{key}", f"hebbian@{key}"),
+            _repro(alone, f"train@{key}", f"hebbian@{key}"),
             gpus=wanted[key],
             memory=cost.memory,
             seconds=cost.training + cost.evaluation,
         )
         works[key] = Work(
             key,
-            _single(f"frontier@{key}"),
+            _repro(alone, f"frontier@{key}"),
             frozenset((twins, trained)),
             memory=cost.memory,
             seconds=cost.evaluation,
@@ -120,8 +141,8 @@ def works_of(params: Params, keys: Sequence[str], gpu: bool) -> list[Work]:
     return list(works.values())
 
 
-def _single(*stages: str) -> tuple[str, ...]:
-    return (*DVC, "--wait-for-lock", "repro", "--single-item", *stages)
+def _repro(alone: bool, *stages: str) -> tuple[str, ...]:
+    return (*DVC, "--wait-for-lock", "repro", *(["--single-item"] if alone else []), *stages)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ themselves, so that a training writes its checkpoint; if this process is killed 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import queue
 import signal
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -50,6 +52,27 @@ class Work:
     memory: float = 0.0
     seconds: float = 60.0
     urgent: bool = False
+
+
+class Piece(Protocol):
+    """A piece that was started: what the schedule asks of it."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None before the end."""
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code."""
+
+    def ask_to_stop(self) -> None:
+        """Ask its stages to stop, trainings after a checkpoint."""
+
+    def see_off(self, end: float) -> None:
+        """Wait until `end` (of the monotonic clock), then end it by force."""
+
+
+Starter = Callable[[Sequence[tuple[Work, list[str]]]], list[Piece]]
+"""Starts pieces that can start now, each with the GPUs that it may use."""
 
 
 @dataclass
@@ -106,7 +129,8 @@ class Cards:
 class Schedule:
     """Runs pieces until all are done, failed or stopped.
 
-    `told` is called with every line of progress, `finished` with the name of every piece that is done.
+    `told` is called with every line of progress, `finished` with the name of every piece that is done. `start` starts
+    pieces; by default as processes of this machine.
     """
 
     def __init__(
@@ -118,11 +142,13 @@ class Schedule:
         limit_s: float | None = None,
         told: Callable[[str], None] = say,
         finished: Callable[[str], None] = lambda name: None,
+        start: Starter | None = None,
     ) -> None:
         self.waiting = sorted(works, key=lambda work: (not work.urgent, -work.seconds))
         self.count, self.jobs, self.cards, self.told, self.finished = len(works), jobs, cards, told, finished
         self.end = None if limit_s is None else time.monotonic() + limit_s
-        self.running: dict[str, tuple[Work, subprocess.Popen[bytes], list[str], float]] = {}
+        self.start = start or functools.partial(start_here, jobs)
+        self.running: dict[str, tuple[Work, Piece, list[str], float]] = {}
         self.outcome = Outcome()
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._again: dict[str, Work] = {}
@@ -146,32 +172,27 @@ class Schedule:
         return self.outcome
 
     def _start_what_fits(self) -> None:
+        chosen: list[tuple[Work, list[str]]] = []
         for work in list(self.waiting):
-            if len(self.running) >= self.jobs:
-                return
+            if len(self.running) + len(chosen) >= self.jobs:
+                break
             if not work.after <= set(self.outcome.done):
                 continue
             alone = work.name in self._again
-            if alone and self.running:
+            if alone and (self.running or chosen):
                 continue
             gpus = self.cards.take(work.gpus, work.memory)
             if gpus is not None:
                 self.waiting.remove(work)
-                self._start(work, gpus)
+                chosen.append((work, gpus))
                 if alone:
-                    return
+                    break
+        for (work, gpus), piece in zip(chosen, self.start(chosen) if chosen else [], strict=True):
+            self.running[work.name] = work, piece, gpus, time.monotonic()
+            threading.Thread(target=self._watch, args=(work.name, piece), daemon=True).start()
 
-    def _start(self, work: Work, gpus: list[str]) -> None:
-        environment = os.environ | {JOBS: str(self.jobs)} | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
-        with (LOGS / f"{work.name}.log").open("wb") as log:
-            child = subprocess.Popen(
-                work.command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=die_with_us()
-            )
-        self.running[work.name] = work, child, gpus, time.monotonic()
-        threading.Thread(target=self._watch, args=(work.name, child), daemon=True).start()
-
-    def _watch(self, name: str, child: subprocess.Popen[bytes]) -> None:
-        child.wait()
+    def _watch(self, name: str, piece: Piece) -> None:
+        piece.wait()
         self._ended.put(name)
 
     def _wait(self) -> bool:
@@ -185,10 +206,10 @@ class Schedule:
         return True
 
     def _finish(self, name: str) -> None:
-        work, child, gpus, began = self.running.pop(name)
+        work, piece, gpus, began = self.running.pop(name)
         self.cards.give(gpus, work.memory)
         seconds = time.monotonic() - began
-        if child.returncode == 0:
+        if piece.returncode == 0:
             self.outcome.done.append(name)
             self.finished(name)
             self.told(f"{len(self.outcome.done)}/{self.count} {name} {seconds:.0f} s; {self._left()}")
@@ -203,7 +224,7 @@ class Schedule:
         reason = next(
             (line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "no word"
         )
-        self.outcome.failed[name] = f"ended with {child.returncode}: {reason.strip()}"
+        self.outcome.failed[name] = f"ended with {piece.returncode}: {reason.strip()}"
         self.told(f"failed: {name} {self.outcome.failed[name]}; {self._left()}")
 
     def _left(self) -> str:
@@ -230,16 +251,54 @@ class Schedule:
         ignore_signals()
         if self.running:
             self.told(f"{why}: {len(self.running)} pieces are stopped, trainings after a checkpoint")
-        for _, child, _, _ in self.running.values():
-            ask_to_stop(child)
+        for _, piece, _, _ in self.running.values():
+            piece.ask_to_stop()
         end = time.monotonic() + GRACE_S
-        for name, (_, child, _, _) in list(self.running.items()):
-            see_off(child, end)
-            if child.returncode == 0:
+        for name, (_, piece, _, _) in list(self.running.items()):
+            piece.see_off(end)
+            if piece.returncode == 0:
                 self.outcome.done.append(name)
         finished = {*self.outcome.done, *self.outcome.failed}
         names = [*self.running, *(work.name for work in self.waiting)]
         self.outcome.left = [name for name in names if name not in finished]
+
+
+class Process:
+    """A piece as a process of this machine."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        """Of a process that was started."""
+        self.child = child
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self.child.returncode
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        return self.child.wait()
+
+    def ask_to_stop(self) -> None:
+        """Ask the stages below it."""
+        ask_to_stop(self.child)
+
+    def see_off(self, end: float) -> None:
+        """Wait until `end`, then kill it with all below it."""
+        see_off(self.child, end)
+
+
+def start_here(jobs: int, works: Sequence[tuple[Work, list[str]]]) -> list[Piece]:
+    """Start pieces as processes in this folder, `jobs` of which share the machine."""
+    pieces: list[Piece] = []
+    for work, gpus in works:
+        environment = os.environ | {JOBS: str(jobs)} | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+        with (LOGS / f"{work.name}.log").open("wb") as log:
+            child = subprocess.Popen(
+                work.command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=die_with_us()
+            )
+        pieces.append(Process(child))
+    return pieces
 
 
 def stages_of(pid: int) -> list[psutil.Process]:

@@ -12,9 +12,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from bdh.project.errors import HatcheryError
+from bdh.project.processes import as_child
 
 Found = TypeVar("Found")
 SHARING = "HATCHERY_JOBS"
@@ -24,7 +29,10 @@ _work: Sequence[Callable[[], Any]] = ()
 
 
 def each(work: Sequence[Callable[[], Found]], jobs: int | Literal["auto"]) -> list[Found]:
-    """What every function of `work` gives, in their order, `jobs` at a time (auto: one per free core)."""
+    """What every function of `work` gives, in their order, `jobs` at a time (auto: one per free core).
+
+    Raises HatcheryError when the system ends a process, as it does when memory is short.
+    """
     global _work
     count = min(cores() if jobs == "auto" else jobs, len(work))
     with threadpool_limits(1, user_api="blas"):
@@ -32,13 +40,29 @@ def each(work: Sequence[Callable[[], Found]], jobs: int | Literal["auto"]) -> li
             return [one() for one in work]
         before, _work = _work, work
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads; the children compute alone
-                pool = multiprocessing.get_context("fork").Pool(count)
-            with pool:
-                return pool.map(_one, range(len(work)), chunksize=1)
+            return _forked(count, len(work))
+        except BrokenProcessPool:
+            raise HatcheryError(
+                f"one of {count} processes was ended from outside (out of memory?); "
+                "take fewer at a time: `frontier.jobs: 1` in params.yaml"
+            ) from None
         finally:
             _work = before
+
+
+def _forked(count: int, tasks: int) -> list[Any]:
+    """What the first `tasks` of `_work` give; when this process is stopped, so are the others."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), as_child, (os.getpid(),))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads; the children compute alone
+            return list(pool.map(_one, range(tasks)))
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def cores() -> int:

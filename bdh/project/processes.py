@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -97,6 +98,20 @@ def stoppable(poll_s: float = POLL_S) -> Iterator[Stop]:
         over.set()
         for signum, handler in kept.items():
             signal.signal(signum, handler)
+
+
+def as_child(parent: int, poll_s: float = POLL_S) -> None:
+    """In a forked process: end at a signal, as its parent would not, and with the parent (its number)."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(poll_s)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 def starters() -> list[psutil.Process]:

@@ -143,7 +143,8 @@ COMMANDS = {
 import sys, typer
 from bdh.commands import repro
 from bdh.commands.schedule import Work
-repro.works_of = lambda *_: [Work(n, ("sh", "-c", f"{sys.executable} -m stages.slow {n}; exit $?")) for n in "abc"]
+slow = f"{sys.executable} -m stages.slow"
+repro.works_of = lambda *_, **__: [Work(n, ("sh", "-c", f"{slow} {n}; exit $?")) for n in "abc"]
 try:
     repro.run_chains(None, [], 2)
 except typer.Exit as ended:

@@ -47,7 +47,7 @@ def project(tmp_path_factory):
 def _write_params(folder):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["device"] = "cpu"
-    params["corpus"]["sample_calls"]["source"]["documents"] = 20
+    params["corpus"]["sample_calls"]["source"]["documents"] = 32
     params["corpus"]["sample_calls"]["tokenizer"]["vocab_size"] = 300
     params["hebbian"] |= {"bootstrap": 50, "laptop": {"window": 32, "max_tokens": 1600}}
     params["frontier"] |= {"graph_nulls": 2, "null_draws": 30, "bootstrap": 30, "twins": 2}

@@ -291,7 +291,7 @@ def test_readout_of_an_untied_model_is_a_matrix_of_its_own():
     ("settings", "message"),
     [
         ({"positions": "sinusoidal"}, "allowed: positions learned, rotary"),
-        ({"mlp": "relu"}, "mlp gelu, swiglu"),
+        ({"mlp": "relu"}, "mlp gelu, gelu_tanh, swiglu"),
         ({"positions": "rotary", "match": "none", "width": 27, "heads": 3}, "choose an even head width"),
     ],
 )
