@@ -21,9 +21,8 @@ from bdh.report.tables.activity import activity_table, layers_table
 from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table, variant_table
 from bdh.report.tables.corpora import corpora_table
 from bdh.report.tables.frontier import concept_tables, frontier_tables
-from bdh.report.tables.leading import leading_table
+from bdh.report.tables.leading import leading_table, search_tables
 from bdh.report.tables.quality import against_bdh_table, quality_table
-from bdh.report.tables.search import search_tables
 from bdh.report.tables.strata import strata_tables
 from bdh.report.tables.table import Table
 
