@@ -1,4 +1,4 @@
-// The page's only script: a heading sorts its table, a field narrows the headline table, printing opens what is folded.
+// The page's only script: a heading sorts its table, a field narrows the headline table, a button unfolds everything.
 // Without it everything is still there to read.
 document.querySelectorAll("table.sortable").forEach(table => {
   table.querySelectorAll("thead th").forEach((head, column) => {
@@ -43,11 +43,14 @@ document.querySelectorAll("table.filtered").forEach(table => {
   });
   table.parentElement.insertBefore(field, table);
 });
-addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach(fold => {
-  fold.open = true;
-  fold.dataset.closed = "";
-}));
-addEventListener("afterprint", () => document.querySelectorAll("details[data-closed]").forEach(fold => {
-  fold.open = false;
-  delete fold.dataset.closed;
-}));
+document.querySelectorAll("nav").forEach(nav => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Unfold all";
+  button.addEventListener("click", () => {
+    const open = button.textContent === "Unfold all";
+    document.querySelectorAll("details").forEach(fold => { fold.open = open; });
+    button.textContent = open ? "Fold all" : "Unfold all";
+  });
+  nav.appendChild(button);
+});
