@@ -1,8 +1,8 @@
 """A study: it takes finished cells and nothing else, renders alone, and says what it does not have."""
 
 import json
-import re
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
