@@ -47,6 +47,7 @@ const look = frame => {
   const w = frame.contentWindow, d = frame.contentDocument, box = q => d.querySelector(q).getBoundingClientRect();
   const fits = () => d.documentElement.scrollWidth <= w.innerWidth;
   const found = {height: d.documentElement.scrollHeight, fits: fits(), first: box("#first").bottom,
+    claims: box(".chips").bottom,
     buttons: d.querySelectorAll("thead button").length, harmed: w.harmed === undefined ? null : w.harmed,
     sections: d.querySelectorAll("section").length, shown: d.body.innerText.length};
   const button = d.querySelector("table.sortable thead button");

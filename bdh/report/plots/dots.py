@@ -97,15 +97,18 @@ def draw_dots(panel: DotPanel) -> str:
     )
     size = f"0 0 {WIDTH} {bottom + BOTTOM}"
     spoken = escape(f"{panel.title}: {panel.x_label}, one line per variant")
-    return f'<svg viewBox="{size}" class="dots" role="group" aria-label="{spoken}">{"".join(parts)}</svg>'
+    head = f'<svg viewBox="{size}" class="dots" preserveAspectRatio="xMinYMin meet" role="group" aria-label="{spoken}">'
+    return f"{head}{''.join(parts)}</svg>"
 
 
 def _line(dot: Dot, y: float, left: float, place: Place, reach: tuple[float, float]) -> list[str]:
     middle = y + 4
     kind = "" if dot.slot is not None else ' class="reference"'
     colour = "var(--ink)" if dot.slot is None else paint(dot.slot)
-    note = f"<title>{escape(dot.note)}</title>" if dot.note else ""
-    parts = [f"<g{kind}>{note}", f'<text x="{left}" y="{middle:.1f}" text-anchor="end">{escape(dot.label)}</text>']
+    note = f"<title>{escape(dot.note or dot.label)}</title>"
+    most = int((WIDEST_LABEL - GAP) / LETTER)
+    label = dot.label if len(dot.label) <= most else f"{dot.label[: most - 1]}…"
+    parts = [f"<g{kind}>{note}", f'<text x="{left}" y="{middle:.1f}" text-anchor="end">{escape(label)}</text>']
     for one in dot.beside:
         parts.append(_beside(one, y, place))
     if dot.low is not None and dot.high is not None:
