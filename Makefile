@@ -7,13 +7,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test lint ui clean
+.PHONY: repro test test-oldest test-newest audit-dependencies lint ui clean
 
 repro: .venv/installed
 	$(BIN)/bdh repro --jobs $(JOBS)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+# the oldest and the newest allowed release of every dependency, each in an environment of its own
+test-oldest test-newest: .venv/installed-dev
+	$(BIN)/python -m tests.versions $(@:test-%=%)
+
+# known vulnerabilities of the pinned releases
+audit-dependencies: .venv/installed-dev
+	$(BIN)/uvx pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

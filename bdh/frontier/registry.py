@@ -42,7 +42,7 @@ class Axes:
 class Metric:
     """One metric.
 
-    name: key in reports/frontier/<run>.json, in the curves and in MLflow, and the module of `bdh.frontier` that
+    name: key in data/results/frontier/<run>.json, in the curves and in MLflow, and the module of `bdh.frontier` that
     computes it. title: short name on the page. description: one line, what it measures. axes: plots of its curves.
     parts: descriptions of its rows by their name where it has several, empty for one row. headline: numbers of a row
     beside the trained model in MLflow and in reports/summary.json; the first one is a column of the runs table.

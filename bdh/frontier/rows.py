@@ -112,7 +112,7 @@ def mean_or_none(values: list[float]) -> float | None:
 
 
 def point(metric: str, x: float, y: float | None, series: str) -> dict[str, Any]:
-    """One point of a curve, a row of reports/curves/<key>.csv."""
+    """One point of a curve, a row of data/results/curves/<key>.csv."""
     return {"metric": metric, "x": x, "y": y, "series": series}
 
 

@@ -26,7 +26,11 @@ TWINS = Path("data/twins")
 SHAPES = Path("data/shapes")
 CHECKPOINTS = Path("data/checkpoints")
 CODE = Path("data/code")
+RESULTS = Path("data/results")
+"""What the stages say of runs and corpora, by names such as `train/<run>.json`, kept by DVC."""
+
 REPORTS = Path("reports")
+"""The results that git keeps: stage compare exports those of RESULTS under the same names."""
 
 
 def run_key(variant: str, corpus: str, seed: int) -> str:
@@ -37,6 +41,17 @@ def run_key(variant: str, corpus: str, seed: int) -> str:
 def shape_key(variant: str, corpus: str) -> str:
     """Name of what all seeds of a variant share on a corpus: `variant-corpus`."""
     return f"{variant}-{corpus}"
+
+
+def result_path(name: str | Path, root: Path = Path()) -> Path:
+    """The result `name` of the project at `root`: as its stage made it, else the copy that git brought."""
+    made, copied = root / RESULTS / name, root / REPORTS / name
+    return copied if copied.exists() and not made.exists() else made
+
+
+def exported(path: Path) -> Path:
+    """Where stage compare exports a result of this project; any other path as it is."""
+    return REPORTS / path.relative_to(RESULTS) if path.is_relative_to(RESULTS) else path
 
 
 @contextmanager

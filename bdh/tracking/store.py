@@ -27,6 +27,9 @@ from bdh.frontier.registry import table_columns
 from bdh.project.errors import HatcheryError, one_line, shown
 
 EXPERIMENT = "hatchery"
+ORIGINAL = "original_run_id"
+"""Tag of a run that stands for results whose pointer names another run: one that this store lacks."""
+
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "One row per trained model: training, with its evaluations as children. "
@@ -40,6 +43,7 @@ LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 ARTIFACT_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -63,19 +67,20 @@ class Store:
     experiment_id: str
 
     def get_run(self, run_id: str | None) -> Any | None:
-        """The run with this id, or the one that was rebuilt from it; None when the store has neither."""
+        """The run that `bdh sync` made for this id, else the run itself; None when the store has neither."""
         from mlflow.exceptions import MlflowException
 
         if not run_id or not re.fullmatch(r"[0-9a-zA-Z_-]+", run_id):
             return None
+        for run in self.search(f"tags.{ORIGINAL} = '{run_id}'"):
+            return run
         try:
             run = self.client.get_run(run_id)
-            if run.info.lifecycle_stage == "active":
-                return run
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-        return next(self.search(f"tags.original_run_id = '{run_id}'"), None)
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
 
     def search(self, condition: str = "") -> Iterator[Any]:
         """Runs of the experiment that fulfil a condition of MLflow's search language, newest first."""

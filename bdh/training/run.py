@@ -1,4 +1,4 @@
-"""One run of the comparison: from params.yaml and a tokenized corpus to the run's folder and reports."""
+"""One run of the comparison: from params.yaml and a tokenized corpus to the run's folder and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import ParamsError, TrainingError
-from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.files import CODE, RESULTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.origin import keep_origin
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
@@ -230,7 +231,7 @@ def refit(run: Run, first: Training, folder: CheckpointFolder, stop: Stop) -> No
 
 
 def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:
-    """Write the run's folder and reports, and show the tracker its pictures and texts; rank 0 alone does.
+    """Write the run's folder and results, and show the tracker its pictures and texts; rank 0 alone does.
 
     Of a training that diverged there is no model to write, and one line on stderr says so.
     """
@@ -254,13 +255,14 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         sys.stderr.write(f"warning: {run.key}: {diverged}; it has no result\n")
     else:
         _write_model(output, run, training, config)
-    history = REPORTS / "history" / f"{run.key}.csv"
+    history = RESULTS / "history" / f"{run.key}.csv"
     report.write_history(history, training.history)
     numbers = report.train_report(training, run.variant, run.corpus.name, run.seed)
-    write_json(REPORTS / "train" / f"{run.key}.json", numbers)
-    write_json(REPORTS / "timing" / f"{run.key}.json", report.timing_report(training))
+    write_json(RESULTS / "train" / f"{run.key}.json", numbers)
+    write_json(RESULTS / "timing" / f"{run.key}.json", report.timing_report(training))
     report.draw_history(folder.path / "curves.png", run.key, training.history)
     tracker.log_file(folder.path / "curves.png", "figures")
+    keep_origin("train", run.key)
     if diverged is None:
         tracker.log_file(output / "samples.json", "samples")
 

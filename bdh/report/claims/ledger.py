@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bdh.project.files import replacing, write_json
+from bdh.project.files import exported, replacing, write_json
 from bdh.report import formats
 from bdh.report.claims import frontier_rules, model_rules
 from bdh.report.claims.finding import (
@@ -262,7 +262,7 @@ def evidence(claim: Claim, inputs: Inputs) -> list[str]:
         records = [inputs.scaling]
     else:
         records = [getattr(run, stage) for run in inputs.measured(*claim.about) for stage in claim.evidence]
-    return [record.path.as_posix() for record in records if record]
+    return [exported(record.path).as_posix() for record in records if record]
 
 
 def _links(claim: Claim, finding: Finding, inputs: Inputs) -> Cell:

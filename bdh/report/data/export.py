@@ -1,0 +1,85 @@
+"""What git keeps of a comparison's results: copies of their files, the few numbers of `dvc metrics`, the plots' rows.
+
+Results themselves lie in `data/results`, where DVC keeps and shares them; nothing in the pipeline reads these copies.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdh.project import files
+from bdh.project.files import exported, replacing, write_json
+from bdh.report.data import measures
+from bdh.report.data.inputs import FLOORS, RESULTS, Inputs, RunResults
+from bdh.report.data.measures import Measure
+
+BESIDE = tuple(
+    f"{kind}/{stage}/{{key}}.json" for kind in ("origin", "run") for stage in ("train", "hebbian", "frontier")
+)
+"""What belongs to a run beside its results: what they were made from, and its runs in MLflow."""
+
+METRICS, PLOTS = files.REPORTS / "metrics", files.REPORTS / "plots"
+SHOWN: dict[str, Measure] = {
+    "bits_per_byte": measures.test_bits,
+    "nats_per_token": measures.number_of("hebbian", "arms/static/nats_per_token"),
+    "carry_minus_static": measures.number_of("hebbian", "arms/carry/difference_to_static"),
+    "parameters": measures.parameters,
+    "tokens_per_s": measures.number_of("timing", "tokens_per_s"),
+}
+"""What `dvc metrics show` says of a run: a row that fits a terminal. Differences in bits per byte, held-out text."""
+
+LEARNING = ("step", "validation_nats")
+
+
+def export(inputs: Inputs) -> None:
+    """Write what git keeps of the results of a comparison, and remove what it keeps of runs that are gone."""
+    wanted = [files.RESULTS / FLOORS.format(corpus=corpus) for corpus in inputs.corpora]
+    for run in inputs.runs:
+        wanted += [files.RESULTS / pattern.format(key=run.key) for pattern in RESULTS.values()]
+        wanted += [files.RESULTS / pattern.format(key=run.key) for pattern in BESIDE]
+    written = [_copy(path) for path in wanted if path.exists()]
+    for run in inputs.runs:
+        numbers = {name: value for name, measure in SHOWN.items() if (value := measure(run)) is not None}
+        write_json(METRICS / f"{run.key}.json", numbers)
+        written.append(METRICS / f"{run.key}.json")
+    _remove_others(written)
+    _write_rows(PLOTS / "learning.csv", ("run", *LEARNING), _learning(inputs.runs))
+    columns = ("run", "variant", "corpus", "seed", "bits_per_byte", "parameters")
+    _write_rows(PLOTS / "runs.csv", columns, _judged(inputs.runs))
+
+
+def _copy(source: Path) -> Path:
+    target = exported(source)
+    with replacing(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
+    return target
+
+
+def _remove_others(kept: Sequence[Path]) -> None:
+    """Remove what else lies in the folders of `kept`."""
+    for folder in {path.parent for path in kept}:
+        for path in {*folder.iterdir()} - {*kept}:
+            path.unlink()
+
+
+def _learning(runs: Sequence[RunResults]) -> Iterable[tuple[Any, ...]]:
+    for run in runs:
+        if {*LEARNING} <= {*run.history.columns}:
+            for step, nats in run.history[[*LEARNING]].dropna().itertuples(index=False):
+                yield run.key, int(step), float(nats)
+
+
+def _judged(runs: Sequence[RunResults]) -> Iterable[tuple[Any, ...]]:
+    for run in runs:
+        if (bits := measures.test_bits(run)) is not None:
+            yield run.key, run.variant, run.corpus, run.seed, bits, measures.parameters(run)
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
