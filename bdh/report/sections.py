@@ -14,16 +14,13 @@ from bdh.report.claims.ledger import claims_table
 from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.plots import dots
 from bdh.report.plots.figure import Panel, draw_panel, slot_of
-from bdh.report.plots.outcomes import curve_panels, size_panels, state_panels
-from bdh.report.plots.small import draw_small, graph_drawings, reach_of
+from bdh.report.plots.outcomes import curve_panels, draw_small, graph_drawings, reach_of, size_panels, state_panels
 from bdh.report.plots.training import cost_panels, dynamics_panels, further_panels, synapse_panels
-from bdh.report.tables.activity import activity_table, layers_table
 from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table, variant_table
-from bdh.report.tables.corpora import corpora_table
+from bdh.report.tables.corpora import corpora_table, strata_tables
 from bdh.report.tables.frontier import concept_tables, frontier_tables
-from bdh.report.tables.leading import leading_table, search_tables
+from bdh.report.tables.leading import activity_table, layers_table, leading_table, search_tables
 from bdh.report.tables.quality import against_bdh_table, quality_table
-from bdh.report.tables.strata import strata_tables
 from bdh.report.tables.table import Table
 
 POSITION_KEY = "Solid: carry. Dashed: overlap. Dotted: shuffled. Below the line: better than static."

@@ -276,14 +276,14 @@ def hostile(root, key):
     dump(
         root / f"data/runs/{key}/samples.json", [{"prompt": HOSTILE, "text": HOSTILE}, {"prompt": "x", "text": HOSTILE}]
     )
-    path = root / f"reports/hebbian/{key}.json"
+    path = root / f"data/results/hebbian/{key}.json"
     report = json.loads(path.read_text())
     for arm in report["arms"].values():
         for kind in ("by_year", "by_sector", "by_role"):
             if arm.get(kind):
                 arm[kind] |= {HOSTILE.replace("/", "|"): next(iter(arm[kind].values()))}
     dump(path, report)
-    path = root / f"reports/frontier/{key}.json"
+    path = root / f"data/results/frontier/{key}.json"
     report = json.loads(path.read_text())
     concept = {"neurons": 3, "best_auroc": 0.9, "contexts": [HOSTILE, "a «b» c"]}
     report["mcl"] = report["sps"] | {"concepts": {"javascript:harmed=5": concept, HOSTILE.replace("/", "|"): concept}}
@@ -291,8 +291,8 @@ def hostile(root, key):
     drawing = {"head": 0, "of": [64, 900], "neurons": list(range(40)), "communities": [i % 9 for i in range(40)]}
     report["tmi"]["drawing"] = drawing | {"edges": ring}
     dump(path, report)
-    curves = pd.read_csv(root / f"reports/curves/{key}.csv")
-    save(root / f"reports/curves/{key}.csv", curves.replace({"series": {"permuted": "<b onclick=harmed=6>null"}}))
+    curves = pd.read_csv(root / f"data/results/curves/{key}.csv")
+    save(root / f"data/results/curves/{key}.csv", curves.replace({"series": {"permuted": "<b onclick=harmed=6>null"}}))
 
 
 @pytest.fixture(scope="module")
