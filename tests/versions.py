@@ -38,7 +38,7 @@ def main() -> int:
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--clear", str(folder)], check=True)
     install = [*uv, "pip", "install", "--python", str(python), "--resolution", RESOLUTION[which], "--upgrade"]
-    subprocess.run([*install, f"{ROOT}[dev]"], check=True)
+    subprocess.run([*install, "--editable", f"{ROOT}[dev]"], check=True)
     subprocess.run([*uv, "pip", "freeze", "--python", str(python)], check=True)
     environment = {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     tests = [str(python), "-m", "pytest", "-q", *TESTS]

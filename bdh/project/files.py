@@ -5,16 +5,17 @@ The repository that a command works on: the nearest folder upwards that holds dv
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from bdh.project.errors import HatcheryError, RunError, one_line
+from bdh.project.errors import HatcheryError, RunError, one_line, visible
 
 T = TypeVar("T")
 
@@ -31,6 +32,9 @@ RESULTS = Path("data/results")
 
 REPORTS = Path("reports")
 """The results that git keeps: stage compare exports those of RESULTS under the same names."""
+
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""With what a formula of a spreadsheet can begin."""
 
 
 def run_key(variant: str, corpus: str, seed: int) -> str:
@@ -71,6 +75,32 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows under a header in one step; what a row lacks is empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, and no text steers a terminal.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([_cell(name) for name in columns])
+        table.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = "\n".join(visible(line) for line in value.split("\n"))
+    return f"'{text}" if value[:1] in FORMULA and not _is_number(value) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> Any:

@@ -180,7 +180,7 @@ def wanted() -> bool:
 
 def _is_first() -> bool:
     """Of the processes of one distributed training only the first tracks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0").strip("0") == ""  # what is no number is refused by whoever trains
 
 
 def _take_prepared() -> WritingTracker | None:

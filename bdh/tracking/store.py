@@ -100,12 +100,21 @@ def root() -> Path:
 
 def store_uri() -> str:
     """Address of the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(root() / "mlflow.db")
+
+
+def sqlite_address(database: Path) -> str:
+    """The address of a database file; SQLAlchemy decodes it, so what would mean something else is written `%3F`.
+
+    Of such an address MLflow would make the folder that it spells undecoded, unless the driver is named.
+    """
+    spelt = re.sub("[%?#]", lambda match: f"%{ord(match[0]):02X}", str(database))
+    return f"sqlite:///{spelt}" if spelt == str(database) else f"sqlite+pysqlite:///{spelt}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a SQLite address, None for any other store or for options behind `?`."""
-    match = re.fullmatch(r"sqlite:///([^?]+)", uri)
+    match = re.fullmatch(r"sqlite(?:\+pysqlite)?:///([^?]+)", uri)
     return Path(unquote(match[1])).absolute() if match else None
 
 
@@ -181,8 +190,8 @@ def _create(database: Path) -> None:
     lost = [database.with_name(f"{database.name}-{part}") for part in ("wal", "shm", "journal")]
     for leftover in (*lost, *database.parent.glob(f"{fresh.name}*")):
         leftover.unlink(missing_ok=True)
-    _client(f"sqlite:///{fresh}").search_experiments(max_results=1)
-    _forget_engine(f"sqlite:///{fresh}")
+    _client(sqlite_address(fresh)).search_experiments(max_results=1)
+    _forget_engine(sqlite_address(fresh))
     connection = sqlite3.connect(fresh)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from bdh.corpora.tokens import TokenCorpus
-from bdh.models.base import LanguageModel, architecture_module, build
+from bdh.models.base import LanguageModel, architecture_module, build, parameters_of
 from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
@@ -187,16 +187,35 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
 
 
 def check_memory(run: Run) -> None:
-    """Raise TrainingError, with an estimate, for a step that cannot fit: its logits and their gradient, on a CPU.
+    """Raise TrainingError, with an estimate, for a step that cannot fit, before anything is allocated.
 
-    On a GPU logits need not exist as a whole; there torch says what was too large.
+    On a CPU: its logits and their gradient. On a GPU logits need not exist as a whole: what is sure to be there are the
+    weights, where gradients are learned from their gradients and two moments, and one number per token and channel.
     """
+    if run.device.type == "cuda":
+        _check_gpu_memory(run)
     rows = run.train.batch_size // (run.train.accumulate * run.group.size)
     need, have = 8 * rows * run.train.window * run.corpus.vocab_size, psutil.virtual_memory().total
     if run.device.type == "cpu" and need > have:
         raise TrainingError(
             f"{run.key}: a step of {rows} windows of {run.train.window} tokens has {need / 2**30:.3g} GiB of logits, "
             f"this machine has {have / 2**30:.3g} GiB: make batch_size or window smaller, or accumulate larger"
+        )
+
+
+def _check_gpu_memory(run: Run) -> None:
+    module = architecture_module(run.architecture)
+    config = module.Config(**run.model)
+    parameters = parameters_of(module, config, run.corpus.vocab_size)
+    rows = run.train.batch_size // (run.train.accumulate * run.group.size)
+    copies = 4 if run.train.learning_rule == "backprop" else 1
+    weights, activity = 4 * copies * parameters, 2 * rows * run.train.window * run.model.get("n_embd", 1)
+    have = torch.cuda.get_device_properties(run.device).total_memory
+    if weights + activity > have:
+        raise TrainingError(
+            f"{run.key}: {parameters:.3g} parameters need {weights / 2**30:.3g} GiB with gradients and moments, a step "
+            f"of {rows} windows of {run.train.window} tokens {activity / 2**30:.3g} GiB at least, and this GPU has "
+            f"{have / 2**30:.3g} GiB: make the sizes of `model`, batch_size or window smaller, or accumulate larger"
         )
 
 

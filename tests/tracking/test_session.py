@@ -16,7 +16,7 @@ import pytest
 from bdh.project.errors import shown
 from bdh.tracking.identity import alive, process_tags
 from bdh.tracking.runs import sweep
-from bdh.tracking.store import StoreError, open_store
+from bdh.tracking.store import StoreError, open_store, sqlite_path, store_uri
 from tests.support.tracked_project import ROOT, TrackedProject
 
 pytestmark = pytest.mark.slow
@@ -281,6 +281,23 @@ def test_store_brings_a_deleted_experiment_back(tmp_path):
     again = open_store(uri)
     assert again.experiment_id == store.experiment_id
     assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize("name", ["a%20b", "what?x=1", "c#d", "Größe und 100 %"])
+def test_store_lies_in_a_folder_of_any_name(name, tmp_path, monkeypatch):
+    """Catches an address in which `%20`, `?` and `#` mean something else: the database was made outside the project."""
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    opened = open_store()
+    run = opened.client.create_run(opened.experiment_id)
+    opened.client.log_text(run.info.run_id, "hello", "note.txt")
+    assert sqlite_path(store_uri()) == folder / "mlflow.db"
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (folder / "mlflow.db").is_file()
+    assert [path.read_text() for path in folder.rglob("note.txt")] == ["hello"]
 
 
 def test_store_moves_with_its_folder(tmp_path):

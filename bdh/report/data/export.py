@@ -5,13 +5,12 @@ Results themselves lie in `data/results`, where DVC keeps and shares them; nothi
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bdh.project import files
-from bdh.project.files import exported, replacing, write_json
+from bdh.project.files import exported, replacing, write_csv, write_json
 from bdh.report.data import measures
 from bdh.report.data.inputs import FLOORS, RESULTS, Inputs, RunResults
 from bdh.report.data.measures import Measure
@@ -32,6 +31,7 @@ SHOWN: dict[str, Measure] = {
 """What `dvc metrics show` says of a run: a row that fits a terminal. Differences in bits per byte, held-out text."""
 
 LEARNING = ("step", "validation_nats")
+JUDGED = ("run", "variant", "corpus", "seed", "bits_per_byte", "parameters")
 
 
 def export(inputs: Inputs) -> None:
@@ -46,9 +46,8 @@ def export(inputs: Inputs) -> None:
         write_json(METRICS / f"{run.key}.json", numbers)
         written.append(METRICS / f"{run.key}.json")
     _remove_others(written)
-    _write_rows(PLOTS / "learning.csv", ("run", *LEARNING), _learning(inputs.runs))
-    columns = ("run", "variant", "corpus", "seed", "bits_per_byte", "parameters")
-    _write_rows(PLOTS / "runs.csv", columns, _judged(inputs.runs))
+    write_csv(PLOTS / "learning.csv", ("run", *LEARNING), _learning(inputs.runs))
+    write_csv(PLOTS / "runs.csv", JUDGED, _judged(inputs.runs))
 
 
 def _copy(source: Path) -> Path:
@@ -65,21 +64,15 @@ def _remove_others(kept: Sequence[Path]) -> None:
             path.unlink()
 
 
-def _learning(runs: Sequence[RunResults]) -> Iterable[tuple[Any, ...]]:
+def _learning(runs: Sequence[RunResults]) -> Iterable[dict[str, Any]]:
     for run in runs:
         if {*LEARNING} <= {*run.history.columns}:
             for step, nats in run.history[[*LEARNING]].dropna().itertuples(index=False):
-                yield run.key, int(step), float(nats)
+                yield {"run": run.key, "step": int(step), "validation_nats": float(nats)}
 
 
-def _judged(runs: Sequence[RunResults]) -> Iterable[tuple[Any, ...]]:
+def _judged(runs: Sequence[RunResults]) -> Iterable[dict[str, Any]]:
     for run in runs:
         if (bits := measures.test_bits(run)) is not None:
-            yield run.key, run.variant, run.corpus, run.seed, bits, measures.parameters(run)
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+            values = (run.key, run.variant, run.corpus, run.seed, bits, measures.parameters(run))
+            yield dict(zip(JUDGED, values, strict=True))

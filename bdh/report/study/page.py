@@ -5,12 +5,11 @@ Every cell is read from the study's own folder: no weights, no text, no MLflow, 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdh.project.files import replacing, write_json
+from bdh.project.files import replacing, write_csv, write_json
 from bdh.report import formats
 from bdh.report.claims.ledger import FIELDS, TONES, write_ledger
 from bdh.report.data import measures
@@ -57,13 +56,8 @@ def render_study(study: Study) -> list[Path]:
         written += [study.home(recipe) / "results.csv", *write_ledger(study.home(recipe), inputs)]
     write_results(study.folder / "results.csv", study_results(by_recipe))
     write_json(study.folder / "claims.json", {"scale": study.params.scale, "rows": ledger})
-    with (
-        replacing(study.folder / "claims.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, ("recipe", *FIELDS), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | {"evidence": " ".join(row["evidence"])} for row in ledger)
+    joined = (row | {"evidence": " ".join(row["evidence"])} for row in ledger)
+    write_csv(study.folder / "claims.csv", ("recipe", *FIELDS), joined)
     return written + [study.folder / name for name in ("results.csv", "claims.json", "claims.csv")]
 
 
