@@ -35,6 +35,7 @@ class Axes:
     y_label: str
     series: str = ""
     log_x: bool = False
+    log_y: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,19 @@ METRICS: tuple[Metric, ...] = (
         "degrees",
         "degrees",
         "degrees of the neuron graph against an exponential tail, likelihood ratio",
+        (
+            Axes(
+                "In-degrees of the neuron graph", "degree", "share of neurons of that degree or more", "in", True, True
+            ),
+            Axes(
+                "Out-degrees of the neuron graph",
+                "degree",
+                "share of neurons of that degree or more",
+                "out",
+                True,
+                True,
+            ),
+        ),
         parts={
             "in": "in-degrees of the neuron graph against an exponential tail, likelihood ratio",
             "out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",

@@ -127,7 +127,7 @@ def test_frontier_curves_are_one_long_table(project):
     with (project / "data/results/curves/bdh-sample_calls-0.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) == {"metric", "x", "y", "series"}
-    assert {row["metric"] for row in rows} == {"bits_per_byte_by_position", "tmi", "sps", "sec"} | (
+    assert {row["metric"] for row in rows} == {"bits_per_byte_by_position", "tmi", "sps", "sec", "degrees"} | (
         {"mcl"} & {row["metric"] for row in rows}
     )
     arms = {row["series"] for row in rows if row["metric"] == "bits_per_byte_by_position"}

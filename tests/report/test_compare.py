@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,11 @@ def test_compare_writes_page_table_summary_and_pointer(project, monkeypatch):
     summary = json.loads((project / "reports/summary.json").read_text())
     assert summary["runs"] == {"expected": 2, "complete": 2}
     assert crowned == [summary]
-    assert (project / "reports/index.html").read_text().startswith("<!DOCTYPE html>")
+    page = (project / "reports/index.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    files = set(re.findall(r'href="((?!#)[^"]+)"', page))
+    assert {f"hebbian/{KEY}.json", "floors/sample_calls.json"} <= files
+    assert [name for name in files if not (project / "reports" / name).is_file()] == []
     assert list(pd.read_csv(project / "reports/results.csv")["key"]) == [KEY, "transformer-sample_calls-0"]
     assert {"run_id", "experiment_id"} <= set(json.loads((project / "reports/run/compare/all.json").read_text()))
 

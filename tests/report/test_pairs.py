@@ -22,8 +22,8 @@ from bdh.report.data.spread import (
 )
 from bdh.report.data.summary import result_rows, summarise
 from bdh.report.tables.arms import sweep_panel, sweep_table
+from bdh.report.tables.corpora import strata_tables
 from bdh.report.tables.quality import against_bdh_table, standings
-from bdh.report.tables.strata import strata_tables
 from tests.support.report_fixtures import Axes, write_everything
 
 CORPUS = "sample_calls"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -100,6 +101,9 @@ def test_study_page_has_recipes_side_by_side_and_names_what_is_missing(finished)
     assert "tuned/bdh-sample_calls-0: frontier: not run" in page
     assert "reference/transformer-sample_calls-1: not run" in page
     own = (study / "tuned/index.html").read_text()
+    files = set(re.findall(r'href="((?!#)[^"]+)"', own))
+    assert "reports/train/bdh-sample_calls-0.json" in files
+    assert [name for name in files if not (study / "tuned" / name).is_file()] == []
     assert "tuned/bdh-sample_calls-0: frontier: not run" in own
     assert "reference/" not in own
     table = pd.read_csv(study / "results.csv")

@@ -15,12 +15,11 @@ from bdh.report.data.measures import adjusted
 from bdh.report.data.summary import result_rows, summarise, write_results
 from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import training_panels
-from bdh.report.tables.activity import activity_table
 from bdh.report.tables.arms import arms_of, overlap_table, synapse_table
-from bdh.report.tables.corpora import corpora_table
+from bdh.report.tables.corpora import corpora_table, strata_tables
 from bdh.report.tables.frontier import frontier_tables
+from bdh.report.tables.leading import activity_table
 from bdh.report.tables.quality import COLUMNS, quality_table
-from bdh.report.tables.strata import strata_tables
 from tests.support.report_fixtures import Axes, write_diverged, write_everything
 
 CORPUS = "sample_calls"

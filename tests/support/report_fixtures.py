@@ -263,6 +263,8 @@ def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: floa
     return {
         "nats_per_token": own * 2.1,
         "bits_per_byte": own,
+        "bits_low": own - 0.05,
+        "bits_high": own + 0.05,
         "perplexity": math.exp(own * 1.4),
         "difference_to_static": difference,
         "ci_low": difference - abs(gain) / 3 - (0.008 if gain > 0 else 0.0),
