@@ -40,7 +40,7 @@ from bdh.models.bdh import COMPILED_PREFIX
 from bdh.params import Params
 from bdh.project.errors import ParamsError, RunError, one_line
 from bdh.project.files import TOKENS, read_json, replacing, write_json
-from bdh.training.checkpoints import CONFIG, WEIGHTS, put_into, save_run, tensors_of
+from bdh.training.checkpoints import CONFIG, SUM, WEIGHTS, put_into, save_run, tensors_of
 
 FILES = ("model.safetensors", "pytorch_model.bin", "model.pt", "checkpoint.pt", "ckpt.pt")
 SETTINGS = ("config", "model_args")
@@ -320,7 +320,7 @@ def _write(foreign: Foreign, source: Path, variant: str, model: LanguageModel, r
     save_run(new, model, config)
     digest = sha256_of(new / WEIGHTS)
     imported = {"source": source.name, "format": foreign.format, "sha256": digest}
-    write_json(new / CONFIG, config | {"imported": imported})
+    write_json(new / CONFIG, config | {SUM: digest, "imported": imported})
     folder = FOLDER / f"{variant}-{digest[:SHOWN_DIGITS]}"
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)

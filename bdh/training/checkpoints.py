@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from bdh.corpora.provenance import sha256_of
 from bdh.models.base import LanguageModel, build
 from bdh.project.errors import RunError, VariantError, one_line
 from bdh.project.files import read_as, replacing, write_json
@@ -58,6 +59,8 @@ def are_finite(model: nn.Module) -> bool:
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+SUM = "weights_sha256"
+"""Key of the config with the sha256 of the file of weights: one that was changed since is not believed."""
 NEEDED = ("variant", "architecture", "vocab_size", "corpus", "seed", "model")
 DIVERGED = "diverged"
 """Key of the config of a run whose training diverged, with `step` and `reason`; such a run has no weights."""
@@ -80,6 +83,7 @@ class _RunConfig(TypedDict):
     corpus: str
     seed: int
     model: dict[str, int | float | bool | str]
+    weights_sha256: NotRequired[str]
     diverged: NotRequired[_Diverged]
 
 
@@ -100,7 +104,7 @@ def save_run(folder: Path, model: LanguageModel, config: dict[str, Any]) -> None
             save_file(copy_of(model), temporary)
         except SafetensorError as error:
             raise RunError(f"{folder / WEIGHTS} cannot be written ({error}); free space there and run again") from None
-    write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, config | {SUM: sha256_of(folder / WEIGHTS)})
 
 
 def save_diverged(folder: Path, step: int, reason: str, config: dict[str, Any]) -> None:
@@ -134,7 +138,10 @@ def begin_with(model: LanguageModel, folder: Path, architecture: str, tokenizer:
 
 
 def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, dict[str, Any]]:
-    """The model of a run in eval mode on `device`, and its config; RunError when it is missing, damaged or diverged."""
+    """The model of a run in eval mode on `device`, and its config (without SUM).
+
+    Raises RunError when it is missing, damaged or diverged.
+    """
     config = _config_of(folder)
     if DIVERGED in config:
         raise RunError(f"{folder} has no model: {divergence(folder)}; change its settings and run `dvc repro`")
@@ -150,5 +157,7 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[Language
         raise RunError(f"{path} is missing; `dvc repro` makes it") from None
     except SafetensorError as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+    if (wanted := config.pop(SUM, None)) is not None and sha256_of(path) != wanted:
+        raise RunError(f"{path} is damaged (its sha256 is not that in {CONFIG}); delete it and run `dvc repro`")
     put_into(model, tensors, str(path))
     return model.eval().to(device), config

@@ -87,6 +87,13 @@ def test_run_on_a_full_disk_is_one_clear_line_and_the_old_run_stays(tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def flip_last_bit(path):
+    """Another weight, no other size or shape."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -95,6 +102,7 @@ def test_run_on_a_full_disk_is_one_clear_line_and_the_old_run_stays(tmp_path, mo
         (lambda run: (run / "config.json").write_text("{}"), "variant: Field required"),
         (lambda run: (run / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda run: (run / "model.safetensors").write_bytes(b"nonsense"), "model.safetensors is damaged"),
+        (lambda run: flip_last_bit(run / "model.safetensors"), "model.safetensors is damaged .*sha256"),
         (lambda run: (run / "config.json").write_text(json.dumps(config_of("bdh", n_embd=16))), "does not fit"),
         (lambda run: (run / "config.json").write_text(json.dumps(config_of("transformer"))), "does not fit"),
     ],
