@@ -173,6 +173,15 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
+def verdicts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every verdict below a value of a JSON file, by its path."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == "verdict" and isinstance(inner, str):
+                yield name, inner
+            yield from verdicts(inner, f"{name}/{key}" if name else key)
+
+
 def difference(a: float | None, b: float | None) -> float:
     """Relative to the larger of two numbers; infinite where one is missing."""
     if a is None or b is None:
@@ -195,6 +204,11 @@ def _tell(recorded: Recorded, again: Mapping[str, Any], tolerance: float) -> Non
     show_table(("loss", "recorded", "now", "relative difference"), rows)
     worst = max(differing, key=lambda name: differing[name])
     say(f"{len(differing)} of {len(apart)} numbers differ, most of all {worst} ({differing[worst]:.1e})")
+    before, now = dict(verdicts(recorded.results)), dict(verdicts(again))
+    changed = [name for name in before if before[name] != now.get(name)]
+    for name in changed:
+        say(f"{name}: was {before[name]}, is {now.get(name, 'gone')}")
+    say(f"{len(before)} verdicts, {len(changed)} of them changed")
     here = environment()
     for name, was in recorded.origin.environment.items():
         if here.get(name) != was:

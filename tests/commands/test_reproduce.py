@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from bdh.commands.reproduce import difference, numbers
+from bdh.commands.reproduce import difference, numbers, verdicts
 from tests.support.tracked_project import TrackedProject
 
 KEY = "bdh-sample_plays-0"
@@ -88,6 +88,7 @@ def test_origin_names_commit_patch_and_releases(project):
 
 def test_difference_of_numbers_by_their_path():
     assert dict(numbers({"a": [1, {"b": 2.0}], "c": True, "d": "3"})) == {"a/0": 1.0, "a/1/b": 2.0}
+    assert dict(verdicts({"tmi": {"verdict": "above its null", "value": 1.0}, "n": 2})) == {"tmi": "above its null"}
     assert difference(2.0, 1.0) == 0.5
     assert difference(0.0, 0.0) == 0.0
     assert difference(None, 1.0) == float("inf")
