@@ -1,4 +1,4 @@
-# make repro: environment and the whole comparison.  make test: environment and every test.
+# make repro: environment and the whole comparison.  make test: environment and tests.  make test-long: the long ones.
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
@@ -7,13 +7,24 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test lint ui clean
+.PHONY: repro test test-long test-oldest test-newest audit-dependencies lint ui clean
 
 repro: .venv/installed
 	$(BIN)/bdh repro --jobs $(JOBS)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-long: .venv/installed-dev
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+# the oldest and the newest allowed release of every dependency, each in an environment of its own
+test-oldest test-newest: .venv/installed-dev
+	$(BIN)/python -m tests.versions $(@:test-%=%)
+
+# known vulnerabilities of the pinned releases
+audit-dependencies: .venv/installed-dev
+	$(BIN)/uvx pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from bdh.commands.doctor import doctor
 from bdh.commands.generate import generate
 from bdh.commands.hub import bring, export, inspect
 from bdh.commands.repro import repro
+from bdh.commands.reproduce import reproduce
 from bdh.commands.study import app as study
 from bdh.commands.tune import tune
 from bdh.commands.ui import ui
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (repro, tune, doctor, ui, audit, sync, generate, inspect, golden):
+for command in (repro, reproduce, tune, doctor, ui, audit, sync, generate, inspect, golden):
     app.command()(command)
 app.command()(export)
 app.command("import")(bring)

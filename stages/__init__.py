@@ -34,6 +34,7 @@ NEEDED = (
     "pynvml",
     "requests",
     "rich",
+    "regex",
     "ruamel.yaml",
     "safetensors",
     "scipy",

@@ -13,9 +13,10 @@ from bdh.project.files import REPORTS, replacing, write_json
 def main() -> None:
     """Read the results of every run that params.yaml names; write summary.json, results.csv, claims and index.html.
 
-    Nothing is written when a result is missing or damaged.
+    And copy into reports/ what git keeps of these results. Nothing is written when one is missing or damaged.
     """
     from bdh.report.claims.ledger import write_ledger
+    from bdh.report.data.export import export
     from bdh.report.data.inputs import load_inputs
     from bdh.report.data.summary import result_rows, summarise, write_results
     from bdh.report.page import render_page
@@ -36,6 +37,7 @@ def main() -> None:
             temporary.write_text(html, encoding="utf-8")
         for path in write_ledger(REPORTS, inputs):
             tracker.log_file(path)
+        export(inputs)
         tracking.update_champions(summary)
 
 

@@ -11,7 +11,7 @@ from bdh.corpora.tokens import TokenCorpus
 from bdh.hebbian import held_out
 from bdh.params import load
 from bdh.project.errors import reported
-from bdh.project.files import REPORTS, TOKENS, write_json
+from bdh.project.files import RESULTS, TOKENS, write_json
 
 
 @reported
@@ -19,7 +19,7 @@ def main(corpus: Annotated[str, typer.Argument(help="a section of `corpus` in pa
     """Score the targets of stage hebbian on CORPUS with n-gram models of its training split."""
     size, tokens = load().hebbian_scale(), TokenCorpus.open(TOKENS / corpus)
     validation, test = (held_out.cut(tokens, split, size.window, size.max_tokens) for split in ("validation", "test"))
-    write_json(REPORTS / "floors" / f"{corpus}.json", floors(tokens, validation, test))
+    write_json(RESULTS / "floors" / f"{corpus}.json", floors(tokens, validation, test))
 
 
 if __name__ == "__main__":

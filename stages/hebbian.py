@@ -12,7 +12,8 @@ from bdh.hebbian import evaluation, held_out
 from bdh.hebbian.scores import headline
 from bdh.project.device import choose_device, fix_seed, reads_in_bfloat16
 from bdh.project.errors import reported
-from bdh.project.files import HEBBIAN, REPORTS, RUNS, TOKENS, run_key
+from bdh.project.files import HEBBIAN, RESULTS, RUNS, TOKENS, run_key
+from bdh.project.origin import keep_origin
 from bdh.project.processes import stoppable
 from bdh.training.checkpoints import divergence, load_run
 
@@ -25,11 +26,12 @@ def main(variant: str, corpus: str, seed: int) -> None:
     fix_seed(seed, device)
     tags = {"scale": settings.scale, "variant": variant, "corpus": corpus, "seed": str(seed)}
     named = settings.hebbian.model_dump(exclude={"laptop", "gpu"}) | size.model_dump()
-    report = REPORTS / "hebbian" / f"{key}.json"
+    report = RESULTS / "hebbian" / f"{key}.json"
     identity: dict[str, Any] = {"variant": variant, "corpus": corpus, "seed": seed}
     if (diverged := divergence(RUNS / key)) is not None:
         with tracking.tracked("hebbian", key, params=named, tags=tags):
             evaluation.write_absent(diverged, report, identity, HEBBIAN / key)
+            keep_origin("hebbian", key)
         return
     model, _ = load_run(RUNS / key, device)
     tokens = TokenCorpus.open(TOKENS / corpus)
@@ -42,7 +44,7 @@ def main(variant: str, corpus: str, seed: int) -> None:
         identity["unigram_bits_per_byte"] = held_out.unigram_of(tokens, text)
         evaluation.write(found, report, identity, HEBBIAN / key)
         tracker.log_metrics(headline(found.report))
-        tracker.log_file(report)
+        keep_origin("hebbian", key)
 
 
 if __name__ == "__main__":

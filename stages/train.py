@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 @reported
 def main(variant: str, corpus: str, seed: int) -> None:
-    """Train VARIANT on CORPUS from SEED; writes data/runs/<key>, reports/train, reports/history and reports/timing."""
+    """Train VARIANT on CORPUS from SEED; writes data/runs/<key> and train, history and timing in data/results."""
     params = load()
     ranks = ranks_of(params, variant, corpus)
     if ranks > 1:

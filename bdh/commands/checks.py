@@ -38,7 +38,7 @@ def _row(case: object) -> tuple[str, ...]:
 
 
 def audit() -> None:
-    """Check both ways that dvc.lock, the pointers in reports/run and the MLflow store agree; exit 1 if they do not."""
+    """Check both ways that dvc.lock, the pointers of results and the MLflow store agree; exit 1 if they do not."""
     enter_root()
     check_lock()
     from bdh.tracking.identity import all_pointers
@@ -53,7 +53,7 @@ def audit() -> None:
 
 
 def sync() -> None:
-    """Refill the MLflow store from dvc.lock and the reports; safe to repeat, also into an empty store."""
+    """Refill the MLflow store from dvc.lock and the results; safe to repeat, also into an empty store."""
     enter_root()
     check_lock()
     from bdh.tracking.store import open_store

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdh.project.errors import RunError
-from bdh.project.files import REPORTS, TOKENS, read_json, run_key
+from bdh.project.files import REPORTS, RESULTS, TOKENS, read_json, run_key
 
 if TYPE_CHECKING:
     from bdh.params import Params
 
 BROUGHT = Path("data/timing")
-"""Timings of runs elsewhere, named as those of reports/timing; `bdh study run` puts those of the study here."""
+"""Timings of runs elsewhere, named as those of data/results/timing; `bdh study run` puts those of the study here."""
 
 MIB = 2**20
 GUESSED_MIB = 20 * 1024
@@ -58,7 +58,7 @@ def _timings(variant: str, corpus: str, seed: int) -> list[dict[str, Any]]:
     own = run_key(variant, corpus, seed)
     for pattern in (own, f"{variant}-{corpus}-*"):
         found = []
-        for folder in (REPORTS / "timing", BROUGHT):
+        for folder in (RESULTS / "timing", REPORTS / "timing", BROUGHT):
             for path in sorted(folder.glob(f"{pattern}.json")):
                 try:
                     row = read_json(path)

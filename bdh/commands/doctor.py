@@ -207,6 +207,7 @@ def _answers(url: str) -> bool:
 
 def store() -> Check:
     """Whether the store answers, and what is in it; read without importing mlflow."""
+    from bdh.tracking.identity import all_pointers
     from bdh.tracking.store import StoreError, check_reachable, sqlite_path, store_uri
 
     uri = store_uri()
@@ -220,7 +221,7 @@ def store() -> Check:
             return Check("problem", "MLflow store", one_line(error), "mend or unset MLFLOW_TRACKING_URI")
         return _server(uri) if uri.startswith("http") else Check("ok", "MLflow store", f"{shown(uri)} answers")
     if not database.exists():
-        pointers = len(list(Path("reports/run").glob("*/*.json")))
+        pointers = sum(1 for _ in all_pointers())
         advice = f"`bdh sync` fills it from {pointers} results" if pointers else "the first stage makes it"
         return Check("note" if pointers else "ok", "MLflow store", f"{database} does not exist yet", advice)
     return _sqlite_store(database)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdh.commands.console import say, show_table
-from bdh.project.errors import RunError, one_line
+from bdh.project.errors import RunError, one_line, visible
 from bdh.project.files import enter_root
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def generate(
     Memory does not grow with the length.
     """
     here = enter_root()
-    text = readable(sys.stdin.buffer.read() if prompt == "-" else prompt.encode("utf-8", "surrogateescape"))
-    if stop and "" in stop:
+    text = readable(sys.stdin.buffer.read() if prompt == "-" else prompt)
+    stop = [readable(text, "--stop") for text in stop or []]
+    if "" in stop:
         raise RunError("--stop is empty; give the text before which to end")
     from bdh.generation import continue_text
     from bdh.hub import open_run
@@ -51,7 +52,7 @@ def generate(
         if not start:
             raise RunError("the prompt is empty; give at least one sign with --prompt")
         ids = continue_text(run.model, start, tokens, temperature, top_k or None, seed)
-        return until(pieces(run.tokenizer.decode, ids), stop or [])
+        return until(pieces(run.tokenizer.decode, ids), stop)
 
     if len(runs) == 1 and not as_json:
         for piece in chain((text,), written(open_run(runs[0], here)), ("\n",)):
@@ -66,12 +67,12 @@ def generate(
         show_table([one["run"] for one in texts], [[one["text"] for one in texts]])
 
 
-def readable(prompt: bytes) -> str:
-    """The prompt as text; RunError for bytes that are no UTF-8."""
+def readable(given: bytes | str, option: str = "--prompt") -> str:
+    """What was given on the command line or on standard input as text; RunError for what is no UTF-8."""
     try:
-        return prompt.decode("utf-8")
+        return (given.encode("utf-8", "surrogateescape") if isinstance(given, str) else given).decode("utf-8")
     except UnicodeError as error:
-        raise RunError(f"--prompt is not UTF-8 ({one_line(error)}); write it in UTF-8") from None
+        raise RunError(f"{option} is not UTF-8 ({one_line(error)}); write it in UTF-8") from None
 
 
 def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
@@ -91,7 +92,12 @@ def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def write_utf8(text: str) -> None:
-    """Write to standard output at once, in UTF-8 whatever the terminal says it reads."""
+    """Write to standard output at once, in UTF-8 whatever the terminal says it reads.
+
+    What a model writes must not steer a terminal: there, signs that could are written out. Files and pipes get all.
+    """
+    if sys.stdout.isatty():
+        text = "".join(sign if sign in "\n\t" else visible(sign) for sign in text)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode("utf-8"))

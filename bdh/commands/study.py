@@ -17,7 +17,7 @@ from bdh.commands.costs import BROUGHT
 from bdh.commands.repro import TIMED_OUT
 from bdh.commands.schedule import die_with_us, terminable
 from bdh.project.errors import HatcheryError
-from bdh.project.files import enter_root, read_json
+from bdh.project.files import REPORTS, enter_root, read_json, result_path
 from bdh.project.processes import Stopped
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def prepare(study: Study, recipe: str, cells: list[StudyCell]) -> Path:
     settings = study.settings(recipe, cells)
     axes = {"recipe": recipe, "variants": settings.variants, "corpora": settings.corpora, "seeds": settings.seeds}
     write_params(study.folder / PARAMS, work / PARAMS, axes)
-    for path in study.home(recipe).glob("reports/timing/*.json"):
+    for path in (study.home(recipe) / REPORTS / "timing").glob("*.json"):
         (work / BROUGHT).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, work / BROUGHT / path.name)
     if not (work / ".dvc").is_dir():
@@ -244,7 +244,7 @@ def _beside(study: Study, cell: StudyCell) -> tuple[str, ...]:
     from bdh.report import formats
     from bdh.report.study.outcome import over_cells
 
-    path = WORK / study.folder.name / cell.recipe / f"reports/hebbian/{cell.key}.json"
+    path = result_path(f"hebbian/{cell.key}.json", WORK / study.folder.name / cell.recipe)
     arms = read_json(path)["arms"] if path.exists() else {}
     here = arms.get("static", {}).get("nats_per_token")
     summary = study.folder / "summary.json"

@@ -58,7 +58,7 @@ def fetch_corpus(name: str, corpus: Corpus, folder: Path, downloads: Path = DOWN
     with replacing_folder(folder) as partial:
         source, files, revision = _text_files(name, corpus, partial, downloads)
         tables = _tables_beside(corpus)
-        files = [f if f.name in tables else _made_plain(name, corpus, partial, f) for f in files]
+        files = [_made_plain(name, corpus, partial, file, file.name in tables) for file in files]
         texts = [file for file in files if file.name not in tables]
         if not texts:
             raise CorpusError(f"corpus {name}: no file is left that holds documents; corpus.{name}.source names them")
@@ -102,15 +102,18 @@ def _tables_beside(corpus: Corpus) -> set[str]:
     return known | ({sectors} if sectors else set())
 
 
-def _made_plain(name: str, corpus: Corpus, folder: Path, file: FetchedFile) -> FetchedFile:
-    """The file as plain UTF-8, in the folder too; what was done and the sha256 of what came stand in the result."""
+def _made_plain(name: str, corpus: Corpus, folder: Path, file: FetchedFile, beside: bool) -> FetchedFile:
+    """The file as plain UTF-8, in the folder too; what was done and the sha256 of what came stand in the result.
+
+    beside: it is a table beside the documents, which keeps its name, packed or not.
+    """
     if not isinstance(corpus.source, Written):
         return file
     path = folder / file.name
-    made = make_plain(path, corpus.text.format, corpus.source, f"corpus.{name}")
+    made = make_plain(path, "csv" if beside else corpus.text.format, corpus.source, f"corpus.{name}")
     if made is None:
         return file
-    target = path.with_name(made[0])
+    target = path if beside else path.with_name(made[0])
     if target != path and target.exists():
         raise CorpusError(f"corpus {name}: {file.name} unpacks to {target.name}, which is there too; name one of them")
     path.rename(target)

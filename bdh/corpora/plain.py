@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import json
 import lzma
 import re
 import zlib
@@ -32,8 +33,21 @@ SIGNS = (
     (b"%PDF", "PDF"),
     (b"SQLite format 3", "SQLite"),
     (b"ARROW1", "Arrow"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "rar"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\x5d\x00\x00", "lzma"),
+    (b"\x1f\x9d", "compress"),
+    (b"{\\rtf", "RTF"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file"),
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x93NUMPY", "NumPy"),
+    (b"\x7fELF", "a program"),
 )
 """How files of a kind begin."""
+
+TAR_SIGN, TAR_PLACE = b"ustar", 257
 
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -47,15 +61,20 @@ PACKED: dict[str, Callable[[Path], BinaryIO]] = {
     "xz": lambda path: cast(BinaryIO, lzma.open(path)),  # noqa: SIM115
     "zstd": lambda path: cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")),
 }
+NO_TEXT = {kind for _, kind in SIGNS} | {"tar"}
 SUFFIXES = {".gz", ".zst", ".zstd", ".bz2", ".xz"}
-TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+MOST_UNPACKED = 200
+"""How many times its size a packed text may have: text rarely reaches 20, gzip can make 1000 of one."""
+
+FREE_UNPACKED = 1 << 26
+TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 """Endings of names that are never plain text."""
 
 LF = "line ends made LF"
 FOLDER_SUFFIXES = {
     "text": (".txt", ".text", ".md"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
-    "csv": (".csv",),
+    "csv": (".csv", ".tsv"),
     "parquet": (".parquet", ".pq"),
 }
 """Which files of a folder are meant, by `text.format`; a suffix of SUFFIXES may follow."""
@@ -80,6 +99,11 @@ def kind_of(head: bytes) -> str | None:
     for sign, kind in (*SIGNS, *MARKS):
         if head.startswith(sign):
             return kind
+    if head.startswith(TAR_SIGN, TAR_PLACE):
+        return "tar"
+    fourths = [head[start::4].count(0) for start in range(4)]
+    if len(head) >= 16 and sum(count > 0.9 * len(head) / 4 - 1 for count in fourths) == 3:
+        return "utf-32-be" if fourths[0] > fourths[3] else "utf-32-le"
     zeros = [head[start::2].count(0) for start in (0, 1)]
     if len(head) >= 8 and max(zeros) > 0.3 * len(head) / 2 and min(zeros) < 0.02 * len(head):
         return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
@@ -89,7 +113,7 @@ def kind_of(head: bytes) -> str | None:
 def looks_like(data: bytes) -> str:
     """For a message: what text that is no UTF-8 seems to be written in, and what to do."""
     kind = kind_of(data[:HEAD])
-    if kind in PACKED or kind in {sign for _, sign in SIGNS}:
+    if kind in NO_TEXT:
         return f"it is {kind}"
     if kind is not None:
         return f"it is {kind.upper()}: set source.encoding: {kind}"
@@ -111,26 +135,31 @@ def make_plain(path: Path, form: str, written: Written, where: str) -> tuple[str
     name = path.name
     kind = kind_of(_head(path))
     if kind in PACKED:
-        _rewrite(path, _unpacked(path, kind))
+        _rewrite(path, _unpacked(path, kind, where))
         done.append(f"unpacked from {kind}")
         name = unpacked_name(name)
         kind = kind_of(_head(path))
     _check_kind(path, name, kind, form, written, where)
     if form == "parquet":
         return (name, ", ".join(done)) if done else None
+    if form == "text":
+        _check_no_json(path, written, where)
     encoding, to_lf = codecs.lookup(written.encoding).name, written.newlines == "lf"
     if encoding != "utf-8":
         done.append(f"decoded from {encoding}")
     if encoding != "utf-8" or to_lf or _head(path).startswith(codecs.BOM_UTF8):
         _rewrite(path, _decoded(path, encoding, to_lf, where, done))
+    _check_no_zero(path, where)
     return (name, ", ".join(done)) if done else None
 
 
 def _check_kind(path: Path, name: str, kind: str | None, form: str, written: Written, where: str) -> None:
     ending = TABLES.get(Path(name).suffix.lower())
     if form == "parquet":
+        if kind != "parquet" and ending not in (None, "parquet"):
+            raise CorpusError(f"{where}: {path.name} is no parquet but {ending} by its name; set text.format: {ending}")
         return
-    if kind in {sign for _, sign in SIGNS}:
+    if kind in NO_TEXT:
         remedy = "text.format: parquet reads it" if kind == "parquet" else "take the text out of it"
         raise CorpusError(f"{where}: {path.name} is {kind}, not {form}; {remedy}")
     if form == "text" and ending is not None:
@@ -144,15 +173,53 @@ def _check_kind(path: Path, name: str, kind: str | None, form: str, written: Wri
         )
 
 
+def _check_no_json(path: Path, written: Written, where: str) -> None:
+    """JSON lines may hide behind any name: a first line that is an object whole is not meant as text."""
+    with path.open("rb") as file:
+        head = file.read(BLOCK)
+    line = head.decode(written.encoding, "replace").lstrip("\ufeff \r\n\t").partition("\n")[0]
+    try:
+        found = json.loads(line) if line.startswith("{") else None
+    except (ValueError, RecursionError):
+        return
+    if isinstance(found, dict) and found:
+        raise CorpusError(
+            f"{where}: {path.name} holds JSON lines, and text.format: text would make their braces and quotes part of "
+            f"the text; set text.format: jsonl and text.columns: {{text: NAME}}; its first line has: {', '.join(found)}"
+        )
+
+
+def _check_no_zero(path: Path, where: str) -> None:
+    """No text has a zero byte: binary data that happens to be UTF-8 has."""
+    with path.open("rb") as file:
+        place = 0
+        while block := file.read(BLOCK):
+            if (found := block.find(0)) >= 0:
+                raise CorpusError(
+                    f"{where}: {path.name} holds a zero byte, at byte {place + found} of its UTF-8, and no text has "
+                    "one: it is binary, or in another encoding (source.encoding); take the zero bytes out of it"
+                )
+            place += len(block)
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(HEAD)
 
 
-def _unpacked(path: Path, kind: str) -> Iterator[bytes]:
+def _unpacked(path: Path, kind: str, where: str) -> Iterator[bytes]:
+    """The content of a packed file; what unpacks to far more than text can is refused before it fills the disk."""
+    size, packed = 0, path.stat().st_size
+    most = max(FREE_UNPACKED, MOST_UNPACKED * packed)
     try:
         with PACKED[kind](path) as file:
             while block := file.read(BLOCK):
+                size += len(block)
+                if size > most:
+                    raise CorpusError(
+                        f"{where}: {path.name}, {packed} bytes of {kind}, unpacks to more than {most} bytes, as no "
+                        "text does; unpack it yourself if that is meant"
+                    )
                 yield block
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise CorpusError(f"{path.name} is {kind} and cannot be unpacked ({one_line(error)}); fetch it again") from None
@@ -168,7 +235,7 @@ def _decoded(path: Path, encoding: str, to_lf: bool, where: str, done: list[str]
             try:
                 text = decoder.decode(block, not block)
                 if place == 0 and text.startswith("\ufeff"):
-                    text = text[1:]
+                    text = text.lstrip("\ufeff")
                     done.append("byte-order mark removed")
                 text, waiting = waiting + text, ""
                 if to_lf and text.endswith("\r") and block:

@@ -11,15 +11,18 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from bdh.project.errors import visible
+
 LINE_EVERY_S = 30.0
 
 
 @contextmanager
 def bytes_progress(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield a function that is told how many bytes more are done; `total` None when it is not known."""
+    what = visible(what)
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             task = progress.add_task(what, total=total, completed=done)
             yield lambda more: progress.update(task, advance=more)

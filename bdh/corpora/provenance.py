@@ -96,7 +96,11 @@ class Provenance:
         if not (folder / FILE).is_file():
             raise CorpusError(f"{folder} holds no fetched corpus; `dvc repro fetch@{folder.name}` fetches it")
         remedy = f"`dvc repro -f fetch@{folder.name}` makes it again"
-        return read_as(cls, folder / FILE, "stage fetch", remedy, CorpusError)
+        found = read_as(cls, folder / FILE, "stage fetch", remedy, CorpusError)
+        unknown = set(found.documents()) - {file.name for file in found.files}
+        if unknown:
+            raise CorpusError(f"{folder / FILE} names {min(unknown)!r} and does not describe it (files); {remedy}")
+        return found
 
     def write(self, folder: Path) -> None:
         """Write provenance.json into `folder`; what does not apply to a corpus has no key."""

@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import itertools
 import mmap
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import regex
 
 from bdh.corpora.documents import Document, cut
 from bdh.corpora.plain import looks_like
@@ -38,10 +38,14 @@ from bdh.corpora.tables import (
     year_of,
 )
 from bdh.params import Columns
-from bdh.project.errors import CorpusError, one_line
+from bdh.project.errors import CorpusError, one_line, visible
 
 R = TypeVar("R")
 BLOCK = 1 << 22
+SEARCH_S = 5.0
+SEARCHED_BYTES_PER_S = 4e6
+"""How long the search for the next separator may take: a moment, and more in a long text."""
+
 BATCH_BYTES = 1 << 22
 SYMBOL_COLUMNS = ("symbol", "Symbol")
 SECTOR_COLUMNS = ("gics_sector", "GICS Sector", "Sector", "sector")
@@ -72,12 +76,12 @@ class PlainReader:
         if not self._ends[-1]:
             raise CorpusError(f"{self.path} is empty; it should hold the text")
         self._literal, self._must_match = separator, must_match
-        expression = pattern if separator is None else re.escape(separator)
+        expression = pattern if separator is None else regex.escape(separator)
         try:
-            self._separator = None if expression is None else re.compile(expression.encode("utf-8"))
-        except (re.error, UnicodeEncodeError) as error:
+            self._separator = None if expression is None else regex.compile(expression.encode("utf-8"))
+        except (regex.error, UnicodeEncodeError) as error:
             told = pattern if separator is None else separator
-            raise CorpusError(f"separator pattern {told!r} is no regular expression: {one_line(error)}") from None
+            raise CorpusError(f"text.separator {told!r} is no regular expression: {one_line(error)}") from None
 
     def documents(self) -> Iterator[Document]:
         """See DocumentReader; documents are numbered, and white space alone is no text."""
@@ -149,11 +153,34 @@ class PlainReader:
 
     def _spans(self, data: mmap.mmap) -> Iterator[tuple[int, int]]:
         start = 0
-        if self._separator is not None:
-            for match in self._separator.finditer(data):
-                yield start, match.start()
-                start = match.end()
+        while (match := self._next(data, start)) is not None:
+            yield start, match.start()
+            start = match.end()
         yield start, len(data)
+
+    def _next(self, data: mmap.mmap, start: int) -> regex.Match[bytes] | None:
+        """The next separator from `start` on; CorpusError for a pattern that is no separator, or searches for ever."""
+        if self._separator is None:
+            return None
+        told = f"text.separator {self._separator.pattern.decode('utf-8')!r}"
+        seconds = SEARCH_S + (len(data) - start) / SEARCHED_BYTES_PER_S
+        try:
+            match = self._separator.search(data, start, timeout=seconds)
+        except TimeoutError:
+            raise CorpusError(
+                f"{told} was searched for {seconds:.0f} s from byte {start} on without an end: repetitions of "
+                "repetitions like (a+)+ try everything; write it without them, or as a literal text"
+            ) from None
+        if match is not None and match.start() == match.end():
+            raise CorpusError(
+                f"{told} fits the empty text at byte {match.start()}; a separator has a character at least"
+            )
+        if match is not None and any(data[at] & 0xC0 == 0x80 for at in match.span() if at < len(data)):
+            raise CorpusError(
+                f"{told} cuts a character in two at byte {match.start()}: it is matched against bytes of UTF-8, of "
+                "which a class like [Ää] or . takes one; write (?:Ä|ä)"
+            )
+        return match
 
     def _why_no_match(self) -> str:
         """For a message: the separator stands nowhere; whether it would with other line ends or escapes."""
@@ -237,7 +264,11 @@ class TableReader:
     def _check_columns(self, table: TextTable) -> None:
         for role, name in self._roles.items():
             if table.names.count(name) != 1 and (role == "text" or not isinstance(table, JsonLines)):
-                has = ", ".join(table.names)
+                if not table.names:
+                    raise CorpusError(f"{table.path} is empty; it should hold the documents")
+                has = ", ".join(map(visible, table.names))
+                if len(table.names) == 1 and any(sign in table.names[0] for sign in ";\t|"):
+                    has += "; separate its cells by commas (tabs where its name ends in .tsv)"
                 often = "has no column" if name not in table.names else f"has {table.names.count(name)} columns named"
                 raise CorpusError(f"{table.path} {often} {name!r} (text.columns.{role}); it has: {has}")
             if isinstance(table, Parquet):
@@ -302,7 +333,15 @@ def read_sectors(path: Path) -> dict[str, str]:
             f"{path} needs a column {' or '.join(SYMBOL_COLUMNS)} and a column {' or '.join(SECTOR_COLUMNS)}; "
             f"none of its {len(table.names)} columns is one of them"
         )
-    return {_plain_symbol(key): value for key, value in table.rows([symbol, sector], BATCH_BYTES) if value}
+    found: dict[str, str] = {}
+    for key, value in table.rows([symbol, sector], BATCH_BYTES):
+        name = name_of(value)
+        if name is not None and found.setdefault(_plain_symbol(key), name) != name:
+            raise CorpusError(
+                f"{path}: {visible(key)} is of sector {found[_plain_symbol(key)]!r} in one row and of {name!r} in "
+                "another; keep one"
+            )
+    return found
 
 
 def _plain_symbol(symbol: str | None) -> str:

@@ -284,6 +284,11 @@ def load(folder: Path, description: dict[str, Any]) -> Tokenizer:
             tokenizer = BytePairs.load(folder, name, description["end_of_text"])
         case name:
             raise CorpusError(f"{folder}: unknown tokenizer {name!r}; known: bytes, characters, gpt2, bpe")
+    if several and not 0 <= description["end_of_text"] < tokenizer.vocab_size:
+        raise CorpusError(
+            f"{folder}: its end of text is id {description['end_of_text']} of {tokenizer.vocab_size}; tokenize the "
+            "corpus again"
+        )
     if tokenizer.vocab_size != description["vocab_size"]:
         raise CorpusError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, {description['vocab_size']} are described; "

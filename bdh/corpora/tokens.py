@@ -157,7 +157,14 @@ class TokenCorpus:
         Columns id, split, symbol, company, sector, date, year, quarter, speaker_turns, token_start, token_end
         (without the end of text), utf8_bytes, floor_nats (known entropy of a generated document, else missing).
         """
-        table = read_table(self.folder / DOCUMENTS, DOCUMENT_COLUMNS, self._again).to_pandas()
+        table = self._placed(DOCUMENTS, DOCUMENT_COLUMNS)
+        counts = table["split"].value_counts()
+        for split, facts in self.stats["splits"].items():
+            if counts.get(split, 0) != facts.get("documents", counts.get(split, 0)):
+                raise CorpusError(
+                    f"{self.folder / DOCUMENTS} has {counts.get(split, 0)} documents in split {split}, {STATS} says "
+                    f"{facts['documents']}; {self._again}"
+                )
         whole = {"year": "Int64", "quarter": "Int64", "speaker_turns": "Int64", "floor_nats": "Float64"}
         return cast("pd.DataFrame", table.astype(whole))
 
@@ -179,8 +186,18 @@ class TokenCorpus:
         return self._table(SPEAKERS, SPEAKER_COLUMNS)
 
     def _table(self, name: str, columns: dict[str, pa.DataType]) -> pd.DataFrame | None:
-        path = self.folder / name
-        return read_table(path, columns, self._again).to_pandas() if path.exists() else None
+        return self._placed(name, columns) if (self.folder / name).exists() else None
+
+    def _placed(self, name: str, columns: dict[str, pa.DataType]) -> pd.DataFrame:
+        """A table of ours whose places lie inside the splits; CorpusError naming it where one does not."""
+        table = read_table(self.folder / name, columns, self._again).to_pandas()
+        lengths = table["split"].map({split: self.stats["splits"][split]["tokens"] for split in SPLITS})
+        start, end = table["token_start"], table["token_end"]
+        fits = (start >= 0) & (start <= end) & (end <= lengths)
+        if not fits.all():
+            row = int((~fits).to_numpy().argmax())
+            raise CorpusError(f"{self.folder / name} is damaged (row {row} lies outside of its split); {self._again}")
+        return table
 
     @property
     def _again(self) -> str:

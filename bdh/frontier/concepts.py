@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,37 @@ def spread(corpus: TokenCorpus, split: str, window: int, max_tokens: int = MOST_
         window=window,
     )
     return Passages(text, places, np.repeat(rows, window))
+
+
+Quote = Callable[[int], str]
+"""The text around one of the labelled tokens, the token itself between « and »."""
+
+BEFORE, AFTER = 36, 14
+UNLICENSED = "not established"
+
+
+def quoting(corpus: TokenCorpus, passages: Passages) -> Quote | None:
+    """Contexts of the tokens of `passages` within their windows; None where the licence of the text is not established.
+
+    At most 36 bytes before a token and 14 after it.
+    """
+    files = corpus.stats.get("provenance") or [{}]
+    if any(str(one.get("licence", UNLICENSED)).startswith(UNLICENSED) for one in files):
+        return None
+    inputs, bounds = passages.text.inputs, passages.text.bounds
+    ends = np.cumsum(np.asarray(corpus.token_bytes)[inputs])
+
+    def quote(place: int) -> str:
+        window = int(np.searchsorted(bounds, place, side="right")) - 1
+        first, last = int(bounds[window]), int(bounds[window + 1])
+        before = ends[place] - np.asarray(corpus.token_bytes)[inputs[place]]
+        start = max(first, int(np.searchsorted(ends, before - BEFORE, side="right")))
+        stop = min(last, int(np.searchsorted(ends, ends[place] + AFTER, side="right")))
+        parts = (inputs[start:place], inputs[place : place + 1], inputs[place + 1 : stop])
+        left, own, right = (corpus.decode(part.tolist()) for part in parts)
+        return f"{left}«{own}»{right}"
+
+    return quote
 
 
 LONGEST_NAME = 120

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bdh.frontier.graph import Edges
-from bdh.frontier.rows import Measured, absent, metric_row
+from bdh.frontier.rows import UNTRAINED, Measured, absent, metric_row, point
 from bdh.frontier.tmi import NO_GRAPH, excitatory_edges
 from bdh.intervals import LEVEL
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bdh.frontier.survey import Context, Subject
 
 FEWEST = 50
+POINTS = 24
 SIDES = ("in", "out")
 EXPONENTIAL = "exponential tail"
 QUANTILE = 1.959963985  # of the standard normal distribution, 97.5 %
@@ -43,21 +44,33 @@ def degrees_of(blocks: list[Edges]) -> dict[str, np.ndarray]:
 
 
 def compute(context: Context) -> Measured:
-    """Rows for `in` and `out` degrees of the excitatory graph of a run beside its twins'; there are no curves."""
+    """Rows for `in` and `out` degrees of the excitatory graph of a run beside its twins', and their distributions."""
     own, twins = context.model.graph_factors(), context.twins["degrees"]
     if own is None:
         return dict.fromkeys(SIDES, absent(NO_GRAPH)), []
     found = degrees_of(excitatory_edges(own, context.settings.top_share))
-    return {side: row(found[side], [twin[side] for twin in twins if twin[side]]) for side in SIDES}, []
+    rows = {side: row(found[side], [twin[side] for twin in twins if twin[side]]) for side in SIDES}
+    return rows, [one for side in SIDES for one in tail(found[side], f"{side}, trained")]
+
+
+def tail(degrees: np.ndarray, series: str) -> list[dict[str, Any]]:
+    """The share of neurons of every degree or more, at no more than 24 degrees that are evenly spread over its log."""
+    positive = np.unique(degrees[degrees > 0])
+    if not positive.size:
+        return []
+    places = np.unique(np.searchsorted(positive, np.geomspace(positive[0], positive[-1], POINTS)))
+    shown = positive[places[places < positive.size]]
+    return [point("degrees", float(degree), float((degrees >= degree).mean()), series) for degree in shown]
 
 
 def alone(subject: Subject) -> Measured:
-    """What an untrained twin shows: `numbers` of its in- and out-degrees."""
+    """What an untrained twin shows: `numbers` of its in- and out-degrees, and of the first one their distributions."""
     own = subject.model.graph_factors()
     if own is None:
         return {}, []
     found = degrees_of(excitatory_edges(own, subject.settings.top_share))
-    return {side: numbers(found[side]) for side in SIDES}, []
+    curves = [one for side in SIDES for one in tail(found[side], f"{side}, {UNTRAINED}")] if subject.twin == 0 else []
+    return {side: numbers(found[side]) for side in SIDES}, curves
 
 
 def numbers(degrees: np.ndarray) -> dict[str, float]:

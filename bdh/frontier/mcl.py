@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdh.frontier.concepts import Labelled, RandomConcepts
+from bdh.frontier.concepts import Labelled, Quote, RandomConcepts
 from bdh.frontier.rows import Measured, absent, metric_row, point
 from bdh.frontier.selectivity import Half, ridits, selective, usable
 from bdh.frontier.survey import Activations, activations
@@ -37,6 +37,7 @@ FEWEST_TOKENS = 512
 ACTIVE = 0.01
 NULL_NEURONS = 256
 DRAWS = 40
+CONTEXTS = 3
 TOP = 10
 SETS = "random sets of tokens of equal coverage"
 ALIKE = "random concepts with the shares and runs of the real ones"
@@ -49,7 +50,7 @@ def compute(context: Context) -> Measured:
     if passages is None:
         return absent("no document of the test split fills a window"), []
     own = activations(context.model, passages.text, context.device, context.bfloat16)
-    return measure(own, context.twins["mcl"], labels)
+    return measure(own, context.twins["mcl"], labels, quote=context.texts.quote)
 
 
 def alone(subject: Subject) -> Measured:
@@ -72,12 +73,16 @@ def numbers(own: Activations, labels: Labelled) -> dict[str, float]:
 
 
 def measure(
-    own: Activations | None, twins: Sequence[Mapping[str, float]], labels: Labelled | None, seed: int = 0
+    own: Activations | None,
+    twins: Sequence[Mapping[str, float]],
+    labels: Labelled | None,
+    seed: int = 0,
+    quote: Quote | None = None,
 ) -> Measured:
     """The MCL row of a model, and r on the second half of its selective neurons, sorted.
 
-    twins: `numbers` of the untrained twins. Too few tokens, active neurons or concepts cannot be measured: null with a
-    reason.
+    twins: `numbers` of the untrained twins. quote: what stands around a token, None where nothing may be quoted.
+    Too few tokens, active neurons or concepts cannot be measured: null with a reason.
     """
     if own is None:
         return absent(NO_TAP), []
@@ -108,7 +113,10 @@ def measure(
         reference_untrained=[twin["reference"] for twin in twins],
         tap=own.tap,
         selective_for_any=float((found.sum(0) > 0).mean()),
-        concepts={name: _concept(found[at], r[at]) for at, name in enumerate(names)},
+        concepts={
+            name: _concept(found[at], r[at]) | _contexts(own.values[active], found[at], r[at], labels, quote)
+            for at, name in enumerate(names)
+        },
         left_out=[name for name, ok in zip(labels.names, kept, strict=True) if not ok],
         tokens=int(labels.document.size),
         inactive=int((~active).sum()),
@@ -181,6 +189,21 @@ def _of_random(own: Activations, labels: Labelled, kept: np.ndarray, seed: int) 
 
     draws = {SETS: source.sets, ALIKE: source.alike}
     return {name: np.array([value(draw(generator)) for _ in range(DRAWS)]) for name, draw in draws.items()}
+
+
+def _contexts(
+    values_nM: np.ndarray, found_n: np.ndarray, r_n: np.ndarray, labels: Labelled, quote: Quote | None
+) -> dict[str, list[str]]:
+    """Where the best selective neuron of a concept fires most: three contexts of different windows; none without it."""
+    if quote is None or not found_n.any():
+        return {}
+    fires = values_nM[int(np.argmax(np.where(found_n, r_n, -np.inf)))]
+    chosen: dict[int, int] = {}
+    for place in np.argsort(-fires, kind="stable"):
+        if fires[place] <= 0 or len(chosen) == CONTEXTS:
+            break
+        chosen.setdefault(int(labels.window[place]), int(place))
+    return {"contexts": [quote(place) for place in chosen.values()]}
 
 
 def _concept(found_n: np.ndarray, r_n: np.ndarray) -> dict[str, float | int]:

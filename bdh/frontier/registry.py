@@ -35,13 +35,14 @@ class Axes:
     y_label: str
     series: str = ""
     log_x: bool = False
+    log_y: bool = False
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric.
 
-    name: key in reports/frontier/<run>.json, in the curves and in MLflow, and the module of `bdh.frontier` that
+    name: key in data/results/frontier/<run>.json, in the curves and in MLflow, and the module of `bdh.frontier` that
     computes it. title: short name on the page. description: one line, what it measures. axes: plots of its curves.
     parts: descriptions of its rows by their name where it has several, empty for one row. headline: numbers of a row
     beside the trained model in MLflow and in reports/summary.json; the first one is a column of the runs table.
@@ -97,6 +98,19 @@ METRICS: tuple[Metric, ...] = (
         "degrees",
         "degrees",
         "degrees of the neuron graph against an exponential tail, likelihood ratio",
+        (
+            Axes(
+                "In-degrees of the neuron graph", "degree", "share of neurons of that degree or more", "in", True, True
+            ),
+            Axes(
+                "Out-degrees of the neuron graph",
+                "degree",
+                "share of neurons of that degree or more",
+                "out",
+                True,
+                True,
+            ),
+        ),
         parts={
             "in": "in-degrees of the neuron graph against an exponential tail, likelihood ratio",
             "out": "out-degrees of the neuron graph against an exponential tail, likelihood ratio",

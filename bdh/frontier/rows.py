@@ -7,7 +7,6 @@ NaN or infinite.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bdh.intervals import LEVEL, against_null
-from bdh.project.files import replacing
+from bdh.project.files import write_csv
 
 UNTRAINED = "untrained twin"
 NOT_MEASURABLE = "not measurable"
@@ -112,7 +111,7 @@ def mean_or_none(values: list[float]) -> float | None:
 
 
 def point(metric: str, x: float, y: float | None, series: str) -> dict[str, Any]:
-    """One point of a curve, a row of reports/curves/<key>.csv."""
+    """One point of a curve, a row of data/results/curves/<key>.csv."""
     return {"metric": metric, "x": x, "y": y, "series": series}
 
 
@@ -149,7 +148,4 @@ def save(path: Path, points: list[dict[str, Any]]) -> None:
     for one in points:
         if odd_number(one) is not None:
             raise ValueError(f"{path}: {one['metric']}, {one['series']}: ({one['x']}, {one['y']}) is not finite")
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(points)
+    write_csv(path, COLUMNS, points)

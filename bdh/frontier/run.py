@@ -61,7 +61,7 @@ def stage_b_of(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run. stage_b: its reports/hebbian/<key>.json. coactivation: None without. twins: of its shape."""
+    """A trained run. stage_b: its data/results/hebbian/<key>.json. coactivation: None without. twins: of its shape."""
 
     model: LanguageModel
     stage_b: dict[str, Any]
@@ -72,7 +72,7 @@ class Trained:
 def measure(
     run: Trained, texts: Texts, settings: Frontier, device: torch.device | str, *, bfloat16: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What reports/frontier/<key>.json holds, and the rows of reports/curves/<key>.csv (metric, x, y, series)."""
+    """What frontier/<key>.json among the results holds, and the rows of curves/<key>.csv (metric, x, y, series)."""
     context = read(run, texts, settings, device, bfloat16)
     metrics, curves = {}, position_curves(run.stage_b)
     for metric in registry.METRICS:

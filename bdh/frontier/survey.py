@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bdh.corpora.tokens import TokenCorpus
-from bdh.frontier.concepts import Labelled, Passages, label, spread
+from bdh.frontier.concepts import Labelled, Passages, Quote, label, quoting, spread
 from bdh.hebbian import held_out
 from bdh.hebbian.activity import CODE, Activity
 from bdh.hebbian.arms import read_static
@@ -226,19 +226,23 @@ class Survey:
 class Texts:
     """What is read. text: starts as the text of stage B did, cut into windows alike; it may end earlier.
 
-    passages: windows from all documents, for concepts, None where no document fills one; labels: their concepts.
+    passages: windows from all documents, for concepts, None where no document fills one; labels: their concepts; quote:
+    what stands around a token of them, None where the text may not be quoted.
     """
 
     text: HeldOut
     passages: Passages | None = None
     labels: Labelled | None = None
+    quote: Quote | None = None
 
 
 def texts_of(tokens: TokenCorpus, window: int, max_tokens: int) -> Texts:
     """The test split of a corpus in windows of `window` tokens: `max_tokens` of it, and passages with their labels."""
     passages = spread(tokens, "test", window)
     text = held_out.cut(tokens, "test", window, max_tokens)
-    return Texts(text, passages, None if passages is None else label(tokens, "test", passages))
+    if passages is None:
+        return Texts(text)
+    return Texts(text, passages, label(tokens, "test", passages), quoting(tokens, passages))
 
 
 @dataclass(frozen=True)

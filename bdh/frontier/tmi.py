@@ -144,6 +144,7 @@ def measure(model: GraphFactors | None, twins: Sequence[Mapping[str, float]], se
         ),
     )
     row["excess"] = value - row["null_mean"]
+    row["drawing"] = drawing(edges[0], settings)
     curves = {
         (name, share): [done[CURVE_OF, name, share, at].modularity for at in range(len(heads))]
         for name in series
@@ -171,6 +172,35 @@ def excitatory_edges(model: GraphFactors, top_share: float) -> list[Edges]:
 def once(settings: Frontier) -> Frontier:
     """The settings with a single run of the method that finds communities."""
     return settings.model_copy(update={"restarts": 1})
+
+
+DRAWN_NEURONS, DRAWN_EDGES = 96, 240
+
+
+def drawing(edges: Edges, settings: Frontier) -> dict[str, Any]:
+    """What is drawn of one head's graph: its neurons of most edges with their communities, the strongest edges there.
+
+    neurons: their numbers. communities: one of each, 0 the largest. edges: pairs of places among the neurons, flat.
+    of: how many neurons and edges there are.
+    """
+    labels = best_partition(undirected(edges), 1, SEED, settings.communities).labels
+    degree = np.bincount(edges.rows, minlength=edges.neurons) + np.bincount(edges.columns, minlength=edges.neurons)
+    neurons = np.sort(np.argsort(-degree, kind="stable")[:DRAWN_NEURONS])
+    place = np.full(edges.neurons, -1)
+    place[neurons] = np.arange(neurons.size)
+    inside = np.flatnonzero((place[edges.rows] >= 0) & (place[edges.columns] >= 0))
+    strongest = inside[np.argsort(-edges.weights[inside], kind="stable")[:DRAWN_EDGES]]
+    order = np.argsort(-np.bincount(labels), kind="stable")
+    rank = np.empty(order.size, dtype=np.int64)
+    rank[order] = np.arange(order.size)
+    pairs = np.stack([place[edges.columns[strongest]], place[edges.rows[strongest]]], axis=1)
+    return {
+        "head": 0,
+        "of": [int(edges.neurons), int(edges.rows.size)],
+        "neurons": neurons.tolist(),
+        "communities": rank[labels[neurons]].tolist(),
+        "edges": pairs.reshape(-1).tolist(),
+    }
 
 
 Task = Callable[[], Any]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bdh.project.errors import RunError, one_line
+from bdh.project.errors import RunError, VariantError, one_line
 
 CASES = Path(__file__).parent
 NOT_CASES = {"__init__", "vectors"}
@@ -87,7 +87,15 @@ def check_file(path: Path) -> Case:
                 errors |= importlib.import_module(f"bdh.golden.{module}").CHECKS[prefix](path)
             except KeyError as missing:
                 raise RunError(f"{path} lacks {missing}, which bdh/golden/{module}.py compares") from missing
-            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError) as error:
+            except (
+                VariantError,
+                TypeError,
+                ValueError,
+                RuntimeError,
+                LookupError,
+                AttributeError,
+                ArithmeticError,
+            ) as error:
                 told = f"{type(error).__name__}: {one_line(error)[:200]}"
                 raise RunError(f"{path} does not hold what bdh/golden/{module}.py compares ({told})") from error
     return Case(path.stem, errors)

@@ -34,7 +34,7 @@ NO_CODES = "this variant has no positive codes (x_sparse, k_sparse) to make a co
 
 @dataclass(frozen=True)
 class Evaluation:
-    """report: what reports/hebbian/<key>.json holds. documents, units (of the bootstrap): one row per arm and each of
+    """report: what hebbian/<key>.json holds. documents, units (of the bootstrap): one row per arm and each of
     them. coactivation: None without."""
 
     report: dict[str, Any]

@@ -19,7 +19,7 @@ from bdh.generation import continue_text
 from bdh.models.base import LanguageModel
 from bdh.project.device import choose_device
 from bdh.project.errors import RunError
-from bdh.project.files import REPORTS, RUNS, TOKENS, find_root, read_json
+from bdh.project.files import RUNS, TOKENS, find_root, read_json, result_path
 from bdh.training.checkpoints import load_run
 
 STAGES = ("train", "timing", "hebbian", "frontier")
@@ -72,7 +72,7 @@ def open_run(run: str, here: Path, device: str = "auto", base: Path = Path()) ->
 
 def results_of(key: str, root: Path) -> dict[str, dict[str, Any]]:
     """What the stages wrote of a run, by stage."""
-    paths = {stage: root / REPORTS / stage / f"{key}.json" for stage in STAGES}
+    paths = {stage: result_path(f"{stage}/{key}.json", root) for stage in STAGES}
     return {stage: read_json(path) for stage, path in paths.items() if path.exists()}
 
 

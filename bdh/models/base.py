@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdh.models.catalog import known_architectures
-from bdh.project.errors import ParamsError, VariantError, one_line
+from bdh.project.errors import HatcheryError, ParamsError, VariantError, one_line
 
 if TYPE_CHECKING:
     from bdh.kernels.decoding.memory import DecodingWeights
@@ -242,24 +242,37 @@ def architecture_module(architecture: str) -> Any:
         raise ParamsError(f"unknown architecture {architecture!r}; known architectures: {', '.join(known)}")
     try:
         module = importlib.import_module(f"bdh.models.{architecture}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise VariantError(f"{_place(error, architecture)}: {type(error).__name__}: {one_line(error)}") from error
     for name in ("Config", "Model"):
         if not isinstance(vars(module).get(name), type):
             raise VariantError(f"bdh/models/{architecture}.py, line 1: it defines no class {name}; {DEFINES}")
+    if not dataclasses.is_dataclass(module.Config):
+        line = inspect.getsourcelines(module.Config)[1]
+        raise VariantError(f"bdh/models/{architecture}.py, line {line}: Config is no dataclass; {DEFINES}")
     if not issubclass(module.Model, LanguageModel):
         line = inspect.getsourcelines(module.Model)[1]
         raise VariantError(f"bdh/models/{architecture}.py, line {line}: Model is no LanguageModel; {DEFINES}")
     return module
 
 
-def _place(error: Exception, architecture: str) -> str:
-    """File and line where an import failed: the last place inside the architecture's own file."""
+def _place(error: BaseException, architecture: str) -> str:
+    """File and line where an import or a model failed: the last place inside the architecture's own file."""
     name = f"{architecture}.py"
     if isinstance(error, SyntaxError) and (error.filename or "").endswith(f"models/{name}"):
         return f"bdh/models/{name}, line {error.lineno}"
     lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if Path(entry.filename).name == name]
     return f"bdh/models/{name}, line {lines[-1] if lines else 1}"
+
+
+def parameters_of(module: Any, config: Any, vocab_size: int) -> int:
+    """Parameters of a model that is built without memory (device meta); 0 for one that cannot be built so."""
+    try:
+        with torch.device("meta"):
+            return module.Model(config, vocab_size).parameter_count()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        sized = "overflow" in str(error).lower() or "storage size" in str(error).lower()
+        return 2**62 if sized else 0
 
 
 def check_fits(architecture: str, module: Any, config: Any, vocab_size: int) -> None:
@@ -270,13 +283,7 @@ def check_fits(architecture: str, module: Any, config: Any, vocab_size: int) -> 
     numbers = [value for value in dataclasses.asdict(config).values() if type(value) is int and value > 1]
     if math.prod(numbers) * vocab_size < SURELY_SMALL:
         return
-    try:
-        with torch.device("meta"):
-            parameters = module.Model(config, vocab_size).parameter_count()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        if "overflow" not in str(error).lower() and "storage size" not in str(error).lower():
-            return
-        parameters = 2**62
+    parameters = parameters_of(module, config, vocab_size)
     need, have = 4 * parameters, psutil.virtual_memory().total
     if need > have:
         raise VariantError(
@@ -289,17 +296,24 @@ def build(architecture: str, *, vocab_size: int, seed: int | None = None, **conf
     """Build an architecture from plain numbers, on the CPU in float32; `seed` fixes the initial weights.
 
     Raises ParamsError for an unknown architecture or a key that its Config does not have. Of a variant that is a preset
-    `bdh.params.Params` knows both: `architecture_of` and the settings of its model.
+    `bdh.params.Params` knows both: `architecture_of` and the settings of its model. What its file raises with these
+    settings becomes a VariantError that names file and line.
     """
     module = architecture_module(architecture)
     known = [field.name for field in dataclasses.fields(module.Config)]
     for name in config:
         if name not in known:
             raise ParamsError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
-    settings = module.Config(**config)
-    check_fits(architecture, module, settings, vocab_size)
-    if seed is None:
-        return module.Model(settings, vocab_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return module.Model(settings, vocab_size)
+    try:
+        settings = module.Config(**config)
+        check_fits(architecture, module, settings, vocab_size)
+        if seed is None:
+            return module.Model(settings, vocab_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return module.Model(settings, vocab_size)
+    except HatcheryError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise VariantError(f"{_place(error, architecture)}: Model cannot be built: {told}") from error

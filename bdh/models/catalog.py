@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _tree(architecture: str) -> ast.Module:
 
 def _fields(name: str, architecture: str) -> dict[str, Setting]:
     names = _names(architecture)
-    if name in names.others:
+    if name in names.others and names.others[name] != (architecture, name):
         source, original = names.others[name]
         return _fields(original, source)
     if name not in names.classes:
@@ -84,7 +85,7 @@ def _fields(name: str, architecture: str) -> dict[str, Setting]:
         )
     found: dict[str, Setting] = {}
     for base in names.classes[name].bases:
-        if isinstance(base, ast.Name):
+        if isinstance(base, ast.Name) and base.id != name:
             found |= _fields(base.id, architecture)
     for node in names.classes[name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -105,4 +106,10 @@ def _default(node: ast.AnnAssign, name: str, architecture: str) -> Any:
             f"{where}: the default is {ast.unparse(node.value)}; write a plain number, text or boolean (params.yaml is "
             "checked without running the file)"
         )
+    kinds = {"int": int, "float": int | float, "bool": bool, "str": str}
+    kind = kinds.get(ast.unparse(node.annotation), object)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+        raise VariantError(f"{where}: the default is {value!r}, and its type is {ast.unparse(node.annotation)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise VariantError(f"{where}: the default is {value}; write a finite number")
     return value

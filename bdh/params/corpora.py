@@ -7,13 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from bdh.params.section import Count, Day, Section
+from bdh.params.section import Day, Section
 from bdh.params.training import OverridesByScale
+
+NO_FILES = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"}
+"""What Python calls encodings of text and no file is written in."""
 
 
 def _known_encoding(name: str) -> str:
     try:
-        text = codecs.lookup(name)._is_text_encoding
+        found = codecs.lookup(name)
+        text = found._is_text_encoding and found.name.replace("_", "-") not in NO_FILES
     except (LookupError, ValueError):
         text = False
     if not text:
@@ -40,8 +44,8 @@ class GeneratedSource(Section):
 
     kind: Literal["generated"]
     generator: Literal["plays", "calls"]
-    seed: int
-    documents: Count
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    documents: Annotated[int, Field(ge=1, le=10**7)]
 
 
 class SourceFile(Section):
@@ -86,11 +90,14 @@ class HubSource(Written):
     licence: str
 
 
+Share = Annotated[float, Field(ge=1e-9, lt=1.0)]
+
+
 class SplitByPosition(Section):
     """Train, validation, test in the order of the file; whole documents when there are several."""
 
     by: Literal["position"]
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    validation_fraction: Share
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -109,7 +116,7 @@ class SplitByBlocks(Section):
     """
 
     by: Literal["blocks"]
-    validation_fraction: Annotated[float, Field(gt=0.0, le=0.5)]
+    validation_fraction: Annotated[float, Field(ge=1e-9, le=0.5)]
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
     block_bytes: Annotated[int, Field(ge=16, le=2**40)]
 
@@ -167,12 +174,18 @@ class Columns(Section):
     quarter: str | None = None
 
 
+def _file_beside(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise ValueError("the name of a file beside the documents is expected, like sectors.csv, without a folder")
+    return name
+
+
 class TableText(Section):
     """Tables with one document per row: parquet, csv with a header, or jsonl (one JSON object per line)."""
 
     format: Literal["parquet", "jsonl", "csv"]
     columns: Columns
-    sectors: str | None = None
+    sectors: Annotated[str, AfterValidator(_file_beside)] | None = None
     keep_sectors: list[str] = Field(default_factory=list)
     split: Split
 

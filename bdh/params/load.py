@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 from ruamel.yaml import YAML, YAMLError
 
@@ -15,6 +16,7 @@ from bdh.params.whole import Params
 from bdh.project.errors import ParamsError, one_line
 
 FILE = Path("params.yaml")
+DEEPEST = 50
 
 
 def load(path: Path = FILE, values: Mapping[str, Any] | None = None) -> Params:
@@ -25,10 +27,15 @@ def load(path: Path = FILE, values: Mapping[str, Any] | None = None) -> Params:
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
+        _check_depth(text)
         raw = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise ParamsError(f"{path.absolute()} is missing; run from the folder that holds params.yaml") from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ParamsError(
+            f"{path.absolute()} cannot be read ({one_line(error)}); it should be a file of yours"
+        ) from None
+    except (YAMLError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not readable YAML: {_told(error, text)}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no mapping of keys to values")
@@ -46,6 +53,16 @@ def load(path: Path = FILE, values: Mapping[str, Any] | None = None) -> Params:
     _check_presets(params, path)
     _check_model_keys(params, path)
     return params
+
+
+def _check_depth(text: str) -> None:
+    """Raise ValueError where sections lie so deep in each other that reading them would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            place = event.start_mark.line + 1 if event.start_mark else 1
+            raise ValueError(f"line {place}: more than {DEEPEST} sections lie in each other")
 
 
 def _told(error: Exception, text: str) -> str:
@@ -70,6 +87,9 @@ def _check_names(params: Params, path: Path) -> None:
                 raise ParamsError(f"{path}: {axis}: unknown {kind} {name!r}; {suggest(name, sections)}")
         if len(set(names)) < len(names):
             raise ParamsError(f"{path}: {axis}: a name stands twice in {names}")
+    for where, numbers in (("seeds", params.seeds), ("hebbian.overlaps", params.hebbian.overlaps)):
+        if len(set(numbers)) < len(numbers):
+            raise ParamsError(f"{path}: {where}: a number stands twice in {numbers}")
 
 
 def _check_presets(params: Params, path: Path) -> None:
@@ -105,9 +125,13 @@ def _check_model_keys(params: Params, path: Path) -> None:
         if overrides.scales is not None:
             own |= {f"scales.{name}.model": getattr(overrides.scales, name).model for name in ("laptop", "gpu")}
         known = settings_of(params.architecture_of(variant))
+        for scale in ("laptop", "gpu"):
+            chosen = getattr(params.tuned, scale).items()
+            there = [(corpus, by[variant]) for corpus, by in chosen if variant in by]
+            own |= {f"tuned.{scale}.{corpus}.{variant}.model": found.model for corpus, found in there}
         for part, model in own.items():
             for key, value in model.items():
-                where = f"{path}: variant.{variant}.{part}.{key}"
+                where = f"{path}: {part if part.startswith('tuned.') else f'variant.{variant}.{part}'}.{key}"
                 if key not in known:
                     raise ParamsError(f"{where}: unknown key; {suggest(key, sorted(known))}")
                 if not _fits(value, known[key].annotation):

@@ -5,9 +5,9 @@ And of the search of settings (`bdh tune`): one written space for every variant,
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, create_model, model_validator
 
 from bdh.params.section import Count, Fraction, Name, NonNegative, Positive, Section, Switch
 
@@ -29,7 +29,7 @@ class Train(Section):
     window: Annotated[int, Field(ge=2, le=2**24)]
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)]
     final_learning_rate: Fraction
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)]
     weight_decay: NonNegative
     beta1: Fraction
     beta2: Fraction
@@ -52,7 +52,7 @@ class Train(Section):
     init_from: Annotated[str, Field(min_length=1)] | None = None
     carry: bool = False
     carry_damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
-    carry_windows: Annotated[int, Field(ge=2)] = 16
+    carry_windows: Annotated[int, Field(ge=2, le=10**6)] = 16
 
 
 TrainOverrides = create_model(  # type: ignore[call-overload]
@@ -109,7 +109,7 @@ class Variant(Overrides):
 class HebbianScale(Section):
     """Size of stage B at one scale."""
 
-    window: Annotated[int, Field(ge=2)]
+    window: Annotated[int, Field(ge=2, le=2**24)]
     max_tokens: Count
 
 
@@ -127,7 +127,7 @@ class Hebbian(Section):
     overlaps: list[Annotated[float, AfterValidator(_known_move)]]
     eta: Positive
     snapshot_every: Count
-    bootstrap: Count
+    bootstrap: Annotated[int, Field(ge=1, le=10**6)]
     laptop: HebbianScale
     gpu: HebbianScale
 
@@ -150,9 +150,9 @@ class Frontier(Section):
     top_share: Annotated[float, Field(gt=0.0, lt=1.0)]
     communities: Literal["louvain", "leiden"]
     restarts: Count
-    graph_nulls: Annotated[int, Field(ge=2)]
-    null_draws: Annotated[int, Field(ge=20)]
-    bootstrap: Annotated[int, Field(ge=20)]
+    graph_nulls: Annotated[int, Field(ge=2, le=10**6)]
+    null_draws: Annotated[int, Field(ge=20, le=10**6)]
+    bootstrap: Annotated[int, Field(ge=20, le=10**6)]
     twins: Count
     jobs: Count | Literal["auto"] = "auto"
     laptop: FrontierScale
@@ -165,8 +165,8 @@ Number = int | float
 class Span(Section):
     """Numbers from `low` to `high`, spread evenly, or evenly in their logarithm."""
 
-    low: Annotated[float, Field(gt=0.0)]
-    high: Annotated[float, Field(gt=0.0)]
+    low: Positive
+    high: Positive
     spread: Literal["even", "logarithmic"]
 
     @model_validator(mode="after")
@@ -182,7 +182,11 @@ class OneOf(Section):
     choices: Annotated[list[int | float | bool | str], Field(min_length=1)]
 
 
-Dimension = Span | OneOf
+def _kind_of_dimension(value: Any) -> str:
+    return "OneOf" if isinstance(value, OneOf) or (isinstance(value, dict) and "choices" in value) else "Span"
+
+
+Dimension = Annotated[Annotated[Span, Tag("Span")] | Annotated[OneOf, Tag("OneOf")], Discriminator(_kind_of_dimension)]
 
 
 class Space(Section):
@@ -196,13 +200,20 @@ class Space(Section):
         unknown = sorted(set(self.train) - set(Train.model_fields))
         if unknown:
             raise ValueError(f"train.{unknown[0]}: unknown key; allowed: {', '.join(Train.model_fields)}")
+        for name, values in self.train.items():
+            for value in (values.low, values.high) if isinstance(values, Span) else values.choices:
+                whole = isinstance(value, float) and value.is_integer()
+                try:
+                    TrainOverrides.model_validate({name: int(value) if whole else value})
+                except ValidationError as error:
+                    raise ValueError(f"train.{name}: {value!r}: {error.errors()[0]['msg']}") from None
         return self
 
 
 class TuneScale(Section):
     """The search at one scale: the space and the settings tried per variant and corpus, first those of `reference`."""
 
-    draws: Annotated[int, Field(ge=2)]
+    draws: Annotated[int, Field(ge=2, le=10**6)]
     space: Space
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdh.project.files import replacing
+from bdh.project.files import write_csv
 
 TABLE = Path("docs/tuning.csv")
 SETTINGS = ("model.", "train.")
@@ -45,11 +45,7 @@ def write_trials(rows: list[dict[str, Any]], columns: list[str], path: Path = TA
     """Put rows into the table, in the place of older ones about the same trial, and sort it."""
     merged = {cell_of(row): row for row in [*read_trials(path), *rows]}
     names = list(dict.fromkeys([*columns, *(name for row in merged.values() for name in row)]))
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
-        writer.writeheader()
-        for cell in sorted(merged):
-            writer.writerow({name: "" if value is None else value for name, value in merged[cell].items()})
+    write_csv(path, names, [merged[cell] for cell in sorted(merged)])
 
 
 def cell_of(row: dict[str, Any]) -> Cell:

@@ -36,7 +36,7 @@ class Params(Section):
     recipe: Literal["reference", "tuned"]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
-    threads: Annotated[int, Field(ge=1, le=4096)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
     corpora: Annotated[list[Name], Field(min_length=1)]
     variants: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]

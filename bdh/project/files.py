@@ -5,16 +5,17 @@ The repository that a command works on: the nearest folder upwards that holds dv
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from bdh.project.errors import HatcheryError, RunError, one_line
+from bdh.project.errors import HatcheryError, RunError, one_line, visible
 
 T = TypeVar("T")
 
@@ -26,7 +27,14 @@ TWINS = Path("data/twins")
 SHAPES = Path("data/shapes")
 CHECKPOINTS = Path("data/checkpoints")
 CODE = Path("data/code")
+RESULTS = Path("data/results")
+"""What the stages say of runs and corpora, by names such as `train/<run>.json`, kept by DVC."""
+
 REPORTS = Path("reports")
+"""The results that git keeps: stage compare exports those of RESULTS under the same names."""
+
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""With what a formula of a spreadsheet can begin."""
 
 
 def run_key(variant: str, corpus: str, seed: int) -> str:
@@ -37,6 +45,17 @@ def run_key(variant: str, corpus: str, seed: int) -> str:
 def shape_key(variant: str, corpus: str) -> str:
     """Name of what all seeds of a variant share on a corpus: `variant-corpus`."""
     return f"{variant}-{corpus}"
+
+
+def result_path(name: str | Path, root: Path = Path()) -> Path:
+    """The result `name` of the project at `root`: as its stage made it, else the copy that git brought."""
+    made, copied = root / RESULTS / name, root / REPORTS / name
+    return copied if copied.exists() and not made.exists() else made
+
+
+def exported(path: Path) -> Path:
+    """Where stage compare exports a result of this project; any other path as it is."""
+    return REPORTS / path.relative_to(RESULTS) if path.is_relative_to(RESULTS) else path
 
 
 @contextmanager
@@ -56,6 +75,32 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows under a header in one step; what a row lacks is empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, and no text steers a terminal.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([_cell(name) for name in columns])
+        table.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = "\n".join(visible(line) for line in value.split("\n"))
+    return f"'{text}" if value[:1] in FORMULA and not _is_number(value) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from bdh.project.errors import RunError, one_line
-from bdh.project.files import replacing, write_json
+from bdh.project.files import write_json
 
 LOCK = Path("dvc.lock")
 PIPELINE = Path("dvc.yaml")
@@ -205,20 +205,3 @@ def file_md5(path: Path) -> str:
     """md5 of a file's bytes, as DVC records it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def record_rewrite(path: str, old_md5: str, lock: Path = LOCK) -> bool:
-    """Tell dvc.lock that the output `path` was rewritten, so that DVC does not run its stage again.
-
-    Only an entry that recorded `old_md5` is touched; anything else was out of date before. Returns whether it was.
-    """
-    if not lock.exists():
-        return False
-    text = lock.read_text(encoding="utf-8")
-    new = Path(path)
-    pattern = re.compile(rf"(- path: {re.escape(path)}\n\s+hash: md5\n\s+md5: ){old_md5}(\n\s+size: )\d+")
-    changed, count = pattern.subn(rf"\g<1>{file_md5(new)}\g<2>{new.stat().st_size}", text)
-    if count:
-        with replacing(lock) as temporary:
-            temporary.write_text(changed, encoding="utf-8")
-    return bool(count)

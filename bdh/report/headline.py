@@ -6,11 +6,25 @@ from collections import Counter
 
 from bdh.frontier.registry import MetricRow, rows
 from bdh.report import formats
-from bdh.report.claims.ledger import judge
+from bdh.report.claims.ledger import TONES, judge
 from bdh.report.data import measures
 from bdh.report.data.inputs import Inputs
-from bdh.report.data.spread import ABOVE, BELOW, BETTER, LOWERED, ONE_SEED, WHY_ONE_SEED, WORSE, of_difference
+from bdh.report.data.measures import BASE
+from bdh.report.data.spread import (
+    ABOVE,
+    BELOW,
+    BETTER,
+    LOWERED,
+    ONE_SEED,
+    WHY_ONE_SEED,
+    WORSE,
+    Difference,
+    of_difference,
+)
 from bdh.report.tables.frontier import metric_verdict
+
+RIVALS = ("transformer", "gated_linear")
+"""Families that are no BDH: what the field trains instead."""
 
 LABELS = {
     "laptop": "Laptop scale: small budgets. Not evidence about the variants at scale.",
@@ -43,6 +57,92 @@ def facts(inputs: Inputs) -> list[tuple[str, str]]:
         ("training steps", _range(steps)),
         ("tokens seen per run", _range(tokens)),
     ]
+
+
+def answers(inputs: Inputs) -> list[tuple[str, str]]:
+    """What the comparison came to: three sentences, each with the words that it begins with."""
+    told = f" ({ONE_SEED})" if inputs.one_seed else ""
+    found = (
+        ("Prediction", "; ".join(_lowest(inputs, corpus) for corpus in inputs.corpora)),
+        ("What it must beat", "; ".join(_rivals(inputs, corpus) for corpus in inputs.corpora)),
+        ("Living state", _state(inputs)),
+    )
+    return [(lead, f"{text}{told}.") for lead, text in found if text]
+
+
+def claim_states(inputs: Inputs) -> tuple[list[tuple[int, str, str, str]], str]:
+    """Every claim as number, statement, verdict and tone, and how many have which verdict."""
+    found = judge(inputs)
+    counts = Counter(finding.verdict for _, finding in found)
+    told = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    return [(c.number, c.statement, f.verdict, TONES.get(f.verdict, "none")) for c, f in found], told
+
+
+def _lowest(inputs: Inputs, corpus: str) -> str:
+    """The lowest on one corpus and how far the next is behind it."""
+    order = measures.ranking(inputs, corpus)
+    if not order:
+        return f"{corpus} has no test result yet"
+    first = order[0][0]
+    text = f"on {corpus} {first} is lowest with {formats.fixed(order[0][1].mean)} bits per byte"
+    if len(order) == 1:
+        return text
+    gap = measures.compare_variants(inputs, corpus, order[1][0], first)
+    return f"{text}, {order[1][0]} follows at {formats.difference(gap)}{_word(inputs, gap)}"
+
+
+def _rivals(inputs: Inputs, corpus: str) -> str:
+    """bdh beside the best rival of the field and beside counting, and how many variants counting leaves behind."""
+    order = measures.ranking(inputs, corpus)
+    if not order:
+        return ""
+    ngram = measures.strongest_ngram(inputs.facts[corpus])
+    ahead = sum(bits.mean < ngram.bits for _, bits in order)
+    counted = f"{ahead} of {len(order)} variants beat the strongest n-gram model ({formats.fixed(ngram.bits)})"
+    bits = dict(order)
+    rival = next((variant for variant, _ in order if variant in inputs.family(*RIVALS)), None)
+    if BASE not in bits:
+        return f"on {corpus} {counted}"
+    beside = f"on {corpus} bdh has {formats.fixed(bits[BASE].mean)}"
+    if rival is not None:
+        gap = measures.compare_variants(inputs, corpus, BASE, rival)
+        beside += f", {formats.difference(gap)} beside {rival}, the best rival{_word(inputs, gap)}"
+    return f"{beside}; {counted}"
+
+
+def _state(inputs: Inputs) -> str:
+    """What carrying the state does to bdh, for how many variants it lowers bits per byte, and metrics beside nulls."""
+    parts = []
+    for corpus in inputs.corpora:
+        gaps = {
+            variant: gap
+            for variant in inputs.variants
+            if (gap := measures.compare_arms(inputs.of(corpus, variant), "carry")) is not None
+        }
+        if not gaps:
+            continue
+        own = gaps.get(BASE)
+        text = f"on {corpus} carrying the state through a document "
+        if own is not None:
+            text += f"changes bdh by {formats.difference(own)} bits per byte{_word(inputs, own)} and "
+        parts.append(f"{text}lowers {sum(gap.value < 0 for gap in gaps.values())} of {len(gaps)} variants with a state")
+    if not parts:
+        return ""
+    verdicts = [
+        verdict.word
+        for corpus in inputs.corpora
+        for variant in inputs.variants
+        for row in rows()
+        if (verdict := metric_verdict(inputs, corpus, variant, row.path)) is not None
+    ]
+    if verdicts and not inputs.one_seed:
+        parts.append(f"{verdicts.count(ABOVE)} of {len(verdicts)} frontier values stand above their nulls")
+    return "; ".join(parts)
+
+
+def _word(inputs: Inputs, gap: Difference | None) -> str:
+    """` (worse)`, the verdict by interval and size; nothing for one seed, which the sentence says once."""
+    return "" if inputs.one_seed or gap is None else f" ({of_difference(gap, inputs.smallest_effect).word})"
 
 
 def sentences(inputs: Inputs) -> list[str]:

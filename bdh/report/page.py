@@ -5,39 +5,18 @@ What stands on the page is gathered here. How it is marked up stands beside this
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import unicodedata
+from typing import Any
 
-from bdh.report import headline
-from bdh.report.claims.ledger import claims_table
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bdh.report import headline, sections
 from bdh.report.data.inputs import Inputs
 from bdh.report.data.spread import EQUAL, NO_DIFFERENCE, ONE_SEED
-from bdh.report.plots.figure import DARK, LIGHT, Panel, draw_panel, swatches
-from bdh.report.plots.outcomes import outcome_panels
-from bdh.report.plots.training import synapse_panels, training_panels
-from bdh.report.tables.activity import activity_table
-from bdh.report.tables.arms import overlap_table, sweep_table, synapse_table
-from bdh.report.tables.corpora import corpora_table
-from bdh.report.tables.frontier import frontier_tables
-from bdh.report.tables.quality import against_bdh_table, quality_table
-from bdh.report.tables.search import search_tables
-from bdh.report.tables.strata import strata_tables
-from bdh.report.tables.table import Table
+from bdh.report.plots.dots import of_seeds
+from bdh.report.plots.figure import DARK, LIGHT, swatches
 
-SECTIONS = (
-    ("quality", "Prediction"),
-    ("pairs", "Beside bdh"),
-    ("search", "Search of settings"),
-    ("synapses", "Living synapses"),
-    ("activity", "Activity and cost"),
-    ("frontier", "Frontier metrics"),
-    ("strata", "By year, sector and speaker"),
-    ("texts", "Corpora"),
-    ("ledger", "Claims"),
-    ("plots", "Plots"),
-    ("samples", "Samples"),
-    ("gaps", "Runs without a result"),
-    ("definitions", "Definitions"),
-)
 SAMPLES_NOTE = (
     "Prompt in bold, then what the model wrote. Prompts are text of the corpus: mind its licence before you publish "
     "this page."
@@ -79,11 +58,30 @@ OF_SEVERAL_SEEDS = (
 )  # fmt: skip
 
 
+ODD = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Kinds of characters that are not seen or that move others: control, format (direction too), surrogates."""
+
+PLAIN = "\n\t"
+
+
+def visible(value: Any) -> Any:
+    """Text as it goes into a page: what is not seen, or would turn the text around it, is shown by its number.
+
+    Texts of a corpus and of a model hold anything. Markup of our own is left as it is.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup) or (value.isascii() and value.isprintable()):
+        return value
+    return "".join(
+        char if char in PLAIN or unicodedata.category(char) not in ODD else f"[U+{ord(char):04X}]" for char in value
+    )
+
+
 def templates() -> Environment:
     """The templates beside this file; a name that a template does not get is an error."""
     return Environment(
         loader=PackageLoader("bdh.report", ""),
         autoescape=True,
+        finalize=visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -91,16 +89,21 @@ def templates() -> Environment:
     )
 
 
-def render_page(inputs: Inputs) -> str:
-    """The whole page as HTML; the same bytes for the same results."""
+def render_page(inputs: Inputs, results: str = "") -> str:
+    """The whole page as HTML; the same bytes for the same results.
+
+    results: where the files of results lie, seen from the page, empty or with a slash at its end.
+    """
     pages = templates()
-    tables = _tables(inputs)
-    samples = [run for run in inputs.runs if run.samples]
     diverged = headline.without_result(inputs)
     gaps = [*diverged, *inputs.absent]
-    empty = {name for name, found in (tables | {"samples": samples, "gaps": gaps}).items() if not found}
+    chapters = sections.chapters(inputs, results)
+    claims, told = headline.claim_states(inputs)
+    more = [("gaps", "Gaps", "Runs without a result")] if gaps else []
+    more.append(("definitions", "Definitions", "What do the words mean?"))
     return pages.get_template("page.html").render(
         inputs=inputs,
+        results=results,
         style=source_of(pages, "page.css"),
         script=source_of(pages, "sort.js"),
         light=LIGHT,
@@ -108,11 +111,14 @@ def render_page(inputs: Inputs) -> str:
         swatches=swatches(len(inputs.variants)),
         label=headline.label(inputs),
         facts=headline.facts(inputs),
+        answers=headline.answers(inputs),
         sentences=headline.sentences(inputs),
-        sections=[(name, title) for name, title in SECTIONS if name not in empty],
-        tables=tables,
-        plots=[(corpus, _plots(inputs, corpus)) for corpus in inputs.corpora],
-        samples=samples,
+        claims=claims,
+        claims_told=told,
+        first=sections.first_pictures(inputs, results),
+        first_note=of_seeds(inputs),
+        contents=[*((c.name, c.short) for c in chapters), *((name, short) for name, short, _ in more)],
+        chapters=chapters,
         samples_note=SAMPLES_NOTE,
         diverged=diverged,
         gaps=gaps,
@@ -124,30 +130,3 @@ def source_of(pages: Environment, name: str) -> str:
     """The text of a file that goes into the page as it is."""
     assert pages.loader is not None
     return pages.loader.get_source(pages, name)[0].rstrip("\n")
-
-
-def _tables(inputs: Inputs) -> dict[str, list[Table]]:
-    """The tables of every section that is made of tables."""
-    corpora = inputs.corpora
-    return {
-        "quality": [quality_table(inputs, corpus) for corpus in corpora],
-        "pairs": [against_bdh_table(inputs, corpus) for corpus in corpora],
-        "search": search_tables(inputs),
-        "synapses": [table for corpus in corpora for table in _synapses(inputs, corpus)],
-        "activity": [activity_table(inputs, corpus) for corpus in corpora],
-        "frontier": [table for corpus in corpora for table in frontier_tables(inputs, corpus)],
-        "strata": [table for corpus in corpora for table in strata_tables(inputs, corpus)],
-        "texts": [corpora_table(inputs)],
-        "ledger": [claims_table(inputs)],
-    }
-
-
-def _synapses(inputs: Inputs, corpus: str) -> list[Table]:
-    more = (overlap_table(inputs, corpus), sweep_table(inputs, corpus))
-    return [synapse_table(inputs, corpus), *(table for table in more if table)]
-
-
-def _plots(inputs: Inputs, corpus: str) -> list[tuple[Panel, str]]:
-    """Every plot of one corpus that has a line, with its SVG."""
-    panels = [*training_panels(inputs, corpus), *synapse_panels(inputs, corpus), *outcome_panels(inputs, corpus)]
-    return [(panel, svg) for panel in panels if (svg := draw_panel(panel))]

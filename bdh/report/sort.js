@@ -1,4 +1,5 @@
-// The page's only script: click a heading to sort a table. Without it everything is still there to read.
+// The page's only script: a heading sorts its table, a field narrows the headline table, a button unfolds everything.
+// Without it everything is still there to read.
 document.querySelectorAll("table.sortable").forEach(table => {
   table.querySelectorAll("thead th").forEach((head, column) => {
     const button = document.createElement("button");
@@ -27,4 +28,29 @@ document.querySelectorAll("table.sortable").forEach(table => {
       rows.forEach(row => body.appendChild(row));
     });
   });
+});
+document.querySelectorAll("table.filtered").forEach(table => {
+  const field = document.createElement("input");
+  field.type = "search";
+  field.placeholder = "Show only ...";
+  field.setAttribute("aria-label", "Show only variants whose row holds this text");
+  field.addEventListener("input", () => {
+    const wanted = field.value.trim().toLowerCase().split(/\s+/);
+    for (const row of table.tBodies[0].rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every(word => text.includes(word));
+    }
+  });
+  table.parentElement.insertBefore(field, table);
+});
+document.querySelectorAll("nav").forEach(nav => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Unfold all";
+  button.addEventListener("click", () => {
+    const open = button.textContent === "Unfold all";
+    document.querySelectorAll("details").forEach(fold => { fold.open = open; });
+    button.textContent = open ? "Fold all" : "Unfold all";
+  });
+  nav.appendChild(button);
 });

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bdh.project.files import RUNS, read_mapping
-from bdh.project.lockfile import load_lock, outputs
-from bdh.tracking.mirror import is_number, pointer_path
+from bdh.project.files import RUNS
+from bdh.project.lockfile import load_lock, outputs, stage_name
+from bdh.tracking.identity import read_pointer
+from bdh.tracking.mirror import is_number
+from bdh.tracking.runs import run_of
 from bdh.tracking.store import Store
 
 ALIAS = "champion"
@@ -75,8 +77,7 @@ def _existing_version(store: Store, name: str, source: str) -> str | None:
 
 def _new_version(store: Store, name: str, source: str, candidate: Candidate, md5: str) -> str:
     """A version whose logged model is external: parameters, tags and the score, no file of weights."""
-    pointer = pointer_path("train", candidate.key)
-    run = store.get_run(read_mapping(pointer).get("run_id")) if pointer.exists() else None
+    run = run_of(store, stage_name("train", candidate.key), read_pointer("train", candidate.key))
     run_id = run.info.run_id if run is not None else None
     tags = {"dvc.out": str(RUNS / candidate.key), "dvc.md5": md5, "variant": candidate.variant}
     tags |= {"corpus": candidate.corpus, "seed": str(candidate.seed), METRIC: f"{candidate.bits_per_byte:.6f}"}

@@ -1,6 +1,7 @@
 """Who made a run and from what: the tags that tie an MLflow run to git, to DVC and to a process.
 
-And the pointers the other way: `reports/run/<stage>/<key>.json` says which MLflow run the results of a stage come from.
+And the pointers the other way: `run/<stage>/<key>.json` among the results says which MLflow run they come from. It is
+never changed: a run that another store lacks is made again there and tagged with the id that the pointer names.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +17,21 @@ from typing import Any
 import psutil
 
 from bdh.project.errors import HatcheryError
-from bdh.project.files import REPORTS, read_json, write_json
+from bdh.project.files import REPORTS, RESULTS, read_json
 from bdh.project.lockfile import (
     PARAMS,
     LockedStage,
     current_deps,
     current_params,
     declared,
-    file_md5,
     load_lock,
     load_yaml,
     params_sha,
-    record_rewrite,
     stage_and_key,
     stage_name,
 )
-from bdh.tracking.mirror import pointer_path
+from bdh.project.origin import git
+from bdh.tracking.mirror import POINTERS, noted_path
 
 DEP = "dvc.dep."
 OUT = "dvc.out."
@@ -44,7 +43,8 @@ DOING = {
     "hebbian": "**{0}**, trained on **{1}** from seed {2}, reads held-out text: weights frozen, synapses alive.",
     "frontier": "Frontier metrics of **{0}**, trained on **{1}** from seed {2}, beside their nulls.",
 }
-RESULTS = ("dvc.lock", "reports")
+MADE = ("dvc.lock", "reports")
+"""What the pipeline writes: no change of sources."""
 
 
 def stage_tags(stage: str, key: str) -> dict[str, str]:
@@ -80,7 +80,7 @@ def lock_tags(entry: LockedStage) -> dict[str, str]:
 
 def out_tags(entry: LockedStage) -> dict[str, str]:
     """What the stage wrote, known only after it has ended; the pointer to the run itself is left out."""
-    return {f"{OUT}{path}": md5 for path, md5 in entry.outs.items() if not path.startswith("reports/run/")}
+    return {f"{OUT}{path}": md5 for path, md5 in entry.outs.items() if POINTERS.name not in Path(path).parts}
 
 
 def differing(tags: Mapping[str, str], entry: LockedStage) -> dict[str, tuple[str | None, str]]:
@@ -99,19 +99,11 @@ def differing(tags: Mapping[str, str], entry: LockedStage) -> dict[str, tuple[st
 
 def git_tags() -> dict[str, str]:
     """Commit that is checked out and whether tracked files other than results differ from it; {} outside git."""
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in RESULTS))
+    dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in MADE))
     return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def source_tags(stage: str) -> dict[str, str]:
@@ -181,7 +173,7 @@ class Pointer:
 
 def read_pointer(stage: str, key: str) -> Pointer | None:
     """The pointer of a stage, None where there is none."""
-    path = pointer_path(stage, key)
+    path = noted_path(stage, key)
     if not path.exists():
         return None
     try:
@@ -195,8 +187,9 @@ def read_pointer(stage: str, key: str) -> Pointer | None:
 
 def all_pointers() -> Iterator[Pointer]:
     """Every pointer on disk."""
-    for path in sorted((REPORTS / "run").glob("*/*.json")):
-        found = read_pointer(path.parent.name, path.stem)
+    places = [path for home in (RESULTS, REPORTS) for path in (home / POINTERS).glob("*/*.json")]
+    for stage, key in sorted({(path.parent.name, path.stem) for path in places}):
+        found = read_pointer(stage, key)
         if found is not None:
             yield found
 
@@ -208,19 +201,3 @@ def tracked_entries() -> list[LockedStage]:
         (entry for entry in lock if stage_and_key(entry.name)[0] in TRACKED),
         key=lambda entry: TRACKED.index(stage_and_key(entry.name)[0]),
     )
-
-
-def repoint(stage: str, key: str, run_id: str, experiment_id: str) -> bool:
-    """Let the pointer name another run; dvc.lock follows, so that DVC does not run the stage again for it.
-
-    Returns whether anything changed.
-    """
-    before = read_pointer(stage, key)
-    path = pointer_path(stage, key)
-    values = {**(before.values if before else {}), "run_id": run_id, "experiment_id": experiment_id}
-    if before is not None and before.values == values:
-        return False
-    old_md5 = file_md5(path) if before is not None else load_lock()[stage_name(stage, key)].outs.get(str(path), "")
-    write_json(path, values)
-    record_rewrite(str(path), old_md5)
-    return True

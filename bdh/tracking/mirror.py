@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bdh.frontier import registry
-from bdh.project.files import REPORTS, RUNS, read_mapping
+from bdh.project.files import REPORTS, RESULTS, RUNS, read_mapping, result_path
 
 CLOCK_S = 0.05
 NOT_METRICS = {"variant", "corpus", "seed"}
@@ -18,35 +18,45 @@ ARM_NUMBERS = ("bits_per_byte", "nats_per_token", "perplexity", "difference_to_s
 LEARNING = ("train_nats", "validation_nats", "validation_nats_average", "learning_rate", "gradient_norm")
 
 
+POINTERS = Path("run")
+"""Folder of the pointers among the results."""
+
+
 def pointer_path(stage: str, key: str) -> Path:
-    """Where the MLflow run of a stage is written down."""
-    return REPORTS / "run" / stage / f"{key}.json"
+    """Where the MLflow run of a stage is written down: among its results, for compare in reports."""
+    return (REPORTS if stage == "compare" else RESULTS) / POINTERS / stage / f"{key}.json"
+
+
+def noted_path(stage: str, key: str) -> Path:
+    """Where that is read: where it was written, or the copy that git brought."""
+    return result_path(POINTERS / stage / f"{key}.json")
 
 
 def report_paths(stage: str, key: str) -> list[Path]:
     """The JSON reports that belong to a stage's run."""
-    timing = [REPORTS / "timing" / f"{key}.json"] if stage == "train" else []
+    timing = [result_path(f"timing/{key}.json")] if stage == "train" else []
     return [main_report(stage, key), *timing]
 
 
 def main_report(stage: str, key: str) -> Path:
     """The report without which a stage has no result."""
-    return REPORTS / "summary.json" if stage == "compare" else REPORTS / stage / f"{key}.json"
+    return REPORTS / "summary.json" if stage == "compare" else result_path(f"{stage}/{key}.json")
 
 
 def curve_paths(stage: str, key: str) -> list[Path]:
     """The CSV curves that belong to a stage's run, as artifacts (and, for training, as metrics)."""
     folder = {"train": "history", "frontier": "curves"}.get(stage)
-    return [REPORTS / folder / f"{key}.csv"] if folder else []
+    return [result_path(f"{folder}/{key}.csv")] if folder else []
 
 
 def artifact_paths(stage: str, key: str) -> list[tuple[Path, str]]:
     """Files that belong to a stage's run, each with its folder among the artifacts."""
-    found = [(path, "") for path in report_paths(stage, key) + curve_paths(stage, key)]
+    if stage == "compare":
+        return [(REPORTS / name, "") for name in ("summary.json", "index.html", "results.csv")]
+    found = [(path, path.parent.name) for path in report_paths(stage, key) + curve_paths(stage, key)]
+    found.append((result_path(f"origin/{stage}/{key}.json"), "origin"))
     if stage == "train":
         found += [(RUNS / key / "samples.json", "samples"), (RUNS / key / "config.json", "")]
-    if stage == "compare":
-        found += [(REPORTS / "index.html", ""), (REPORTS / "results.csv", "")]
     return found
 
 
@@ -144,7 +154,7 @@ def curve_name(column: str) -> str:
 
 def history(key: str, since: float = 0.0) -> list[dict[str, float]]:
     """Rows of the training history of a run: `step` and every finite number of that row."""
-    path = REPORTS / "history" / f"{key}.csv"
+    path = result_path(f"history/{key}.csv")
     if not fresh(path, since):
         return []
     with path.open(encoding="utf-8", newline="") as stream:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bdh.project.errors import HatcheryError, shown
 from bdh.project.files import read_mapping, write_json
+from bdh.project.lockfile import load_lock, stage_name
 from bdh.tracking import identity, mirror
 from bdh.tracking.record import Record, now_ms, plain_tags
 from bdh.tracking.store import Store
@@ -100,11 +101,21 @@ def parent_of(store: Store, stage: str, key: str) -> tuple[Any | None, str | Non
     """The train run that an evaluation belongs to, and the run id that its pointer names."""
     if stage in ("train", "compare"):
         return None, None
-    try:
-        noted = read_mapping(mirror.pointer_path("train", key)).get("run_id")
-    except (HatcheryError, AttributeError):
-        noted = None
-    return store.get_run(noted), noted
+    pointer = identity.read_pointer("train", key)
+    return run_of(store, stage_name("train", key), pointer), pointer.run_id if pointer is not None else None
+
+
+def run_of(store: Store, name: str, pointer: identity.Pointer | None) -> Any | None:
+    """The run of a stage's results: that of their pointer, or of results that were not tracked one that `sync` made."""
+    if pointer is not None and pointer.run_id is not None:
+        return store.get_run(pointer.run_id)
+    finished = store.search(f"attributes.status = 'FINISHED' AND tags.`dvc.stage` = '{name}'")
+    entry = None
+    for run in finished:
+        entry = entry or load_lock().get(name)
+        if entry is not None and not identity.differing(run.data.tags, entry):
+            return run
+    return None
 
 
 def parent_tags(store: Store, stage: str, key: str) -> dict[str, str]:

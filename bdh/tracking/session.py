@@ -180,7 +180,7 @@ def wanted() -> bool:
 
 def _is_first() -> bool:
     """Of the processes of one distributed training only the first tracks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0").strip("0") == ""  # what is no number is refused by whoever trains
 
 
 def _take_prepared() -> WritingTracker | None:
@@ -200,7 +200,7 @@ def tracked(
 ) -> Iterator[Tracker]:
     """One run of a stage. `train` runs stand alone; other stages are children of the train run of the same key.
 
-    On success writes `reports/run/<stage>/<key>.json` with run_id and experiment_id (None when tracking failed).
+    On success writes `run/<stage>/<key>.json` among the results: run_id and experiment_id (None when tracking failed).
     `resume_folder` keeps the run id of an unfinished run so that a resumed stage goes on in the same run.
     An exception closes the run as FAILED, Ctrl-C or a signal as KILLED. `BDH_TRACKING=off` does without MLflow;
     of the processes of one distributed training only the first (`RANK` 0) tracks.

@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from bdh.frontier.registry import table_columns
 from bdh.project.errors import HatcheryError, one_line, shown
 
 EXPERIMENT = "hatchery"
+ORIGINAL = "original_run_id"
+"""Tag of a run that stands for results whose pointer names another run: one that this store lacks."""
+
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "One row per trained model: training, with its evaluations as children. "
@@ -40,6 +44,7 @@ LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 ARTIFACT_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -63,19 +68,20 @@ class Store:
     experiment_id: str
 
     def get_run(self, run_id: str | None) -> Any | None:
-        """The run with this id, or the one that was rebuilt from it; None when the store has neither."""
+        """The run that `bdh sync` made for this id, else the run itself; None when the store has neither."""
         from mlflow.exceptions import MlflowException
 
         if not run_id or not re.fullmatch(r"[0-9a-zA-Z_-]+", run_id):
             return None
+        for run in self.search(f"tags.{ORIGINAL} = '{run_id}'"):
+            return run
         try:
             run = self.client.get_run(run_id)
-            if run.info.lifecycle_stage == "active":
-                return run
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-        return next(self.search(f"tags.original_run_id = '{run_id}'"), None)
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
 
     def search(self, condition: str = "") -> Iterator[Any]:
         """Runs of the experiment that fulfil a condition of MLflow's search language, newest first."""
@@ -87,6 +93,15 @@ class Store:
             if not token:
                 return
 
+    def read(self, run_id: str, artifact: str) -> str:
+        """The text of an artifact of a run; raises StoreError where there is none."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run_id, artifact, folder)
+                return Path(path).read_text(encoding="utf-8")
+            except Exception as error:  # whatever the store raises
+                raise StoreError(f"run {run_id} has no artifact {artifact} ({short(error)})") from None
+
 
 def root() -> Path:
     """Root of the repository: `dvc exp run --temp` works in a copy but keeps its runs with the original."""
@@ -95,12 +110,21 @@ def root() -> Path:
 
 def store_uri() -> str:
     """Address of the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(root() / "mlflow.db")
+
+
+def sqlite_address(database: Path) -> str:
+    """The address of a database file; SQLAlchemy decodes it, so what would mean something else is written `%3F`.
+
+    Of such an address MLflow would make the folder that it spells undecoded, unless the driver is named.
+    """
+    spelt = re.sub("[%?#]", lambda match: f"%{ord(match[0]):02X}", str(database))
+    return f"sqlite:///{spelt}" if spelt == str(database) else f"sqlite+pysqlite:///{spelt}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a SQLite address, None for any other store or for options behind `?`."""
-    match = re.fullmatch(r"sqlite:///([^?]+)", uri)
+    match = re.fullmatch(r"sqlite(?:\+pysqlite)?:///([^?]+)", uri)
     return Path(unquote(match[1])).absolute() if match else None
 
 
@@ -187,8 +211,8 @@ def _create(database: Path) -> None:
     lost = [database.with_name(f"{database.name}-{part}") for part in ("wal", "shm", "journal")]
     for leftover in (*lost, *database.parent.glob(f"{fresh.name}*")):
         leftover.unlink(missing_ok=True)
-    _client(f"sqlite:///{fresh}").search_experiments(max_results=1)
-    _forget_engine(f"sqlite:///{fresh}")
+    _client(sqlite_address(fresh)).search_experiments(max_results=1)
+    _forget_engine(sqlite_address(fresh))
     connection = sqlite3.connect(fresh)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -1,10 +1,11 @@
-"""Whether dvc.lock, the pointers in reports/run and the MLflow store agree (`audit`), and making them agree (`sync`).
+"""Whether dvc.lock, the pointers of results and the MLflow store agree (`audit`), and making them agree (`sync`).
 
 A run belongs to a stage of dvc.lock when its tags say the same stage, parameters and inputs. `audit` looks both ways
-and has a remedy for every disagreement. `sync` may be repeated and fills an empty store too: where the store has the
-finished run of a stage, the pointer is set to it; where it has none, the run is made again from the report files, with
-the tag `original_run_id`. Then children hang under their parents, headlines stand beside the models, `dvc.out.*` tags
-are set. Trials of `bdh tune` (rows of docs/tuning.csv) are runs of an experiment of their own.
+and has a remedy for every disagreement. `sync` may be repeated and fills an empty store too: where the store lacks the
+finished run of a stage, it is made again from the result files. The tag `original_run_id` of a run says for which
+pointer it stands; pointers travel with the results and are never changed. Then children hang under their parents,
+headlines stand beside the models, `dvc.out.*` tags are set. Trials of `bdh tune` (rows of docs/tuning.csv) are runs of
+an experiment of their own.
 """
 
 from __future__ import annotations
@@ -20,15 +21,24 @@ from filelock import FileLock
 
 from bdh.params import load, named_settings
 from bdh.project.errors import ParamsError
-from bdh.project.files import REPORTS, RUNS, TOKENS, read_mapping, run_key
+from bdh.project.files import RUNS, TOKENS, read_mapping, result_path, run_key
 from bdh.project.lockfile import LockedStage, stage_and_key
 from bdh.tracking import identity, mirror
 from bdh.tracking.champions import crown
-from bdh.tracking.identity import Pointer, all_pointers, read_pointer, repoint, tracked_entries
+from bdh.tracking.identity import Pointer, all_pointers, read_pointer, tracked_entries
 from bdh.tracking.mirror import is_number
 from bdh.tracking.record import Record, plain_tags
-from bdh.tracking.runs import MISSING_PARENT, PARENT, copy_headlines, mirror_reports, parent_of, parent_tags, sweep
-from bdh.tracking.store import EXPERIMENT, Store, root
+from bdh.tracking.runs import (
+    MISSING_PARENT,
+    PARENT,
+    copy_headlines,
+    mirror_reports,
+    parent_of,
+    parent_tags,
+    run_of,
+    sweep,
+)
+from bdh.tracking.store import EXPERIMENT, ORIGINAL, Store, root
 
 SYNC = "`bdh sync` fills the store in"
 SHOWN = 3
@@ -44,7 +54,7 @@ class Action:
 
 
 def sync(store: Store) -> list[Action]:
-    """Make store and pointers agree with dvc.lock and the reports; a second process waits, so no run is made twice."""
+    """Make the store agree with dvc.lock and the results; a second process waits, so no run is made twice."""
     with FileLock(root() / "mlflow.db.sync.lock"):
         actions = [Action(run_id, "closed", "its process is gone") for run_id in sweep(store)]
         actions += [_sync_one(store, entry) for entry in tracked_entries()]
@@ -60,8 +70,8 @@ def fill_in(store: Store) -> int:
     params.yaml no longer names are left as they are. Raises ParamsError when params.yaml has a mistake.
     """
     keys = {run_key(*run) for run in load().runs()} | {"all"}
-    named = (pointer.run_id for pointer in all_pointers() if pointer.key in keys)
-    if all(run_id is not None and store.get_run(run_id) is not None for run_id in named):
+    pointers = (pointer for pointer in all_pointers() if pointer.key in keys)
+    if all(run_of(store, pointer.name, pointer) is not None for pointer in pointers):
         return 0
     return sum(action.done == "rebuilt" for action in sync(store))
 
@@ -72,12 +82,14 @@ def _sync_one(store: Store, entry: LockedStage) -> Action:
     if not report.exists():
         return Action(entry.name, "skipped", f"{report} is missing; `dvc repro {entry.name}` makes it")
     pointer = read_pointer(stage, key)
-    run = _matching(store, entry, pointer)
-    done = "kept" if run is not None and pointer is not None and run.info.run_id == pointer.run_id else "found"
+    named, run = run_of(store, entry.name, pointer), _matching(store, entry, pointer)
+    done = "kept" if run is not None and named is not None and run.info.run_id == named.info.run_id else "found"
     if run is None:
         done, run_id = "rebuilt", _rebuild(store, entry, pointer)
     else:
         run_id = run.info.run_id
+    if done != "kept":
+        _let_stand_for(store, run_id, pointer)
     record = Record(store, run_id)
     mirror_reports(record, stage, key, files=done == "rebuilt")
     relation = parent_tags(store, stage, key)
@@ -86,14 +98,13 @@ def _sync_one(store: Store, entry: LockedStage) -> Action:
         store.client.delete_tag(run_id, MISSING_PARENT)
     if done == "rebuilt":
         record.end("FINISHED", _time_ms(pointer, "ended", entry))
-    repoint(stage, key, run_id, store.experiment_id)
     copy_headlines(store, stage, key)
     return Action(entry.name, done, run_id)
 
 
 def _matching(store: Store, entry: LockedStage, pointer: Pointer | None) -> Any | None:
     """A finished run of this very stage, parameters and inputs; the one that the pointer names before others."""
-    named = store.get_run(pointer.run_id) if pointer is not None else None
+    named = run_of(store, entry.name, pointer)
     others = store.search(f"attributes.status = 'FINISHED' AND tags.`dvc.stage` = '{entry.name}'")
     for run in [*([named] if named is not None else []), *others]:
         if run.info.status == "FINISHED" and not identity.differing(run.data.tags, entry):
@@ -101,13 +112,21 @@ def _matching(store: Store, entry: LockedStage, pointer: Pointer | None) -> Any 
     return None
 
 
+def _let_stand_for(store: Store, run_id: str, pointer: Pointer | None) -> None:
+    """From now on this run, and no other, is the one that the pointer names."""
+    if pointer is None or pointer.run_id is None:
+        return
+    for other in store.search(f"tags.{ORIGINAL} = '{pointer.run_id}'"):
+        store.client.delete_tag(other.info.run_id, ORIGINAL)
+    if run_id != pointer.run_id:
+        store.client.set_tag(run_id, ORIGINAL, pointer.run_id)
+
+
 def _rebuild(store: Store, entry: LockedStage, pointer: Pointer | None) -> str:
     """A run made from dvc.lock and what the stage left behind, still RUNNING; returns its id."""
     stage, key = stage_and_key(entry.name)
     tags = identity.source_tags(stage) | identity.stage_tags(stage, key) | identity.lock_tags(entry)
     tags |= {"rebuilt": "true", "scale": _scale(entry)}
-    if pointer is not None and pointer.run_id is not None:
-        tags["original_run_id"] = pointer.run_id
     started_ms = _time_ms(pointer, "started", entry)
     run = store.client.create_run(store.experiment_id, started_ms, plain_tags(tags), run_name=entry.name)
     record = Record(store, run.info.run_id, fresh=True)
@@ -172,7 +191,7 @@ def stage_params(entry: LockedStage) -> dict[str, Any]:
 
 def _machine(entry: LockedStage, key: str) -> dict[str, Any]:
     """What a training ran on, as its timing says; what was asked for where there is none."""
-    timing = _read(REPORTS / "timing" / f"{key}.json")
+    timing = _read(result_path(f"timing/{key}.json"))
     asked = ("device", "precision")
     found: dict[str, Any] = {name: entry.params[name] for name in asked if name in entry.params}
     found |= {name: timing[name] for name in ("device", "precision", "devices") if name in timing}
@@ -200,30 +219,29 @@ def audit(store: Store) -> list[Disagreement]:
 def _missing_pointers(entries: dict[str, LockedStage]) -> Iterator[Disagreement]:
     for name in entries:
         stage, key = stage_and_key(name)
-        report, path = mirror.main_report(stage, key), mirror.pointer_path(stage, key)
+        report, path = mirror.main_report(stage, key), mirror.noted_path(stage, key)
         if report.exists() and not path.exists():
-            yield Disagreement(name, f"{report} has no {path}", f"restore it with `git checkout {path}`, or {SYNC}")
+            yield Disagreement(name, f"{report} has no {path}", f"`dvc checkout {name}`, or `dvc repro {name}`")
 
 
 def _check_pointer(store: Store, pointer: Pointer, entry: LockedStage | None) -> Iterator[Disagreement]:
     if pointer.problem is not None:
-        yield Disagreement(pointer.name, pointer.problem, f"delete {pointer.path}, then {SYNC}")
+        mend = f"delete {pointer.path}, then `dvc checkout {pointer.name}` or `dvc repro {pointer.name}`"
+        yield Disagreement(pointer.name, pointer.problem, mend)
     elif entry is None:
         yield Disagreement(pointer.name, f"{pointer.path} belongs to no stage of dvc.lock", f"delete {pointer.path}")
+    elif (run := run_of(store, pointer.name, pointer)) is not None:
+        yield from _check_run(store, pointer, entry, run)
     elif pointer.run_id is None:
         yield Disagreement(pointer.name, "was not tracked (MLflow could not be reached)", SYNC)
     else:
-        run = store.get_run(pointer.run_id)
-        if run is None:
-            yield Disagreement(pointer.name, f"run {pointer.run_id} is not in the store", SYNC)
-        else:
-            yield from _check_run(store, pointer, entry, run)
+        yield Disagreement(pointer.name, f"run {pointer.run_id} is not in the store", SYNC)
 
 
 def _check_run(store: Store, pointer: Pointer, entry: LockedStage, run: Any) -> Iterator[Disagreement]:
     name = pointer.name
     if run.info.status != "FINISHED":
-        yield Disagreement(name, f"run {pointer.run_id} is {run.info.status}, not FINISHED", SYNC)
+        yield Disagreement(name, f"run {run.info.run_id} is {run.info.status}, not FINISHED", SYNC)
     for tag, (has, wanted) in [*identity.differing(run.data.tags, entry).items()][:SHOWN]:
         told = f"is {has}" if has is not None else "is missing"
         yield Disagreement(name, f"tag {tag} {told}, dvc.lock has {wanted}", f"`dvc repro {name}`, or {SYNC}")

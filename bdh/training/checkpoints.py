@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from bdh.corpora.provenance import sha256_of
 from bdh.models.base import LanguageModel, build
-from bdh.project.errors import RunError, one_line
+from bdh.project.errors import RunError, VariantError, one_line
 from bdh.project.files import read_as, replacing, write_json
 
 
@@ -147,7 +147,7 @@ def load_run(folder: Path, device: str | torch.device = "cpu") -> tuple[Language
         raise RunError(f"{folder} has no model: {divergence(folder)}; change its settings and run `dvc repro`")
     try:
         model = build(config["architecture"], vocab_size=config["vocab_size"], **config["model"])
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+    except (VariantError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         told = f"{config['architecture']} cannot be built from its settings ({one_line(error)})"
         raise RunError(f"{folder / CONFIG}: {told}; delete {folder} and run `dvc repro`") from None
     path = folder / WEIGHTS

@@ -5,7 +5,6 @@ And texts that the trained model writes, so that one can see what it has learned
 
 from __future__ import annotations
 
-import csv
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from bdh.corpora.tokens import TokenCorpus, spaced_starts
 from bdh.generation import generate
 from bdh.models.base import LanguageModel
-from bdh.project.files import replacing
+from bdh.project.files import write_csv
 from bdh.training.state import Row, Training
 
 SAMPLES = 3
@@ -137,10 +136,7 @@ def parameters_without_embeddings(model: LanguageModel) -> int:
 def write_history(path: Path, rows: list[Row]) -> None:
     """One line per validation, none when training diverged before the first; a column that a row lacks is empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step", "validation_nats"]
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([["" if row.get(name) is None else row[name] for name in columns] for row in rows])
+    write_csv(path, columns, rows)
 
 
 def draw_history(path: Path, key: str, rows: list[Row]) -> None:

@@ -1,4 +1,4 @@
-"""One run of the comparison: from params.yaml and a tokenized corpus to the run's folder and reports."""
+"""One run of the comparison: from params.yaml and a tokenized corpus to the run's folder and results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import psutil
 import torch
 
 from bdh.corpora.tokens import TokenCorpus
-from bdh.models.base import LanguageModel, architecture_module, build
+from bdh.models.base import LanguageModel, architecture_module, build, parameters_of
 from bdh.models.catalog import FOLDER
 from bdh.params import Params, Train, named_settings
 from bdh.project.device import choose_device, choose_precision
 from bdh.project.errors import ParamsError, TrainingError
-from bdh.project.files import CODE, REPORTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.files import CODE, RESULTS, RUNS, TOKENS, run_key, write_json
+from bdh.project.origin import keep_origin
 from bdh.project.processes import Stop
 from bdh.tracking import Tracker
 from bdh.training import loop, report
@@ -186,16 +187,35 @@ def held(run: Run, stop: Stop) -> Iterator[CheckpointFolder]:
 
 
 def check_memory(run: Run) -> None:
-    """Raise TrainingError, with an estimate, for a step that cannot fit: its logits and their gradient, on a CPU.
+    """Raise TrainingError, with an estimate, for a step that cannot fit, before anything is allocated.
 
-    On a GPU logits need not exist as a whole; there torch says what was too large.
+    On a CPU: its logits and their gradient. On a GPU logits need not exist as a whole: what is sure to be there are the
+    weights, where gradients are learned from their gradients and two moments, and one number per token and channel.
     """
+    if run.device.type == "cuda":
+        _check_gpu_memory(run)
     rows = run.train.batch_size // (run.train.accumulate * run.group.size)
     need, have = 8 * rows * run.train.window * run.corpus.vocab_size, psutil.virtual_memory().total
     if run.device.type == "cpu" and need > have:
         raise TrainingError(
             f"{run.key}: a step of {rows} windows of {run.train.window} tokens has {need / 2**30:.3g} GiB of logits, "
             f"this machine has {have / 2**30:.3g} GiB: make batch_size or window smaller, or accumulate larger"
+        )
+
+
+def _check_gpu_memory(run: Run) -> None:
+    module = architecture_module(run.architecture)
+    config = module.Config(**run.model)
+    parameters = parameters_of(module, config, run.corpus.vocab_size)
+    rows = run.train.batch_size // (run.train.accumulate * run.group.size)
+    copies = 4 if run.train.learning_rule == "backprop" else 1
+    weights, activity = 4 * copies * parameters, 2 * rows * run.train.window * run.model.get("n_embd", 1)
+    have = torch.cuda.get_device_properties(run.device).total_memory
+    if weights + activity > have:
+        raise TrainingError(
+            f"{run.key}: {parameters:.3g} parameters need {weights / 2**30:.3g} GiB with gradients and moments, a step "
+            f"of {rows} windows of {run.train.window} tokens {activity / 2**30:.3g} GiB at least, and this GPU has "
+            f"{have / 2**30:.3g} GiB: make the sizes of `model`, batch_size or window smaller, or accumulate larger"
         )
 
 
@@ -230,7 +250,7 @@ def refit(run: Run, first: Training, folder: CheckpointFolder, stop: Stop) -> No
 
 
 def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Tracker) -> None:
-    """Write the run's folder and reports, and show the tracker its pictures and texts; rank 0 alone does.
+    """Write the run's folder and results, and show the tracker its pictures and texts; rank 0 alone does.
 
     Of a training that diverged there is no model to write, and one line on stderr says so.
     """
@@ -254,13 +274,14 @@ def write(run: Run, training: Training, folder: CheckpointFolder, tracker: Track
         sys.stderr.write(f"warning: {run.key}: {diverged}; it has no result\n")
     else:
         _write_model(output, run, training, config)
-    history = REPORTS / "history" / f"{run.key}.csv"
+    history = RESULTS / "history" / f"{run.key}.csv"
     report.write_history(history, training.history)
     numbers = report.train_report(training, run.variant, run.corpus.name, run.seed)
-    write_json(REPORTS / "train" / f"{run.key}.json", numbers)
-    write_json(REPORTS / "timing" / f"{run.key}.json", report.timing_report(training))
+    write_json(RESULTS / "train" / f"{run.key}.json", numbers)
+    write_json(RESULTS / "timing" / f"{run.key}.json", report.timing_report(training))
     report.draw_history(folder.path / "curves.png", run.key, training.history)
     tracker.log_file(folder.path / "curves.png", "figures")
+    keep_origin("train", run.key)
     if diverged is None:
         tracker.log_file(output / "samples.json", "samples")
 

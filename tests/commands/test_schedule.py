@@ -205,7 +205,7 @@ def test_schedule_costs_are_those_of_an_earlier_run_of_the_variant(tmp_path):
     tokens = 3000 * 32 * 512
     assert cost_of(params, "bdh", "shakespeare", 0, gpu=True).memory == GUESSED_MIB
     assert not cost_of(params, "bdh", "shakespeare", 0, gpu=True).measured
-    timing(tmp_path / "reports/timing/bdh-shakespeare-1.json")
+    timing(tmp_path / "data/results/timing/bdh-shakespeare-1.json")
     timing(tmp_path / "reports/timing/bdh-shakespeare-2.json", device="cpu", tokens_per_s=1.0)
     cost = cost_of(params, "bdh", "shakespeare", 0, gpu=True)
     assert cost.measured

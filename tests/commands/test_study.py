@@ -40,7 +40,7 @@ def test_study_row_runs_in_a_copy_with_the_settings_of_the_study(project):
     work = project.folder / "data/study/reference/reference"
     assert json.loads((work / "data/runs/bdh-sample_plays-0/config.json").read_text())["train"]["steps"] == 200
     assert not (work / "data/runs/bdh-sample_plays-1").exists()
-    assert (work / "reports/frontier/bdh-sample_plays-0.json").exists()
+    assert (work / "data/results/frontier/bdh-sample_plays-0.json").exists()
     assert not (work / "reports/summary.json").exists()
     assert snapshot(project.folder, *NAMES) == before
     assert not (project.folder / "mlflow.db").exists()

@@ -1,6 +1,7 @@
 """Every mistake of a user is one clear line and exit code 2, seen through the stage programs."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -94,8 +95,11 @@ def table(rows: list[dict[str, Any]], cut: int | None = None, **text: Any) -> Ch
 
 
 def zero_byte(folder: Path, corpus: dict[str, Any]) -> None:
-    (folder / "mine.txt").write_text("\n\n".join(f"a\0b{number}" for number in range(99)), encoding="utf-8")
-    corpus["text"]["separator"] = "\n\n"
+    """JSON can write one; a text file that holds one is refused by stage fetch."""
+    lines = "".join(json.dumps({"text": f"a\0b{number}"}) + "\n" for number in range(99))
+    (folder / "mine.jsonl").write_text(lines, encoding="utf-8")
+    corpus["source"]["path"] = "mine.jsonl"
+    corpus["text"] = {"format": "jsonl", "columns": {"text": "text"}, "split": corpus["text"]["split"]}
 
 
 ROWS = [{"content": f"text {n}", "date": f"20{10 + n}-01-02", "number": n} for n in range(14)]

@@ -17,6 +17,15 @@ def test_degrees_count_edges_in_and_out():
     assert found["out"].tolist() == [0, 2, 1, 0] * 2
 
 
+def test_degrees_distribution_counts_neurons_of_a_degree_or_more():
+    points = degrees.tail(np.array([0, 1, 1, 2, 5, 5, 5, 9]), "in, trained")
+    assert [(one["x"], one["y"]) for one in points] == [(1, 7 / 8), (2, 5 / 8), (5, 4 / 8), (9, 1 / 8)]
+    many = degrees.tail(np.random.default_rng(0).zipf(2.0, 3000), "in, trained")
+    assert len(many) <= degrees.POINTS
+    assert np.all(np.diff([one["y"] for one in many]) < 0)
+    assert degrees.tail(np.zeros(5, dtype=int), "in, trained") == []
+
+
 def test_degrees_exponent_of_a_power_law_is_found():
     row = degrees.row(np.random.default_rng(0).zipf(2.5, 3000), [])
     assert row["alpha"] == pytest.approx(2.5, abs=0.1)

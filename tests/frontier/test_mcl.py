@@ -1,6 +1,7 @@
 """MCL: effects equal AUROC, noise and shifted labels give nothing, planted neurons are found, labels are right."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from bdh.frontier import mcl, selectivity
-from bdh.frontier.concepts import ConceptSpan, RandomConcepts, call_roles, spans_of_text
+from bdh.frontier.concepts import ConceptSpan, RandomConcepts, call_roles, quoting, spans_of_text
 from bdh.frontier.selectivity import Half
 from bdh.frontier.survey import Activations
 from bdh.frontier.survey import activations as read_activations
@@ -78,6 +79,35 @@ def test_mcl_counts_planted_neurons_and_names_their_concepts():
     assert 0.6 < row["concepts"]["concept 0"]["best_auroc"] <= 1.0
     assert row["reference_protocol"] > 3
     assert row["p"] < 1e-4, "beyond all draws p goes on falling"
+
+
+def test_mcl_quotes_where_the_best_neuron_of_a_concept_fires():
+    labelled = labels(0, RUNS)
+    own = activations(0, labelled, planted=0.25)
+    found = mcl.measure(own, [], labelled, quote=str)[0]["concepts"]
+    quoted = [int(place) for place in found["concept 0"]["contexts"]]
+    assert len(quoted) == len({int(labelled.window[place]) for place in quoted}) == mcl.CONTEXTS
+    assert labelled.concepts[quoted, 0].all()
+    assert "contexts" not in mcl.measure(own, [], labelled)[0]["concepts"]["concept 0"]
+
+
+def test_mcl_contexts_stay_in_their_window_and_are_of_licensed_texts_only():
+    ids = np.frombuffer(b"the first window of the text; the second one, which is no part of it", dtype=np.uint8).astype(
+        np.int64
+    )
+    windows = SimpleNamespace(inputs=ids, bounds=np.array([0, 30, ids.size]))
+    passages = SimpleNamespace(text=windows)
+    corpus = SimpleNamespace(
+        stats={"provenance": [{"licence": "MIT"}]},
+        token_bytes=np.ones(256, dtype=np.int64),
+        decode=lambda tokens: bytes(tokens).decode(),
+    )
+    quote = quoting(corpus, passages)
+    assert quote(4) == "the «f»irst window of"
+    assert quote(27) == "the first window of the tex«t»; "
+    assert quote(34) == "the «s»econd one, whi"
+    for files in ([{"licence": "not established; for measuring only"}], [{}], []):
+        assert quoting(SimpleNamespace(stats={"provenance": files}, token_bytes=corpus.token_bytes), passages) is None
 
 
 def test_mcl_a_neuron_for_two_concepts_is_not_one_for_one():

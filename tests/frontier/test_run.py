@@ -18,7 +18,7 @@ SHAPES = {
     "bdh": {"n_layer": 2, "n_embd": 16, "n_head": 2, "mlp_internal_dim_multiplier": 8},
     "transformer": {"block_size": 32, "match": "none", "width": 16, "depth": 1, "heads": 2},
 }
-FILES = ("reports/hebbian/{}.json", "reports/frontier/{}.json", "reports/curves/{}.csv")
+FILES = ("data/results/hebbian/{}.json", "data/results/frontier/{}.json", "data/results/curves/{}.csv")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def _write_params(folder):
 
 
 def report(folder, kind, variant):
-    return json.loads((folder / "reports" / kind / f"{variant}-sample_calls-0.json").read_text())
+    return json.loads((folder / "data/results" / kind / f"{variant}-sample_calls-0.json").read_text())
 
 
 def test_frontier_stages_give_the_same_files_again(project, monkeypatch):
@@ -124,10 +124,10 @@ def test_frontier_variant_without_graph_and_sparse_codes_has_reasons(project):
 
 
 def test_frontier_curves_are_one_long_table(project):
-    with (project / "reports/curves/bdh-sample_calls-0.csv").open() as file:
+    with (project / "data/results/curves/bdh-sample_calls-0.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) == {"metric", "x", "y", "series"}
-    assert {row["metric"] for row in rows} == {"bits_per_byte_by_position", "tmi", "sps", "sec"} | (
+    assert {row["metric"] for row in rows} == {"bits_per_byte_by_position", "tmi", "sps", "sec", "degrees"} | (
         {"mcl"} & {row["metric"] for row in rows}
     )
     arms = {row["series"] for row in rows if row["metric"] == "bits_per_byte_by_position"}

@@ -218,6 +218,20 @@ def test_tmi_positive_control_planted_modules_are_found():
     assert {point["series"] for point in curve} == {"trained", "permuted encoder"}
 
 
+def test_tmi_drawing_keeps_the_communities_of_the_strongest_edges():
+    """Planted groups stay together in what the page draws of a graph; nothing in it points outside."""
+    drawn = tmi.measure(planted(0.9), twin_numbers(1), SETTINGS)[0]["drawing"]
+    size = len(drawn["neurons"])
+    assert size == len(drawn["communities"]) == tmi.DRAWN_NEURONS
+    assert drawn["of"][0] == 128
+    pairs = np.array(drawn["edges"]).reshape(-1, 2)
+    assert 0 < len(pairs) <= tmi.DRAWN_EDGES
+    assert 0 <= pairs.min() <= pairs.max() < size
+    group = np.array(drawn["communities"])
+    assert (group[pairs[:, 0]] == group[pairs[:, 1]]).mean() > 0.8
+    assert min(drawn["communities"]) == 0
+
+
 def test_tmi_row_holds_directed_inhibitory_and_stability_beside_the_same_nulls():
     row, _ = tmi.measure(planted(0.7), twin_numbers(1, 2), SETTINGS)
     assert row["excess"] == pytest.approx(row["value"] - row["null_mean"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import copy
 import datetime
+import decimal
 import functools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ import pyarrow.parquet as pq
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from bdh.corpora.readers import read_sectors
+from bdh.corpora.documents import drop_empty_and_repeated
+from bdh.corpora.readers import TableReader, read_sectors
 from bdh.models.base import build as build_model
-from bdh.params import load
+from bdh.params import Columns, Params, load
+from bdh.params.section import Section, _annotations, _bounds, _sections
 from tests.inputs.case import Case, build, local, table, whole
 from tests.support.project import ROOT
 
@@ -52,7 +56,7 @@ def loaded(changes: dict[str, Any], literal: str | None = None) -> Any:
         raw = copy.deepcopy(shipped())
         for dotted, value in changes.items():
             place(raw, dotted, value if literal is None else "LITERAL")
-        text = yaml.safe_dump(raw, sort_keys=False)
+        text = yaml.dump(raw, sort_keys=False, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
         path = folder / "params.yaml"
         path.write_text(text if literal is None else text.replace("LITERAL", literal), encoding="utf-8")
         return ", ".join(repr(look(load(path), dotted)) for dotted in changes)
@@ -79,6 +83,40 @@ def text_of(changed: str, instead: str) -> Any:
         return load(folder / "params.yaml").scale
 
     return attempt
+
+
+def bytes_of_params(data: bytes) -> Any:
+    def attempt(folder: Path) -> str:
+        (folder / "params.yaml").write_bytes(data)
+        return load(folder / "params.yaml").scale
+
+    return attempt
+
+
+def folder_of_params(folder: Path) -> str:
+    (folder / "params.yaml").mkdir()
+    return load(folder / "params.yaml").scale
+
+
+def every_number_is_bounded(folder: Path) -> str:
+    """Every whole number of params.yaml has a largest value: nothing is looped over, or allocated, without end."""
+    seen: set[type] = set()
+
+    def walk(section: type[Section], place: str) -> list[str]:
+        if section in seen:
+            return []
+        seen.add(section)
+        found = []
+        for name, field in section.model_fields.items():
+            inside = [*field.metadata, *_annotations(field.annotation)]
+            if re.search(r"\bint\b", str(field.annotation)) and "bool" not in str(field.annotation):
+                bounds = {sign for sign, _ in _bounds(inside)}
+                found += [] if bounds & {"<", "<="} else [f"{place}{name}"]
+            for kind in _sections([field.annotation]):
+                found += walk(kind, f"{place}{name}.")
+        return found
+
+    return ", ".join(walk(Params, "")) or "all of them"
 
 
 def sized(architecture: str, **sizes: int) -> Any:
@@ -121,8 +159,21 @@ def number_cases() -> list[Case]:
         ("vocab_size: 10^9", "refused: allowed: >= 257, <= 1048576", loaded({"corpus.sample_calls.tokenizer.vocab_size": 10**9})),
         ("encoding: utf-99", "refused: no encoding of text has that name", loaded({"corpus.sample_plays.source": {
             "kind": "local", "path": "x", "licence": "m", "encoding": "utf-99"}})),
+        ("threads: 100000", "refused: threads: Input should be less than or equal to 1024 (it is 100000); allowed: >= 1, <= 1024", loaded({"threads": 100000})),
+        ("hebbian window: 10^30", "refused: allowed: >= 2, <= 16777216", loaded({"hebbian.laptop.window": 10**30})),
+        ("null_draws: 10^12", "refused: allowed: >= 20, <= 1000000", loaded({"frontier.null_draws": 10**12})),
+        ("seeds: [0, 0]", "refused: seeds: a number stands twice in [0, 0]", loaded({"seeds": [0, 0]})),
+        ("tune.space: steps of -1", "refused: train.steps: -1: Input should be greater than or equal to 1", loaded({"tune.laptop.space.train": {"steps": {"choices": [-1]}}})),
+        ("tune.space: learning rate to infinity", "refused: high: Input should be less than or equal to 1000000", loaded({"tune.laptop.space.train": {"learning_rate": {"low": 1.0, "high": math.inf, "spread": "even"}}})),
+        ("tuned: dropout 9.0", "refused: tuned.laptop.sample_plays.bdh.model.dropout: 9.0 cannot be meant", loaded({"tuned.laptop.sample_plays.bdh.model": {"dropout": 9.0}})),
+        ("tuned: a key that is none", "refused: tuned.laptop.sample_plays.bdh.model.dropuot: unknown key; did you mean 'dropout'?", loaded({"tuned.laptop.sample_plays.bdh.model": {"dropuot": 0.1}})),
+        ("fifty thousand brackets", "refused: line 1: more than 50 sections lie in each other", bytes_of_params(b"[" * 50000)),
+        ("a tag of Python's", "refused: could not determine a constructor for the tag", loaded({f"{TRAIN}.regime": 0}, "!!python/object:os.system x")),
+        ("a folder named params.yaml", "refused: cannot be read", folder_of_params),
+        ("UTF-16", "refused: is not readable YAML: ", bytes_of_params("scale: laptop".encode("utf-16"))),
         ("a key twice", "refused: line 4, column 1: found duplicate key", text_of("scale: laptop", "scale: laptop\nscale: gpu")),
         ("conflict markers", "refused: line 3: git's conflict markers", text_of("scale: laptop", "<<<<<<< HEAD\nscale: laptop")),
+        ("a whole number without a largest value", "all of them", every_number_is_bounded),
         ("a byte-order mark, CRLF", "laptop", lambda folder: crlf(folder)),
         ("bdh of 210 billion weights", "refused: bdh with these settings has 2.1e+11 parameters, 768 GiB", sized(
             "bdh", n_embd=4096, n_head=4, mlp_internal_dim_multiplier=4096)),
@@ -183,6 +234,49 @@ def null_first(folder: Path) -> str:
     return f"{len(corpus.documents)} documents, {corpus.stats['removed']['empty']} empty"
 
 
+def repeated(folder: Path) -> str:
+    """A dictionary of three texts of 1 MB, in a thousand rows: each is held once."""
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([n % 3 for n in range(1000)]), pa.array([f"{'x' * 2**20}{n}" for n in range(3)])
+    )
+    pq.write_table(pa.table({"text": texts}), folder / "t.parquet", compression="zstd")
+    before = pa.total_allocated_bytes()
+    documents, dropped = drop_empty_and_repeated(
+        TableReader(folder / "t.parquet", Columns(text="text")).documents(), folder
+    )
+    assert pa.default_memory_pool().max_memory() - before < 1 << 29
+    return f"{len(documents)} documents of {documents[0].utf8_bytes} bytes, {dropped['duplicates']} duplicates"
+
+
+def packed(folder: Path) -> str:
+    texts = pa.table({"text": ["x" * 2**24 + str(n) for n in range(8)]})
+    pq.write_table(texts, folder / "t.parquet", compression="zstd", use_dictionary=False)
+    return str(build(folder, local(folder / "t.parquet", table("parquet"))).stats)
+
+
+def many_rows(folder: Path) -> str:
+    pq.write_table(pa.table({"text": pa.nulls(5_000_000, pa.string())}), folder / "t.parquet")
+    return str(build(folder, local(folder / "t.parquet", table("parquet"))).stats)
+
+
+def contradiction(folder: Path) -> str:
+    (folder / "s.csv").write_text("symbol,sector\nA,Tech\nA,Energy\n", encoding="utf-8")
+    return repr(read_sectors(folder / "s.csv"))
+
+
+def wide_sectors(folder: Path) -> str:
+    """`encoding` holds for the table of sectors too."""
+    (folder / "d").mkdir()
+    (folder / "d/t.jsonl").write_bytes(
+        "".join(json.dumps({"text": text, "s": "A"}) + "\n" for text in TEXTS).encode("utf-16")
+    )
+    (folder / "d/s.csv").write_bytes("symbol,sector\nA,Größe\n".encode("utf-16"))
+    text = table("jsonl", {"symbol": "s"}) | {"sectors": "s.csv"}
+    corpus = build(folder, local(folder / "d", text, encoding="utf-16"))
+    assert sorted(whole(corpus)) == sorted(TEXTS)
+    return ", ".join(set(corpus.documents.sector))
+
+
 def sectors(folder: Path) -> str:
     (folder / "s.csv").write_bytes(b"\xef\xbb\xbfsymbol,sector\nBRK-B,Financials\n")
     return repr(read_sectors(folder / "s.csv"))
@@ -216,6 +310,12 @@ def table_cases() -> list[Case]:
         ("year too large", "refused: 5000000000 is no year; it should be from 1 to 9999 (text.columns.year)", columns("year", 5 * 10**9)),
         ("year as bool", "refused: holds bool 'True', not a number", columns("year", True)),
         ('year "soon"', "refused: 'soon' is neither a number nor a date", columns("year", "soon")),
+        ("year as timestamp of the year 1,117,000", "refused: holds timestamp[ms]", columns("year", pa.array([2**45] * 10, pa.timestamp("s")))),
+        ("year as date of the year 2,900,000", "refused: holds date32[day]", columns("year", pa.array([2**30] * 10, pa.int32()).cast(pa.date32()))),
+        ("year as bytes", "2019", columns("year", b"2019")),
+        ("symbol as decimal of 20 digits", "'12345678901234567890'", columns("symbol", pa.array([decimal.Decimal("12345678901234567890")] * 10))),
+        ("symbol with signs that steer a terminal", "'A\\\\x1b[31m\\\\u202eB'", columns("symbol", " A\x1b[31m\u202eB ")),
+        ("symbol of 65,536 bytes", "refused: holds 65536 bytes, and a name has at most 1000", columns("symbol", "s" * 65536)),
         ("year as list", "refused: holds", columns("year", [2019])),
         ('quarter "Q1"', "1", columns("quarter", "Q1")),
         ('quarter "2019Q3"', "3", columns("quarter", "2019Q3")),
@@ -237,6 +337,13 @@ def table_cases() -> list[Case]:
         ("one column for two roles", "ACME, ACME", one_for_two),
         ("two columns of one name", "refused: has 2 columns named 'text'", twice),
         ("first shard all null", "10 documents, 10 empty", null_first),
+        ("600 bytes that are 1 GB of text", "3 documents of 1048577 bytes, 997 duplicates", repeated),
+        ("a few kB that unpack to 128 MB", "refused: bytes in 8 values, as no text does", packed),
+        ("five million rows of nothing", "refused: in 5000000 values, as no text does", many_rows),
+        ("sectors in another folder", "refused: the name of a file beside the documents is expected", loaded({"corpus.sample_calls.text.sectors": "../../secret"})),
+        ("sectors at an absolute path", "refused: the name of a file beside the documents is expected", loaded({"corpus.sample_calls.text.sectors": "/etc/passwd"})),
+        ("sectors that contradict each other", "refused: A is of sector 'Tech' in one row and of 'Energy' in another", contradiction),
+        ("sectors in UTF-16, encoding: utf-16", "Größe", wide_sectors),
         ("sectors with a byte-order mark", "{'BRK.B': 'Financials'}", sectors),
         (".jsonl, years of every type", "2019, 2019, <NA>, <NA>, 2019, 2019, <NA>", json_years),
     ]  # fmt: skip

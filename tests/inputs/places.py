@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -17,11 +18,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from bdh import __main__ as cli
 from bdh.commands import doctor
 from bdh.commands.console import show_table
+from bdh.commands.generate import write_utf8
 from bdh.corpora.fetch import fetch_corpus
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.tokenizer import load as load_tokenizer
@@ -32,7 +36,10 @@ from bdh.hub import tokenizer_of
 from bdh.models import catalog
 from bdh.models.base import build as build_model
 from bdh.params import load as load_params
+from bdh.project.processes import Stop
+from bdh.tracking import session
 from bdh.training.checkpoints import load_run, save_run
+from bdh.training.distributed.worker import joined
 from bdh.training.resume import Checkpoint, CheckpointFolder
 from bdh.training.run import check_memory, describe
 from tests.inputs.case import Case, build, local, plain
@@ -71,6 +78,22 @@ def damaged(path: str, change: Callable[[Any], Any] | bytes, read: Callable[[Pat
             value = json.loads(target.read_text(encoding="utf-8"))
             target.write_text(json.dumps(change(value)), encoding="utf-8")
         return str(read(folder))
+
+    return attempt
+
+
+def moved(column: str, value: Any) -> Any:
+    """Change the third row of the table of documents, or (`...`) take it out, and read it again."""
+
+    def attempt(folder: Path) -> str:
+        bpe_corpus(folder)
+        path = folder / "tokens/mine/documents.parquet"
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        rows[2][column] = value
+        kept = [row for row in rows if row[column] is not ...]
+        pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
+        return str(len(TokenCorpus.open(folder / "tokens/mine").documents))
 
     return attempt
 
@@ -125,6 +148,13 @@ def own_file_cases() -> list[Case]:
         ("stats.json, unknown tokenizer", "refused: unknown tokenizer 'words'; known: bytes", damaged(stats, with_value("words", "tokenizer", "name"), tokenizer)),
         ("provenance.json without files", "refused: (files: Field required); `dvc repro -f fetch@mine`", damaged(raw, without("files"), provenance)),
         ("provenance.json, bytes as text", "refused: (files.0.bytes: Input should be a valid integer)", damaged(raw, with_value("9", "files", 0, "bytes"), provenance)),
+        ("stats.json, end of text beyond the vocabulary", "refused: tokenizer.json is damaged (its ids have gaps)", damaged(stats, with_value(5000, "tokenizer", "end_of_text"), tokenizer)),
+        ("provenance.json that describes another file", "refused: names 'other.txt' and does not describe it (files); `dvc repro -f fetch@mine`", damaged(raw, with_value("other.txt", "text"), provenance)),
+        ("documents.parquet, a place before its split", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("token_start", -5)),
+        ("documents.parquet, a place behind its split", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("token_end", 10**12)),
+        ("documents.parquet without a place", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("token_end", None)),
+        ("documents.parquet, an unknown split", "refused: documents.parquet is damaged (row 2 lies outside of its split); " + again, moved("split", "other")),
+        ("documents.parquet, a row fewer", "refused: documents.parquet has 5 documents in split train, stats.json says 6; " + again, moved("split", ...)),
         ("documents.parquet cut short", "refused: documents.parquet is damaged", damaged("tokens/mine/documents.parquet", b"PAR1", lambda f: corpus(f).documents)),
         ("test.bin cut short", "refused: test.bin has 1 bytes instead of", damaged("tokens/mine/test.bin", b"a", lambda f: corpus(f).tokens("test"))),
         ("tokenizer.json, no JSON", "refused: tokenizer.json is no tokenizer", damaged("tokens/mine/tokenizer.json", b"{", tokenizer)),
@@ -216,6 +246,13 @@ def variant_cases() -> list[Case]:
         ("a name that is not there", "refused: bdh/models/mine.py, line 15: NameError", variant(good + "\n\nx = y\n", built)),
         ("no flops_per_token", "refused: mine.py, line 10: Model defines no flops_per_token", variant(good, lambda: built().flops_per_token(9))),
         ("no initial_state", "refused: mine.py, line 10: Model defines no initial_state", variant(good, lambda: built().state_bytes())),
+        ("a Model that takes other arguments", "refused: bdh/models/mine.py, line 1: Model cannot be built: TypeError: Model.__init__()", variant(HEAD + "class Config:\n    width: int = 8\n\n\nclass Model(LanguageModel):\n    def __init__(self):\n        super().__init__()\n", built)),
+        ("a Model that fails", "refused: bdh/models/mine.py, line 13: Model cannot be built: ZeroDivisionError", variant(good + "        1 / 0\n", built)),
+        ("a Config that is no dataclass", "refused: bdh/models/mine.py, line 4: Config is no dataclass", variant("from bdh.models.base import LanguageModel\n\n\nclass Config:\n    width: int = 8\n" + MODEL, built)),
+        ("a default of another type", "refused: line 7: Config.width: the default is 'x', and its type is int", variant(HEAD + "class Config:\n    width: int = 'x'\n" + MODEL, settings)),
+        ("a default that is infinite", "refused: line 7: Config.width: the default is inf; write a finite number", variant(HEAD + "class Config:\n    width: float = 1e999\n" + MODEL, settings)),
+        ("a Config that is itself", "refused: bdh/models/mine.py, line 1: it defines no Config", variant("Config = Config\n", settings)),
+        ("sys.exit in the file", "refused: bdh/models/mine.py, line 2: SystemExit: 3", variant("import sys\nsys.exit(3)\n" + good, built)),
         ("Model that is no LanguageModel", "refused: line 10: Model is no LanguageModel", variant(HEAD + "class Config:\n    width: int = 8\n\n\nclass Model:\n    pass\n", built)),
     ]  # fmt: skip
     return [Case("variant file", name, expected, attempt) for name, expected, attempt in rows]
@@ -337,11 +374,26 @@ def prompt_cases() -> list[Case]:
         ("Ä on an ASCII terminal", "the bytes of Ä", ascii_terminal),
         ("a table with Ä on an ASCII terminal", "ok, \\xc4", ascii_table),
         ("a seed of 23 digits", "refused: Invalid value for '--seed'", prompted("--seed", "1" * 23)),
+        ("a lone surrogate in --stop", "refused: --stop is not UTF-8", prompted("--prompt", "a", "--stop", "\udfff")),
+        ("signs that steer a terminal, on a terminal", "a\\x1b[2J b", on_a_terminal),
         ("temperature: nan", "refused: temperature", prompted("--prompt", "a", "--temperature", "nan")),
         ("corpus tokenized anew since", "refused: corpus toy was tokenized anew since this run was trained", prompted("--prompt", "a", config=corpus_anew)),
         ("a run that carries its tokenizer", "the run's own words", carried),
     ]  # fmt: skip
     return [Case("prompt", name, expected, attempt) for name, expected, attempt in rows]
+
+
+def on_a_terminal(folder: Path) -> str:
+    """What a model writes, on a terminal; `write_utf8` is what `bdh generate` writes with."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    written = io.BytesIO()
+    with contextlib.redirect_stdout(Terminal(written, encoding="utf-8")):
+        write_utf8("a\x1b[2J b")
+        return written.getvalue().decode("utf-8")
 
 
 def same_as_utf8(folder: Path) -> str:
@@ -391,6 +443,16 @@ def resume_cases() -> list[Case]:
     rows: list[tuple[str, str, Any]] = [
         ("a changed learning rate", "bdh-x-0: the checkpoint of step 40 is of other settings, text or code and is deleted; training begins anew (train.init_from: RUN begins with a run's weights)", changed_setting),
         ("a batch of a million windows", "refused: GiB of logits, this machine has", too_large),
+        ("a batch of a million windows on a GPU of 80 GiB", "refused: GiB at least, and this GPU has 80 GiB: make the sizes of `model`", on_gpu(batch_size=2**20, window=2**20)),
+        ("a step that fits a GPU of 80 GiB", "fits", on_gpu(batch_size=8, window=128)),
+        ("a model too large for a GPU of 4 KiB", "refused: parameters need", on_gpu(2**12, batch_size=8, window=128)),
+        ("RANK empty", "refused: the environment variable RANK is '', and torchrun sets it to a whole number from 0 on; unset it", launched_as(WORLD_SIZE="2", RANK="")),
+        ("WORLD_SIZE: two", "refused: the environment variable WORLD_SIZE is 'two'", launched_as(WORLD_SIZE="two")),
+        ("WORLD_SIZE: -1", "refused: the environment variable WORLD_SIZE is '-1'", launched_as(WORLD_SIZE="-1")),
+        ("RANK: 5 of 2", "refused: WORLD_SIZE is 2 and RANK 5, which should be below it; unset both", launched_as(WORLD_SIZE="2", RANK="5")),
+        ("no RANK, WORLD_SIZE: 2", "refused: WORLD_SIZE is 2 and RANK missing", launched_as(WORLD_SIZE="2")),
+        ("MASTER_PORT: http", "refused: the environment variable MASTER_PORT is 'http'", launched_as(WORLD_SIZE="2", RANK="0", MASTER_PORT="http")),
+        ("RANK empty, one process", "alone", launched_as(RANK="")),
         ("train.init_from: a folder", "the weights of the run", begun("own/run")),
         ("train.init_from: a run that is not there", "refused: data/runs/none-x-0 holds no run", begun("none-x-0")),
         ("train.init_from: a run of another shape", "refused: own/run does not fit the model", begun("own/run", {"n_embd": 16})),
@@ -403,6 +465,34 @@ def too_large(folder: Path) -> str:
     with inside(folder):
         check_memory(describe(load_params(), "bdh", "sample_plays", 0))
     return "fits"
+
+
+def on_gpu(memory: int = 80 * 2**30, **train: int) -> Any:
+    """The estimate for a GPU that this machine need not have."""
+
+    def attempt(folder: Path) -> str:
+        make_project(folder, **train)
+        properties = mock.Mock(total_memory=memory)
+        with inside(folder), mock.patch("torch.cuda.get_device_properties", return_value=properties):
+            run = describe(load_params(), "bdh", "sample_plays", 0)
+            check_memory(dataclasses.replace(run, device=torch.device("cuda", 0)))
+        return "fits"
+
+    return attempt
+
+
+def launched_as(**variables: str) -> Any:
+    """How a training joins others with these variables of torchrun; whether it tracks is asked before."""
+
+    def attempt(folder: Path) -> str:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+        kept = {name: value for name, value in os.environ.items() if name not in names}
+        with mock.patch.dict(os.environ, kept | variables, clear=True):
+            session.wanted()
+            with joined(Stop(), "cpu") as group:
+                return "alone" if group.size == 1 else "joined"
+
+    return attempt
 
 
 def changed_setting(folder: Path) -> str:

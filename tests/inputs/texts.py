@@ -9,16 +9,20 @@ import io
 import json
 import os
 import random
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bdh.corpora import plain as text_files
+from bdh.corpora import readers
 from bdh.corpora.provenance import Provenance
 from bdh.corpora.tokenizer import BytePairs
 from bdh.params import Corpus
@@ -63,6 +67,43 @@ def said(folder: Path, section: Corpus) -> str:
     with contextlib.redirect_stderr(io.StringIO()) as stream:
         build(folder, section)
     return stream.getvalue().strip()
+
+
+def tar(data: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("a.txt")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def bomb(folder: Path) -> str:
+    """A thousand members of a packed block: what unpacks to gigabytes is given up where no text would reach."""
+    (folder / "t.txt").write_bytes(gzip.compress(b"a b\n" * (1 << 17), mtime=0) * 1024)
+    with mock.patch.object(text_files, "FREE_UNPACKED", 1 << 20):
+        return told(folder, local(folder / "t.txt", plain()))
+
+
+def endless(folder: Path) -> str:
+    """A pattern that tries all ways to cut a word: given up after a while that grows with the text."""
+    (folder / "t.txt").write_text("ab" * 16 + "c", encoding="utf-8")
+    with mock.patch.object(readers, "SEARCH_S", 0.2):
+        return told(folder, local(folder / "t.txt", plain({"pattern": r"(?:(?:ab|a|b)+)+d|((a|b|ab)+)+\1\1e"})))
+
+
+def no_encoding(name: str) -> Any:
+    from tests.inputs.numbers import loaded
+
+    return loaded({"corpus.sample_plays.source": {"kind": "local", "path": "x", "licence": "mine", "encoding": name}})
+
+
+def like_ours(folder: Path) -> str:
+    (folder / "f").mkdir()
+    (folder / "f/provenance.json").write_bytes(json_lines(DOCS[:5]))
+    (folder / "f/x.json").write_bytes(json_lines(DOCS[5:]))
+    result = told(folder, local(folder / "f", table("jsonl")))
+    return f"{result}; {Provenance.read(folder / 'raw/mine').files[0].name}"
 
 
 def duplicates(folder: Path) -> str:
@@ -158,6 +199,46 @@ def text_cases() -> list[Case]:
         ),
         ("zip", "refused: t.txt is zip, not text", written("t.txt", b"PK\x03\x04" + utf8, sep)),
         ("parquet named .txt", "refused: text.format: parquet reads it", written("t.txt", b"PAR1" + utf8, sep)),
+        (
+            "UTF-32 without a mark",
+            "refused: set corpus.mine.source.encoding: utf-32-le",
+            written("t.txt", JOINED.encode("utf-32-le"), sep),
+        ),
+        (
+            "two byte-order marks",
+            f"{TEN}; byte-order mark removed",
+            and_provenance(written("t.txt", b"\xef\xbb\xbf" * 2 + utf8, sep)),
+        ),
+        ("tar", "refused: t.txt is tar, not text", written("t.txt", tar(utf8), sep)),
+        ("RTF", "refused: t.rtf is RTF, not text", written("t.rtf", b"{\\rtf1 " + utf8, sep)),
+        ("lz4", "refused: t.txt is lz4, not text", written("t.txt", b"\x04\x22\x4d\x18" + utf8, sep)),
+        (
+            "a zero byte",
+            "refused: holds a zero byte, at byte 14",
+            written("t.txt", utf8.replace(b"says", b"sa\0s", 1), sep),
+        ),
+        (".csv read as text", "refused: set text.format: csv", written("t.csv", csv_of(DOCS), plain())),
+        (".json read as text", "refused: set text.format: jsonl", written("t.json", json_lines(DOCS), plain())),
+        (
+            "JSON lines named .txt",
+            "refused: holds JSON lines, and text.format: text",
+            written("t.txt", json_lines(DOCS), plain()),
+        ),
+        ("gzip of 512 MB", "refused: bytes of gzip, unpacks to more than", bomb),
+        (
+            "pattern that fits the empty text",
+            "refused: fits the empty text at byte 0",
+            written("t.txt", utf8, plain({"pattern": "x*"})),
+        ),
+        (
+            "pattern that cuts a character",
+            "refused: cuts a character in two at byte 17",
+            written("t.txt", utf8, plain({"pattern": "[Ää]"})),
+        ),
+        ("pattern that tries everything", "refused: repetitions of repetitions like (a+)+", endless),
+        ("encoding: unicode_escape", "refused: no encoding of text has that name", no_encoding("unicode_escape")),
+        ("encoding: idna", "refused: no encoding of text has that name", no_encoding("idna")),
+        ("a file named like ours", f"{TEN}; own-provenance.json", like_ours),
         ("cut inside a character", "refused: unexpected end of data", written("t.txt", utf8[:-2] + b"\xc3", sep)),
         ("empty", "refused: is empty", written("t.txt", b"", sep)),
         ("blank", "refused: holds no text", written("t.txt", b" \n" * 9, plain())),
@@ -244,6 +325,33 @@ def format_cases() -> list[Case]:
         (".jsonl", TEN, files({"t.jsonl": json_lines(DOCS)}, "t.jsonl", table("jsonl"))),
         (".jsonl.zst", TEN, files({"t.jsonl.zst": zst(json_lines(DOCS))}, "t.jsonl.zst", table("jsonl"))),
         (".csv", TEN, files({"t.csv": csv_of(DOCS)}, "t.csv", table("csv"))),
+        (".tsv", TEN, files({"t.tsv": csv_of(DOCS).replace(b",", b"\t")}, "t.tsv", table("csv"))),
+        (
+            ".csv with semicolons",
+            "refused: it has: id;text; separate its cells by commas",
+            files({"t.csv": csv_of(DOCS).replace(b",", b";")}, "t.csv", table("csv")),
+        ),
+        (
+            ".csv in Latin-1",
+            "refused: set source.encoding: latin-1",
+            files({"t.csv": csv_of(DOCS).decode().encode("latin-1")}, "t.csv", table("csv")),
+        ),
+        (
+            ".jsonl in Latin-1",
+            "refused: set source.encoding: latin-1",
+            files({"t.jsonl": '{"text": "Ä"}'.encode("latin-1")}, "t.jsonl", table("jsonl")),
+        ),
+        (
+            ".jsonl with CR line ends",
+            "refused: set source.newlines: lf",
+            files({"t.jsonl": json_lines(DOCS).replace(b"\n", b"\r")}, "t.jsonl", table("jsonl")),
+        ),
+        (".jsonl, empty", "refused: t.jsonl is empty", files({"t.jsonl": b"\n"}, "t.jsonl", table("jsonl"))),
+        (
+            ".jsonl read as parquet",
+            "refused: set text.format: jsonl",
+            files({"t.jsonl": json_lines(DOCS)}, "t.jsonl", table("parquet")),
+        ),
         (".csv with a byte-order mark", TEN, files({"t.csv": b"\xef\xbb\xbf" + csv_of(DOCS)}, "t.csv", table("csv"))),
         ("14 parquet shards", "28 documents in order, first 'shard 00 row 0', last 'shard 13 row 1'", shards),
         (

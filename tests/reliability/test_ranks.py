@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.reliability.disturbed import SIGNALS, end
+from tests.reliability.disturbed import SIGNALS, end, results
 from tests.reliability.faults import record
+from tests.support.project import Project
 from tests.support.stage_project import ROOT, make_project, start
 from tests.training.distributed.test_stage import all_gone, descendants, ranks
 
@@ -26,12 +27,6 @@ PORT = 29611
 @pytest.fixture(autouse=True)
 def _untracked(monkeypatch):
     monkeypatch.setenv("BDH_TRACKING", "off")
-
-
-def made(folder):
-    """The bytes of what a training is judged by."""
-    names = (f"data/runs/{KEY}/model.safetensors", f"reports/train/{KEY}.json", f"reports/history/{KEY}.csv")
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
 def test_rank_killed_at_random_moments_changes_no_bit(tmp_path):
@@ -63,7 +58,7 @@ def test_rank_killed_at_random_moments_changes_no_bit(tmp_path):
     process = start(folder)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert made(folder) == made(reference)
+    assert results(Project.there(folder)) == results(Project.there(reference))
     for how in hits:
         record(f"{how} of a rank of a training", recovered=1, identical=1)
     assert len(hits) == 2 * len(SIGNALS)

@@ -378,7 +378,9 @@ def test_ledger_is_written_as_json_and_csv_with_its_evidence(tmp_path, monkeypat
     assert found["scale"] == "laptop"
     by_number = {row["number"]: row for row in found["rows"]}
     assert by_number[1]["evidence"] == [f"reports/frontier/{v}-{CORPUS}-0.json" for v in ("bdh", "bdh_structured")]
-    assert all((tmp_path / path).exists() for row in found["rows"] for path in row["evidence"])
+    made = [path.replace("reports/", "data/results/") for row in found["rows"] for path in row["evidence"]]
+    assert made
+    assert all((tmp_path / path).exists() for path in made)
     with (tmp_path / "claims.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["verdict"] for row in table] == [row["verdict"] for row in ledger_rows(inputs)]

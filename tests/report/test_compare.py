@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,11 @@ def test_compare_writes_page_table_summary_and_pointer(project, monkeypatch):
     summary = json.loads((project / "reports/summary.json").read_text())
     assert summary["runs"] == {"expected": 2, "complete": 2}
     assert crowned == [summary]
-    assert (project / "reports/index.html").read_text().startswith("<!DOCTYPE html>")
+    page = (project / "reports/index.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    files = set(re.findall(r'href="((?!#)[^"]+)"', page))
+    assert {f"hebbian/{KEY}.json", "floors/sample_calls.json"} <= files
+    assert [name for name in files if not (project / "reports" / name).is_file()] == []
     assert list(pd.read_csv(project / "reports/results.csv")["key"]) == [KEY, "transformer-sample_calls-0"]
     assert {"run_id", "experiment_id"} <= set(json.loads((project / "reports/run/compare/all.json").read_text()))
 
@@ -57,16 +62,18 @@ def test_compare_reads_only_what_params_name(project):
     before = (project / "reports/index.html").read_bytes()
     write_everything(project, Axes(corpora=("sample_plays",), variants=("bdh",)))
     write_everything(project, Axes(corpora=("sample_calls",), variants=("bdh_structured",)))
-    (project / "reports/train/stray.json").write_text("{")
+    (project / "data/results/train/stray.json").write_text("{")
     compare.main()
     assert (project / "reports/index.html").read_bytes() == before
 
 
-FILES = [f"reports/{folder}" for folder in ("train/{}.json", "timing/{}.json", "history/{}.csv", "hebbian/{}.json")]
-FILES += ["reports/frontier/{}.json", "reports/curves/{}.csv", "data/runs/{}/samples.json"]
+FILES = [
+    f"data/results/{folder}" for folder in ("train/{}.json", "timing/{}.json", "history/{}.csv", "hebbian/{}.json")
+]
+FILES += ["data/results/frontier/{}.json", "data/results/curves/{}.csv", "data/runs/{}/samples.json"]
 FILES += ["data/hebbian/{}/units.parquet"]
 CHOSEN = dict.fromkeys(("strongest", "witten_bell", "kneser_ney"), "kneser_ney_3")
-OF_A_CORPUS = ["data/tokens/sample_calls/stats.json", "reports/floors/sample_calls.json"]
+OF_A_CORPUS = ["data/tokens/sample_calls/stats.json", "data/results/floors/sample_calls.json"]
 
 
 @pytest.mark.parametrize("name", [*(name.format(KEY) for name in FILES), *OF_A_CORPUS])
@@ -83,13 +90,12 @@ def test_compare_without_a_result_file_names_it_and_writes_nothing(project, caps
 
 
 def test_compare_without_any_result_names_the_first_files_and_counts_the_rest(project, capsys):
-    shutil.rmtree(project / "reports")
     shutil.rmtree(project / "data")
     with pytest.raises(SystemExit):
         compare.main()
     error = capsys.readouterr().err
     assert error.startswith(
-        "error: results are missing: data/tokens/sample_calls/stats.json, reports/floors/sample_calls.json"
+        "error: results are missing: data/tokens/sample_calls/stats.json, data/results/floors/sample_calls.json"
     )
     assert error.endswith(" and 15 more; run `dvc repro`, which makes them\n")
 
@@ -121,34 +127,42 @@ def test_compare_shows_a_training_that_diverged_and_everything_of_the_others(pro
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        (f"reports/train/{KEY}.json", "{", "is damaged"),
-        (f"reports/timing/{KEY}.json", "[]", "is damaged"),
-        (f"reports/hebbian/{KEY}.json", {"tokens": "many"}, "tokens is 'many', not a number"),
-        (f"reports/hebbian/{KEY}.json", {"arms": {"carry": {"by_position": [1.5]}}}, "by_position is no list of rows"),
+        (f"data/results/train/{KEY}.json", "{", "is damaged"),
+        (f"data/results/timing/{KEY}.json", "[]", "is damaged"),
+        (f"data/results/hebbian/{KEY}.json", {"tokens": "many"}, "tokens is 'many', not a number"),
         (
-            f"reports/hebbian/{KEY}.json",
+            f"data/results/hebbian/{KEY}.json",
+            {"arms": {"carry": {"by_position": [1.5]}}},
+            "by_position is no list of rows",
+        ),
+        (
+            f"data/results/hebbian/{KEY}.json",
             {"damping_sweep": {"rows": [{"value": 1}]}},
             "is no list of rows with damping",
         ),
-        (f"reports/frontier/{KEY}.json", '{"variant": "x", "corpus": "y", "seed": 1}', "describes the run x-y-1"),
-        (f"reports/frontier/{KEY}.json", '{"tmi": 1}', "describes the run None-None-None"),
-        (f"reports/history/{KEY}.csv", "a,b\n1,2\n", "no column step"),
-        (f"reports/history/{KEY}.csv", "step,loss\n0,1\n50,oops\n", "column loss holds text"),
-        (f"reports/curves/{KEY}.csv", "", "is damaged"),
-        (f"reports/curves/{KEY}.csv", 'metric,x,y,series\n"tmi', "is damaged"),
+        (f"data/results/frontier/{KEY}.json", '{"variant": "x", "corpus": "y", "seed": 1}', "describes the run x-y-1"),
+        (f"data/results/frontier/{KEY}.json", '{"tmi": 1}', "describes the run None-None-None"),
+        (f"data/results/history/{KEY}.csv", "a,b\n1,2\n", "no column step"),
+        (f"data/results/history/{KEY}.csv", "step,loss\n0,1\n50,oops\n", "column loss holds text"),
+        (f"data/results/curves/{KEY}.csv", "", "is damaged"),
+        (f"data/results/curves/{KEY}.csv", 'metric,x,y,series\n"tmi', "is damaged"),
         (f"data/hebbian/{KEY}/units.parquet", "no parquet", "is damaged"),
         (f"data/runs/{KEY}/samples.json", "{", "is damaged"),
         (f"data/runs/{KEY}/samples.json", '["a text"]', "is no list of texts with their prompts"),
         (f"data/runs/{KEY}/samples.json", '{"a prompt": "a text"}', "is no list of texts with their prompts"),
         ("data/tokens/sample_calls/stats.json", "null", "is damaged"),
-        ("reports/floors/sample_calls.json", '{"corpus": "sample_plays"}', "is about sample_plays, not sample_calls"),
         (
-            "reports/floors/sample_calls.json",
+            "data/results/floors/sample_calls.json",
+            '{"corpus": "sample_plays"}',
+            "is about sample_plays, not sample_calls",
+        ),
+        (
+            "data/results/floors/sample_calls.json",
             {"chosen": {"strongest": "best_3"}},
             "is 'best_3', not the name of a model",
         ),
         (
-            "reports/floors/sample_calls.json",
+            "data/results/floors/sample_calls.json",
             {"chosen": CHOSEN | {"ppm": "ppm_9"}},
             "floors/ppm_9 has no bits_per_byte",
         ),

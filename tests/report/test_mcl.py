@@ -15,7 +15,7 @@ def with_mcl(tmp_path, shares):
     axes = Axes(corpora=(CORPUS,))
     write_everything(tmp_path, axes)
     for variant, (value, low, high) in shares.items():
-        path = tmp_path / f"reports/frontier/{variant}-{CORPUS}-0.json"
+        path = tmp_path / f"data/results/frontier/{variant}-{CORPUS}-0.json"
         report = json.loads(path.read_text())
         report["mcl"] = report["sps"] | {"value": value, "ci_low": low, "ci_high": high}
         path.write_text(json.dumps(report))

@@ -228,5 +228,5 @@ def test_marks_of_logarithmic_axes_are_plain_numbers():
 @pytest.mark.parametrize("high", [1.7, 3.0, 40.0, 1e6])
 def test_logarithmic_axes_of_any_reach_have_several_marks(high):
     panel = Panel("p", "t", "x", "y", [Curve("a", 0, [0, 1], [0.92, high])], log_y=True)
-    marks = re.findall(r'id="p\.ytick_\d+".*?<text[^>]*>([^<]+)</text>', draw_panel(panel), re.S)
+    marks = re.findall(r'<text class="y"[^>]*>([^<]+)</text>', draw_panel(panel))
     assert len(marks) >= 3

@@ -22,8 +22,8 @@ from bdh.report.data.spread import (
 )
 from bdh.report.data.summary import result_rows, summarise
 from bdh.report.tables.arms import sweep_panel, sweep_table
+from bdh.report.tables.corpora import strata_tables
 from bdh.report.tables.quality import against_bdh_table, standings
-from bdh.report.tables.strata import strata_tables
 from tests.support.report_fixtures import Axes, write_everything
 
 CORPUS = "sample_calls"
@@ -234,7 +234,7 @@ def test_sweep_shows_every_damping_and_only_variants_with_a_state(results, tmp_p
     table = sweep_table(inputs, CORPUS)
     assert [c.title for c in table.columns] == ["damping 0.95", "damping 0.99", "damping 1"]
     assert [row.title for row in table.rows] == ["bdh", "bdh_structured"]
-    report = json.loads((tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").read_text())
+    report = json.loads((tmp_path / f"data/results/hebbian/bdh-{CORPUS}-0.json").read_text())
     values = [row["difference_to_static"] for row in report["damping_sweep"]["rows"]]
     assert [cell.value for cell in table.rows[0].cells] == values
     panel = sweep_panel(inputs, CORPUS)
@@ -265,7 +265,7 @@ def test_strata_show_intervals_or_that_they_are_not_measurable(results):
 )
 def test_strata_leave_out_rows_in_which_nothing_is_measurable_and_say_so(results, tmp_path, arms, which):
     results((0,))
-    for path in (tmp_path / "reports/hebbian").glob("*.json"):
+    for path in (tmp_path / "data/results/hebbian").glob("*.json"):
         report = json.loads(path.read_text())
         for arm in arms:
             for part in report["arms"].get(arm, {}).get("by_role", {}).values():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_study_summary_has_a_row_per_cell_and_a_reason_for_every_other(finished)
         ("tuned", "eq8", 1): "recipe: tuned.gpu.sample_calls has no settings for eq8",
     }
     row = summary["rows"][3]
-    held_out = json.loads((root / "b/reports/hebbian/bdh-sample_calls-0.json").read_text())["arms"]
+    held_out = json.loads((root / "b/data/results/hebbian/bdh-sample_calls-0.json").read_text())["arms"]
     assert row["nats_per_token"] == held_out["static"]["nats_per_token"]
     assert row["carry_nats_per_token"] == held_out["carry"]["nats_per_token"]
     assert row["commit"] == COMMIT
@@ -100,6 +101,9 @@ def test_study_page_has_recipes_side_by_side_and_names_what_is_missing(finished)
     assert "tuned/bdh-sample_calls-0: frontier: not run" in page
     assert "reference/transformer-sample_calls-1: not run" in page
     own = (study / "tuned/index.html").read_text()
+    files = set(re.findall(r'href="((?!#)[^"]+)"', own))
+    assert "reports/train/bdh-sample_calls-0.json" in files
+    assert [name for name in files if not (study / "tuned" / name).is_file()] == []
     assert "tuned/bdh-sample_calls-0: frontier: not run" in own
     assert "reference/" not in own
     table = pd.read_csv(study / "results.csv")
@@ -158,7 +162,7 @@ def test_study_takes_what_came_back_in_a_tar_as_from_the_folder(study, tmp_path)
 
 
 def edit_report(project):
-    path = project / "reports/train/bdh-sample_calls-0.json"
+    path = project / "data/results/train/bdh-sample_calls-0.json"
     path.write_text(path.read_text().replace('"best_step": 300', '"best_step": 30'))
 
 
@@ -175,7 +179,7 @@ def edit_manifest(project):
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (edit_report, "train: reports/train/bdh-sample_calls-0.json is not the file that dvc.lock names"),
+        (edit_report, "train: data/results/train/bdh-sample_calls-0.json is not the file that dvc.lock names"),
         (edit_params, "train: it ran with another scales.gpu than params.yaml beside it says"),
         (edit_manifest, "train: data/code/train/bdh.json is not the file that dvc.lock names"),
         (lambda project: (project / "dvc.lock").unlink(), "train: dvc.lock has no entry of it"),
@@ -231,7 +235,9 @@ def test_study_keeps_samples_only_of_texts_with_a_licence(study, tmp_path):
 
 def test_study_shows_a_training_that_diverged(study, tmp_path):
     take(study, make_project(tmp_path / "a", cells=[("bdh", 0), ("transformer", 0)]))
-    write_diverged(study / "reference", "transformer-sample_calls-0")
+    home, key = study / "reference", "transformer-sample_calls-0"
+    write_diverged(home, key)
+    shutil.copytree(home / "data/results", home / "reports", dirs_exist_ok=True)
     row = summary_of(study)["rows"][1]
     assert row["bits_per_byte"] is None
     assert row["missing"]["train"].startswith("diverged at step 40")

@@ -15,12 +15,11 @@ from bdh.report.data.measures import adjusted
 from bdh.report.data.summary import result_rows, summarise, write_results
 from bdh.report.plots.outcomes import outcome_panels
 from bdh.report.plots.training import training_panels
-from bdh.report.tables.activity import activity_table
 from bdh.report.tables.arms import arms_of, overlap_table, synapse_table
-from bdh.report.tables.corpora import corpora_table
+from bdh.report.tables.corpora import corpora_table, strata_tables
 from bdh.report.tables.frontier import frontier_tables
+from bdh.report.tables.leading import activity_table
 from bdh.report.tables.quality import COLUMNS, quality_table
-from bdh.report.tables.strata import strata_tables
 from tests.support.report_fixtures import Axes, write_diverged, write_everything
 
 CORPUS = "sample_calls"
@@ -36,7 +35,7 @@ def change(tmp_path, monkeypatch):
         write_everything(tmp_path, axes)
         for name, edit in edits.items():
             stage, _, key = name.partition("__")
-            path = tmp_path / f"reports/{stage}/{key.replace('__', '-')}.json"
+            path = tmp_path / f"data/results/{stage}/{key.replace('__', '-')}.json"
             value = json.loads(path.read_text())
             edit(value)
             path.write_text(json.dumps(value))
@@ -57,7 +56,7 @@ def test_quality_table_shows_the_numbers_of_the_files(change, tmp_path):
     inputs = change()
     table = quality_table(inputs, CORPUS)
     cells = row(table, "transformer").cells
-    static = json.loads((tmp_path / f"reports/hebbian/transformer-{CORPUS}-0.json").read_text())["arms"]["static"]
+    static = json.loads((tmp_path / f"data/results/hebbian/transformer-{CORPUS}-0.json").read_text())["arms"]["static"]
     bits = static["bits_per_byte"]
     assert cells[column("test", "bits per byte")].value == bits
     assert cells[column("test", "perplexity per token")].value == static["perplexity"]
@@ -66,7 +65,7 @@ def test_quality_table_shows_the_numbers_of_the_files(change, tmp_path):
     assert cells[column("above floor")].value == pytest.approx(bits - 0.61)
     assert cells[column("parameters")].text == "169,480"
     uniform = row(table, "uniform guess").cells[column("test", "bits per byte")].value
-    read = json.loads((tmp_path / f"reports/hebbian/bdh-{CORPUS}-0.json").read_text())
+    read = json.loads((tmp_path / f"data/results/hebbian/bdh-{CORPUS}-0.json").read_text())
     assert uniform == pytest.approx(math.log2(1024) * read["tokens"] / read["bytes"])
     assert [r.title for r in table.rows if r.reference] == [
         "known floor", "Kneser-Ney 3-gram", "Witten-Bell 3-gram", "PPM-D 3-gram", "Kneser-Ney 3-gram across windows",
@@ -183,7 +182,7 @@ def scale_units(root, key, factor):
     noise = 1 + 0.01 * np.random.default_rng(len(key)).standard_normal(len(table))
     table["nats"] = table["bytes"] * factor * noise
     table.to_parquet(path, index=False)
-    report = root / f"reports/hebbian/{key}.json"
+    report = root / f"data/results/hebbian/{key}.json"
     value = json.loads(report.read_text())
     static = table[table["arm"] == "static"]
     value["arms"]["static"]["bits_per_byte"] = float(static["nats"].sum() / math.log(2) / static["bytes"].sum())

@@ -96,7 +96,7 @@ def write_corpus(root: Path, corpus: str) -> None:
         "provenance": [{"name": "a.txt", "origin": origin, "bytes": 9, "sha256": "ab" * 32, "licence": "MIT"}],
     }
     dump(root / f"data/tokens/{corpus}/stats.json", stats)
-    dump(root / f"reports/floors/{corpus}.json", floors(corpus))
+    dump(root / f"data/results/floors/{corpus}.json", floors(corpus))
 
 
 def floors(corpus: str) -> dict:
@@ -125,7 +125,7 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
     density = {name: 0.5 - 0.38 * (1 - np.exp(-steps / (80 + 20 * i))) for i, name in enumerate(taps)}
     who = {"variant": variant, "corpus": corpus, "seed": seed}
     dump(
-        root / f"reports/train/{key}.json",
+        root / f"data/results/train/{key}.json",
         who
         | {
             "parameters": 148_480 + 21_000 * place,
@@ -142,7 +142,7 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
         },
     )
     dump(
-        root / f"reports/timing/{key}.json",
+        root / f"data/results/timing/{key}.json",
         {"seconds": 41.2, "tokens_per_s": 14_913.2 - 300 * place, "peak_memory_mib": 611.5, "device": "cpu",
          "torch": "2.13.0", "threads": 2},
     )  # fmt: skip
@@ -156,7 +156,7 @@ def write_run(root: Path, variant: str, corpus: str, seed: int, place: int, rand
         history["state_rank_rho"] = 40 - steps / 20 + place
     if "neuro" in variant:
         history["gain_0"] = 0.5 + steps / 1000
-    save(root / f"reports/history/{key}.csv", pd.DataFrame(history))
+    save(root / f"data/results/history/{key}.csv", pd.DataFrame(history))
     write_evaluations(root, key, who, final, taps, random)
     dump(root / f"data/runs/{key}/samples.json", [{"prompt": "ANNA.", "text": " Good <evening> & good night"}])
 
@@ -191,7 +191,7 @@ def write_evaluations(
         "state": {"norm": 41.0, "effective_rank": 21.0, "half_life_tokens": 68.97,
                   "half_life_measured_tokens": 44.0 if carries else None},
     }  # fmt: skip
-    dump(root / f"reports/hebbian/{key}.json", who | report)
+    dump(root / f"data/results/hebbian/{key}.json", who | report)
     path = root / f"data/hebbian/{key}/units.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
@@ -207,10 +207,10 @@ def write_evaluations(
         "sec": metric | {"verdict": "below its null"},
         "untrained": {"bits_per_byte": 8.0, "density": {name: {"mean": 0.5} for name in taps}},
     }  # fmt: skip
-    dump(root / f"reports/frontier/{key}.json", who | frontier)
+    dump(root / f"data/results/frontier/{key}.json", who | frontier)
     if carries:
         shares, lags = np.geomspace(0.001, 0.1, 8), np.arange(1, 9)
-        save(root / f"reports/curves/{key}.csv", pd.DataFrame({
+        save(root / f"data/results/curves/{key}.csv", pd.DataFrame({
             "metric": ["tmi"] * 16 + ["sps"] * 16,
             "x": [*(1e7 * shares), *(1e7 * shares), *lags, *lags],
             "y": [*(0.4 * shares**-0.1 - final / 9), *(0.3 * shares**-0.1 - 0.2), *(0.95**lags), *(0.93**lags)],
@@ -218,7 +218,7 @@ def write_evaluations(
         }))  # fmt: skip
     else:
         save(
-            root / f"reports/curves/{key}.csv",
+            root / f"data/results/curves/{key}.csv",
             pd.DataFrame({"metric": ["sec"], "x": [1.0], "y": [0.1], "series": ["trained"]}),
         )
 
@@ -230,16 +230,19 @@ def write_diverged(root: Path, key: str) -> None:
     why = {"reason": "not measured: training diverged at step 40"}
     facts = {"parameters": 1000, "parameters_without_embeddings": 900, "flops_per_token_forward": 10, "state_bytes": 8}
     diverged = {"step": 40, "reason": "the loss is nan (learning rate 9)"}
-    dump(root / f"reports/train/{key}.json", who | facts | {"diverged": diverged})
-    dump(root / f"reports/timing/{key}.json", {"seconds": 1.0, "tokens_per_s": None, "device": "cpu"})
+    dump(root / f"data/results/train/{key}.json", who | facts | {"diverged": diverged})
+    dump(root / f"data/results/timing/{key}.json", {"seconds": 1.0, "tokens_per_s": None, "device": "cpu"})
     save(
-        root / f"reports/history/{key}.csv", pd.DataFrame({"step": [0], "validation_nats": [5.5], "density_x_0": [1.0]})
+        root / f"data/results/history/{key}.csv",
+        pd.DataFrame({"step": [0], "validation_nats": [5.5], "density_x_0": [1.0]}),
     )
     nothing = {"arms": {}, "damping_sweep": {"rows": []}, "density": {}, "state": {}, "coactivation": None}
-    dump(root / f"reports/hebbian/{key}.json", who | why | nothing)
+    dump(root / f"data/results/hebbian/{key}.json", who | why | nothing)
     absent = {"value": None, "verdict": "not measurable", "nulls": {}} | why
-    dump(root / f"reports/frontier/{key}.json", who | why | {"density": {}} | dict.fromkeys(("tmi", "sps"), absent))
-    save(root / f"reports/curves/{key}.csv", pd.DataFrame(columns=["metric", "x", "y", "series"]))
+    dump(
+        root / f"data/results/frontier/{key}.json", who | why | {"density": {}} | dict.fromkeys(("tmi", "sps"), absent)
+    )
+    save(root / f"data/results/curves/{key}.csv", pd.DataFrame(columns=["metric", "x", "y", "series"]))
     for name in (f"data/runs/{key}/samples.json", f"data/hebbian/{key}/units.parquet"):
         (root / name).unlink(missing_ok=True)
 
@@ -260,6 +263,8 @@ def arm_entry(nats: np.ndarray, static: np.ndarray, size: np.ndarray, gain: floa
     return {
         "nats_per_token": own * 2.1,
         "bits_per_byte": own,
+        "bits_low": own - 0.05,
+        "bits_high": own + 0.05,
         "perplexity": math.exp(own * 1.4),
         "difference_to_static": difference,
         "ci_low": difference - abs(gain) / 3 - (0.008 if gain > 0 else 0.0),

@@ -21,9 +21,9 @@ PLAN = {
     ],
 }
 PARTS = {
-    "train": ("reports/train/{key}.json", "reports/timing/{key}.json", "reports/history/{key}.csv"),
-    "hebbian": ("reports/hebbian/{key}.json",),
-    "frontier": ("reports/frontier/{key}.json", "reports/curves/{key}.csv"),
+    "train": ("data/results/train/{key}.json", "data/results/timing/{key}.json", "data/results/history/{key}.csv"),
+    "hebbian": ("data/results/hebbian/{key}.json",),
+    "frontier": ("data/results/frontier/{key}.json", "data/results/curves/{key}.csv"),
 }
 
 

@@ -50,6 +50,8 @@ class TrackedProject:
             }
             subprocess.run(words, cwd=folder, check=True, env={**self.environment, **names})
         self.run("dvc", "init", "-q")
+        shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+        shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
 
     def write_params(self, raw):
         text = yaml.safe_dump(raw, sort_keys=False)
@@ -82,7 +84,12 @@ class TrackedProject:
         return {line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage")}
 
     def pointer(self, stage="train", key="bdh-sample_plays-0"):
-        return json.loads((self.folder / f"reports/run/{stage}/{key}.json").read_text())
+        return json.loads(self.pointer_path(stage, key).read_text())
+
+    def pointer_path(self, stage="train", key="bdh-sample_plays-0"):
+        """The pointer where it was written, in a clone without `data/` the copy that git brought."""
+        places = [self.folder / f"{home}/run/{stage}/{key}.json" for home in ("data/results", "reports")]
+        return next((path for path in places if path.exists()), places[stage == "compare"])
 
     def copy_to(self, folder: Path):
         """The same repository elsewhere, without its store."""

@@ -16,7 +16,7 @@ import pytest
 from bdh.project.errors import shown
 from bdh.tracking.identity import alive, process_tags
 from bdh.tracking.runs import sweep
-from bdh.tracking.store import StoreError, open_store
+from bdh.tracking.store import StoreError, open_store, sqlite_path, store_uri
 from tests.support.tracked_project import ROOT, TrackedProject
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_tracking_training_arrives_whole(project, store, trained):
     assert run.data.params["train.steps"] == str(project.read_params()["scales"]["laptop"]["train"]["steps"])
     assert (
         run.data.metrics["validation/bits_per_byte"]
-        == json.loads((project.folder / f"reports/train/{KEY}.json").read_text())["validation/bits_per_byte"]
+        == json.loads((project.folder / f"data/results/train/{KEY}.json").read_text())["validation/bits_per_byte"]
     )
     assert run.data.metrics["timing/seconds"] == 1.5
     assert run.data.metrics["system/process_memory_megabytes"] > 1
@@ -114,7 +114,7 @@ def test_tracking_is_the_only_importer_of_mlflow():
 def test_tracking_evaluation_is_a_child_and_its_headlines_stand_on_the_model(project, store, trained):
     project.run("stages.hebbian", "bdh", "sample_plays", "0")
     parent, child = run_named_by_pointer(project, store), run_named_by_pointer(project, store, "hebbian")
-    report = json.loads((project.folder / f"reports/hebbian/{KEY}.json").read_text())
+    report = json.loads((project.folder / f"data/results/hebbian/{KEY}.json").read_text())
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.info.status == "FINISHED"
     for arm in ("static", "carry"):
@@ -198,16 +198,16 @@ def test_tracking_outage_is_one_warning_and_the_work_goes_on(project, tmp_path, 
     assert uri.split("//")[1].split("/")[0] in line
     pointer = other.pointer()
     assert (pointer["run_id"], pointer["experiment_id"]) == (None, None)
-    assert (other.folder / f"reports/train/{KEY}.json").exists()
+    assert (other.folder / f"data/results/train/{KEY}.json").exists()
 
 
 @pytest.mark.parametrize("environment", [{"BDH_TRACKING": "off"}, {"RANK": "1"}], ids=["switched off", "second rank"])
 def test_tracking_can_be_absent(project, tmp_path, environment):
     other = project.copy_to(tmp_path / "copy")
-    (other.folder / f"reports/run/train/{KEY}.json").unlink(missing_ok=True)
+    (other.folder / f"data/results/run/train/{KEY}.json").unlink(missing_ok=True)
     other.run(*TRAIN, **environment)
     assert not (other.folder / "mlflow.db").exists()
-    assert (other.folder / f"reports/run/train/{KEY}.json").exists() == ("BDH_TRACKING" in environment)
+    assert (other.folder / f"data/results/run/train/{KEY}.json").exists() == ("BDH_TRACKING" in environment)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +269,23 @@ def test_store_brings_a_deleted_experiment_back(tmp_path):
     again = open_store(uri)
     assert again.experiment_id == store.experiment_id
     assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize("name", ["a%20b", "what?x=1", "c#d", "Größe und 100 %"])
+def test_store_lies_in_a_folder_of_any_name(name, tmp_path, monkeypatch):
+    """Catches an address in which `%20`, `?` and `#` mean something else: the database was made outside the project."""
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    opened = open_store()
+    run = opened.client.create_run(opened.experiment_id)
+    opened.client.log_text(run.info.run_id, "hello", "note.txt")
+    assert sqlite_path(store_uri()) == folder / "mlflow.db"
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (folder / "mlflow.db").is_file()
+    assert [path.read_text() for path in folder.rglob("note.txt")] == ["hello"]
 
 
 def test_store_moves_with_its_folder(tmp_path):

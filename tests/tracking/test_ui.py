@@ -166,5 +166,5 @@ def test_tracking_works_over_http_and_a_dying_server_is_one_warning(served, tmp_
     (line,) = err.strip().splitlines()
     assert line.startswith("warning: tracking: ")
     assert other.pointer()["run_id"] is None
-    assert Path(other.folder, f"reports/train/{KEY}.json").exists()
+    assert Path(other.folder, f"data/results/train/{KEY}.json").exists()
     assert not (other.folder / "mlflow.db").exists()

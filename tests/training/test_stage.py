@@ -74,7 +74,7 @@ def _untracked(monkeypatch):
 def results(folder, key="bdh-sample_plays-0"):
     """Every file of a finished run that must repeat, by its hash."""
     paths = [folder / f"data/runs/{key}" / n for n in ("model.safetensors", "config.json", "samples.json")]
-    paths += [folder / f"reports/train/{key}.json", folder / f"reports/history/{key}.csv"]
+    paths += [folder / f"data/results/train/{key}.json", folder / f"data/results/history/{key}.csv"]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -105,7 +105,7 @@ def test_stage_refits_and_a_kill_in_either_training_changes_nothing(straight, tm
     assert json.loads(out.splitlines()[-1]) == [0, -9, -9, -9, 0], errors
     assert results(killed) == results(whole)
     key = "bdh-sample_plays-0"
-    once, twice = (json.loads((f / f"reports/train/{key}.json").read_text()) for f in (straight, whole))
+    once, twice = (json.loads((f / f"data/results/train/{key}.json").read_text()) for f in (straight, whole))
     assert once["best_step"] > 3, "or the third kill would find no second training"
     assert twice["refit"] is True
     assert "refit" not in once
@@ -124,15 +124,15 @@ def test_stage_writes_the_run_and_its_reports(straight):
     assert config["model"] | MODEL == config["model"]
     assert config["train"]["window"] == 16
     model, _ = load_run(straight / f"data/runs/{key}")
-    report = json.loads((straight / f"reports/train/{key}.json").read_text())
+    report = json.loads((straight / f"data/results/train/{key}.json").read_text())
     assert report["parameters"] == config["parameters"] == model.parameter_count()
     assert report["steps_done"] == 12
     assert report["judged"] in ("raw", "average")
-    with (straight / f"reports/history/{key}.csv").open() as stream:
+    with (straight / f"data/results/history/{key}.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["0", "4", "8", "12"]
     assert {"density_x_sparse_0", "density_y_sparse_0", "density_xy_sparse_0", "state_norm_rho"} <= rows[0].keys()
-    timing = json.loads((straight / f"reports/timing/{key}.json").read_text())
+    timing = json.loads((straight / f"data/results/timing/{key}.json").read_text())
     assert {"seconds", "tokens_per_s", "peak_memory_mib", "device", "torch", "threads"} <= timing.keys()
     samples = json.loads((straight / f"data/runs/{key}/samples.json").read_text())
     assert len(samples) == 3
@@ -260,19 +260,19 @@ def test_stage_that_diverges_ends_well_and_the_others_tell_it(tmp_path, monkeypa
     assert not list(tmp_path.glob("data/checkpoints/*/*"))
     with pytest.raises(RunError, match="has no model: training diverged at step"):
         load_run(tmp_path / f"data/runs/{key}")
-    report = json.loads((tmp_path / f"reports/train/{key}.json").read_text())
+    report = json.loads((tmp_path / f"data/results/train/{key}.json").read_text())
     assert report["parameters"] > 0
     assert report["diverged"].keys() == {"step", "reason"}
     assert not any(name.startswith(("validation", "density")) for name in report)
 
-    dump(tmp_path / "reports/floors/sample_plays.json", floors("sample_plays"))
+    dump(tmp_path / "data/results/floors/sample_plays.json", floors("sample_plays"))
     hebbian.main(*run)
     frontier.main(*run)
     compare.main()
     for stage in ("hebbian", "frontier"):
-        reason = json.loads((tmp_path / f"reports/{stage}/{key}.json").read_text())["reason"]
+        reason = json.loads((tmp_path / f"data/results/{stage}/{key}.json").read_text())["reason"]
         assert reason == f"not measured: training diverged at step {report['diverged']['step']}"
-        assert (tmp_path / f"reports/run/{stage}/{key}.json").exists()
+        assert (tmp_path / f"data/results/run/{stage}/{key}.json").exists()
     assert list((tmp_path / f"data/hebbian/{key}").iterdir())
     assert json.loads((tmp_path / "reports/summary.json").read_text())["runs"]["diverged"] == 1
     assert f">diverged at step {report['diverged']['step']}</td>" in (tmp_path / "reports/index.html").read_text()
@@ -284,6 +284,6 @@ def test_stage_that_diverges_before_its_first_validation_still_has_a_history(tmp
     score = ValidationSet.score
     monkeypatch.setattr(ValidationSet, "score", lambda *given: replace(score(*given), nats_per_token=math.nan))
     assert CliRunner().invoke(app, ["bdh", "sample_plays", "0"]).exit_code == 0
-    history = tmp_path / "reports/history/bdh-sample_plays-0.csv"
+    history = tmp_path / "data/results/history/bdh-sample_plays-0.csv"
     assert history.read_text() == "step,validation_nats\n"
-    assert json.loads((tmp_path / "reports/train/bdh-sample_plays-0.json").read_text())["diverged"]["step"] == 0
+    assert json.loads((tmp_path / "data/results/train/bdh-sample_plays-0.json").read_text())["diverged"]["step"] == 0

@@ -6,13 +6,12 @@ without the numbers that it needs is `not measured yet`. A new rule is one funct
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bdh.project.files import replacing, write_json
+from bdh.project.files import exported, write_csv, write_json
 from bdh.report import formats
 from bdh.report.claims import frontier_rules, model_rules
 from bdh.report.claims.finding import (
@@ -262,7 +261,7 @@ def evidence(claim: Claim, inputs: Inputs) -> list[str]:
         records = [inputs.scaling]
     else:
         records = [getattr(run, stage) for run in inputs.measured(*claim.about) for stage in claim.evidence]
-    return [record.path.as_posix() for record in records if record]
+    return [exported(record.path).as_posix() for record in records if record]
 
 
 def _links(claim: Claim, finding: Finding, inputs: Inputs) -> Cell:
@@ -350,8 +349,5 @@ def write_ledger(folder: Path, inputs: Inputs) -> list[Path]:
     axes = {"variants": list(inputs.variants), "corpora": list(inputs.corpora), "seeds": list(inputs.seeds)}
     write_json(folder / "claims.json", {"scale": inputs.scale, **axes, "rows": rows})
     table = folder / "claims.csv"
-    with replacing(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | {"evidence": " ".join(row["evidence"])} for row in rows)
+    write_csv(table, FIELDS, (row | {"evidence": " ".join(row["evidence"])} for row in rows))
     return [folder / "claims.json", table]

@@ -24,19 +24,20 @@ SCALING = Path("benchmarks/results/h200_scaling.json")
 """Results of `benchmarks.scaling` that belong to the project."""
 
 RESULTS = {
-    "train": "reports/train/{key}.json",
-    "timing": "reports/timing/{key}.json",
-    "history": "reports/history/{key}.csv",
-    "samples": "data/runs/{key}/samples.json",
-    "hebbian": "reports/hebbian/{key}.json",
-    "units": "data/hebbian/{key}/units.parquet",
-    "frontier": "reports/frontier/{key}.json",
-    "curves": "reports/curves/{key}.csv",
+    "train": "train/{key}.json",
+    "timing": "timing/{key}.json",
+    "history": "history/{key}.csv",
+    "hebbian": "hebbian/{key}.json",
+    "frontier": "frontier/{key}.json",
+    "curves": "curves/{key}.csv",
 }
-"""The files of one run, in the order of the pipeline."""
+"""The results of one run: of the project in `files.RESULTS`, of a study in `files.REPORTS` below its home."""
 
-FLOORS = "reports/floors/{corpus}.json"
-"""What counting reaches on one corpus."""
+PARTS = {"samples": "data/runs/{key}/samples.json", "units": "data/hebbian/{key}/units.parquet"}
+"""What is read of the other outputs of a run."""
+
+FLOORS = "floors/{corpus}.json"
+"""What counting reaches on one corpus, among the results."""
 
 OF_A_MODEL = ("samples", "units")
 """Those that a training that diverged does not have: there is no model to write or to read texts."""
@@ -277,7 +278,7 @@ def inputs_of(params: Params, runs: Sequence[RunResults], root: Path = HERE, abs
 
 def load_facts(corpus: str, root: Path = HERE) -> CorpusFacts:
     """What is known of one corpus whose files lie below `root`; RunError when they are another's."""
-    return CorpusFacts(corpus, read_values(root / _stats(corpus)), _read_floors(corpus, root))
+    return CorpusFacts(corpus, read_values(_stats(corpus, root)), _read_floors(corpus, root))
 
 
 def _settings(params: Params, variant: str, corpus: str) -> dict[str, Any]:
@@ -295,9 +296,9 @@ def _ablation(params: Params, variant: str) -> Ablation | None:
 
 def missing_files(params: Params) -> list[Path]:
     """Files of the comparison that are not there, those of the corpora first."""
-    needed = [place(corpus) for corpus in params.corpora for place in (_stats, _floors)]
+    needed = [place(corpus, HERE) for corpus in params.corpora for place in (_stats, _floors)]
     for variant, corpus, seed in params.runs():
-        paths = _paths(files.run_key(variant, corpus, seed))
+        paths = _paths(files.run_key(variant, corpus, seed), HERE)
         ended_early = bool(_divergence(read_values(paths["train"])))
         needed += [path for name, path in paths.items() if not (ended_early and name in OF_A_MODEL)]
     return [path for path in needed if not path.exists()]
@@ -309,7 +310,7 @@ def load_run(variant: str, corpus: str, seed: int, root: Path = HERE, stages: Se
     A study keeps texts and units of text for some runs only: without a file of them the run has none.
     """
     key = files.run_key(variant, corpus, seed)
-    paths = {name: root / path for name, path in _paths(key).items()}
+    paths = _paths(key, root)
     read = [stage for stage in ("train", "timing", "hebbian", "frontier") if (stage in stages or stage == "timing")]
     reports = {stage: Values(paths[stage]) for stage in OWNED} | {stage: read_values(paths[stage]) for stage in read}
     for stage in stages:
@@ -332,21 +333,27 @@ def load_run(variant: str, corpus: str, seed: int, root: Path = HERE, stages: Se
 CURVE = ("metric", "x", "y", "series")
 
 
-def _paths(key: str) -> dict[str, Path]:
-    return {name: Path(pattern.format(key=key)) for name, pattern in RESULTS.items()}
+def _paths(key: str, root: Path) -> dict[str, Path]:
+    results = {name: _results(root) / pattern.format(key=key) for name, pattern in RESULTS.items()}
+    return results | {name: root / pattern.format(key=key) for name, pattern in PARTS.items()}
 
 
-def _stats(corpus: str) -> Path:
-    return files.TOKENS / corpus / "stats.json"
+def _results(root: Path) -> Path:
+    """Where results lie below `root`: here as the stages made them, in a study as git keeps them."""
+    return files.RESULTS if root == HERE else root / files.REPORTS
 
 
-def _floors(corpus: str) -> Path:
-    return Path(FLOORS.format(corpus=corpus))
+def _stats(corpus: str, root: Path) -> Path:
+    return root / files.TOKENS / corpus / "stats.json"
+
+
+def _floors(corpus: str, root: Path) -> Path:
+    return _results(root) / FLOORS.format(corpus=corpus)
 
 
 def _read_floors(corpus: str, root: Path) -> Values:
     """The n-gram models of one corpus; RunError when they are another's."""
-    values = read_values(root / _floors(corpus))
+    values = read_values(_floors(corpus, root))
     if values.text("corpus") != corpus:
         raise RunError(f"{values.path} is about {values.text('corpus')}, not {corpus}; delete it and run `dvc repro`")
     return values

@@ -52,6 +52,17 @@ def test_bits(run: RunResults) -> float | None:
     return run.hebbian.number("arms/static/bits_per_byte")
 
 
+def test_interval(runs: Sequence[RunResults]) -> tuple[float | None, float | None]:
+    """95 % interval of `test_bits`: of the mean over seeds; of one seed over its text, this seed only."""
+    bits = over(runs, test_bits)
+    if bits is None:
+        return None, None
+    if bits.half is not None:
+        return bits.mean - bits.half, bits.mean + bits.half
+    run = next(run for run in runs if test_bits(run) is not None)
+    return run.hebbian.number("arms/static/bits_low"), run.hebbian.number("arms/static/bits_high")
+
+
 def perplexity(run: RunResults) -> float | None:
     """Perplexity per token on the held-out test text, static arm."""
     return run.hebbian.number("arms/static/perplexity")
@@ -69,6 +80,12 @@ def training_flops(run: RunResults) -> float | None:
     """
     forward, tokens = run.train.number("flops_per_token_forward"), run.train.number("tokens_seen")
     return None if forward is None or tokens is None else (1.0 + BACKWARD_SHARE) * forward * tokens
+
+
+def device_seconds(run: RunResults) -> float | None:
+    """Seconds of the whole training times the devices that it ran on."""
+    seconds = run.timing.number("seconds")
+    return None if seconds is None else seconds * (run.timing.number("devices") or 1.0)
 
 
 def bits_per_nat(run: RunResults) -> float | None:

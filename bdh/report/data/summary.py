@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from bdh.frontier.registry import rows
-from bdh.project.files import replacing
+from bdh.project.files import write_csv
 from bdh.report.claims.ledger import judge
 from bdh.report.data import measures
 from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults
@@ -43,10 +42,7 @@ def _judges(name: str) -> bool:
 def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the rows as CSV in one step; columns in the order in which they first appear, absent values empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, columns, rows)
 
 
 def _row(run: RunResults, standing: Standing | None) -> dict[str, Any]:

@@ -66,14 +66,52 @@ LOSSES = ("train_", "validation_")
 SETTINGS = {"step", "learning_rate", "gradient_norm"}
 
 
+ACTIVE = ("density_xy_sparse", "density_y_sparse", "density_mlp_sparse", "density_x_sparse")
+"""Densities by how near to the output they are: the first that a run recorded stands for its activity."""
+
+DYNAMICS = ("state_norm_rho", "gain")
+"""What the references plot beside loss and sparsity."""
+
+
 def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
     """Every plot of training on one corpus; a quantity that no run recorded gives no plot."""
+    return [*cost_panels(inputs, corpus), *dynamics_panels(inputs, corpus), *further_panels(inputs, corpus)]
+
+
+def cost_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """Validation loss against tokens read, seconds of the machine, and operations."""
     learning = _lines(inputs, corpus, _validation_bits)
     drawn, note = levels(inputs, corpus, [y for line in learning for y in line.y])
-    panels = [
+    device = "GPU" if any((run.timing.text("device") or "cpu") != "cpu" for run in inputs.of(corpus)) else "CPU"
+    spread = "The time of a run, spread evenly over its steps; of one machine, not repeated."
+    axes: tuple[tuple[str, str, str, measures.Measure, str], ...] = (
+        ("tokens", "tokens read", "tokens", measures.number_of("train", "tokens_seen"), ""),
+        ("seconds", f"{device}-seconds", f"{device}-seconds of training", measures.device_seconds, spread),
+        ("flops", "work done", "training operations, FLOP", measures.training_flops, ""),
+    )
+    return [
+        Panel(
+            f"{corpus}-learning-{name}",
+            f"Loss against {word}",
+            label,
+            "validation, bits per byte",
+            _against(inputs, corpus, learning, whole),
+            drawn,
+            log_x=True,
+            note=f"{more} {note}".strip(),
+        )
+        for name, word, label, whole, more in axes
+    ]
+
+
+def dynamics_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """The references' own plot of a training: loss, sparsity, norm of the state rho, gain."""
+    learning = _lines(inputs, corpus, _validation_bits)
+    drawn, note = levels(inputs, corpus, [y for line in learning for y in line.y])
+    found = [
         Panel(
             f"{corpus}-learning-steps",
-            "Learning curve",
+            "Loss",
             "training step",
             "validation, bits per byte",
             learning,
@@ -81,17 +119,28 @@ def training_panels(inputs: Inputs, corpus: str) -> list[Panel]:
             note=f"Step 0 is left out. {note}",
         ),
         Panel(
-            f"{corpus}-learning-flops",
-            "Learning curve by work done",
-            "training operations, FLOP",
-            "validation, bits per byte",
-            _against_flops(inputs, corpus, learning),
-            drawn,
-            log_x=True,
-            note=note,
+            f"{corpus}-active",
+            "Active neurons",
+            "training step",
+            "share of non-zeros",
+            _lines(inputs, corpus, _active),
+            note="Innermost activation that the variant has, mean over layers.",
         ),
     ]
-    return panels + [_diagnostic(inputs, corpus, name) for name in diagnostics(inputs.of(corpus))]
+    named = diagnostics(inputs.of(corpus))
+    return found + [_diagnostic(inputs, corpus, name) for name in DYNAMICS if name in named]
+
+
+def further_panels(inputs: Inputs, corpus: str) -> list[Panel]:
+    """Everything else that some history recorded."""
+    named = [name for name in diagnostics(inputs.of(corpus)) if name not in DYNAMICS]
+    return [_diagnostic(inputs, corpus, name) for name in named]
+
+
+def _active(run: RunResults) -> pd.Series | None:
+    columns = {LAYERS.sub("", str(column)) for column in run.history.columns}
+    name = next((name for name in ACTIVE if name in columns), None)
+    return None if name is None else _mean_over_layers(run, name)
 
 
 def levels(inputs: Inputs, corpus: str, values: Sequence[float]) -> tuple[list[tuple[str, float]], str]:
@@ -180,12 +229,12 @@ def _lines(inputs: Inputs, corpus: str, curve_of: Callable[[RunResults], pd.Seri
     return lines
 
 
-def _against_flops(inputs: Inputs, corpus: str, lines: Sequence[Curve]) -> list[Curve]:
-    """The same lines with steps turned into operations; a line whose work is unknown is left out."""
+def _against(inputs: Inputs, corpus: str, lines: Sequence[Curve], whole: measures.Measure) -> list[Curve]:
+    """The same lines with steps turned into shares of what the `whole` training took; left out where unknown."""
     moved = []
     for line in lines:
         for run in inputs.of(corpus, line.label):
-            work, steps = measures.training_flops(run), run.train.number("steps_done")
+            work, steps = whole(run), run.train.number("steps_done")
             if work and steps:
                 keep = [i for i, step in enumerate(line.x) if step > 0]
                 low, high = ([side[i] for i in keep] if side else None for side in (line.low, line.high))

@@ -9,26 +9,37 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bdh.params import Params, load
 from bdh.project.errors import ParamsError
-from bdh.project.files import CODE, read_json, replacing, shape_key, write_json
+from bdh.project.files import (
+    CODE,
+    REPORTS,
+    RESULTS,
+    exported,
+    read_json,
+    replacing,
+    result_path,
+    shape_key,
+    write_json,
+)
 from bdh.project.lockfile import LockedStage, file_md5, load_lock, load_yaml, lookup, stage_name
 from bdh.report.study.plan import NEEDED, PARAMS, STAGES, Study, StudyCell, StudyError, contradictions, settings_of
 
 LOCK = "dvc.lock"
+RECORD = "run/{stage}/{key}.json"
 BESIDE = {
-    "train": ("reports/run/train/{key}.json", "data/runs/{key}/weight_changes.json", "data/runs/{key}/samples.json"),
-    "hebbian": ("reports/run/hebbian/{key}.json", "data/hebbian/{key}/units.parquet"),
-    "frontier": ("reports/run/frontier/{key}.json",),
+    "train": ("data/runs/{key}/weight_changes.json", "data/runs/{key}/samples.json"),
+    "hebbian": ("data/hebbian/{key}/units.parquet",),
+    "frontier": (),
 }
-"""Files that are taken along where they are."""
+"""Files that are taken along where they are, as is the record of when and as which MLflow run a result was made."""
 
-OF_A_CORPUS = ("data/tokens/{corpus}/stats.json", "reports/floors/{corpus}.json")
+STATS, FLOORS = "data/tokens/{corpus}/stats.json", "floors/{corpus}.json"
 QUOTES = "samples.json"
 UNKNOWN_LICENCE = "not established"
 
@@ -56,8 +67,7 @@ def pack(study: Study, source: Path, target: Path) -> int:
             params = load(project / PARAMS)
             names = [PARAMS, LOCK]
             for cell in study.of(params.recipe):
-                names += [n.format(key=cell.key) for s in STAGES for n in (*NEEDED[s], *BESIDE[s])]
-                names += [n.format(corpus=cell.corpus) for n in OF_A_CORPUS]
+                names += [path.relative_to(project).as_posix() for path in _files(project, cell, STAGES)]
                 names.append((CODE / "train" / f"{cell.variant}.json").as_posix())
             for name in dict.fromkeys(names):
                 if (project / name).is_file() and not _withheld(project, name):
@@ -114,7 +124,7 @@ def _add_project(study: Study, project: Path, commit: str) -> tuple[list[str], l
     for cell in study.of(params.recipe):
         stages: list[str] = []
         for stage in STAGES:
-            if not all((project / name.format(key=cell.key)).is_file() for name in NEEDED[stage]):
+            if not all(path.is_file() for path in _needed(project, cell, stage)):
                 break
             reason = _refusal(study, cell, stage, project, params, raw_params, lock)
             if reason:
@@ -134,7 +144,7 @@ def _add_project(study: Study, project: Path, commit: str) -> tuple[list[str], l
     planned = {cell.key for cell in study.of(params.recipe)}
     for variant, corpus, seed in params.runs():
         cell = StudyCell(params.recipe, variant, corpus, seed)
-        if cell.key not in planned and (project / NEEDED["train"][0].format(key=cell.key)).is_file():
+        if cell.key not in planned and _needed(project, cell, "train")[0].is_file():
             refused.append(f"{cell.name}: not in the plan; name it in {study.folder}/study.yaml first")
     return taken, refused
 
@@ -155,13 +165,16 @@ def _refusal(
     for name, value in entry.params.items():
         if lookup(raw_params, name) != value:
             return f"it ran with another {name} than {PARAMS} beside it says"
-    report = NEEDED[stage][0].format(key=cell.key)
-    if entry.outs.get(report) != file_md5(project / report):
-        return f"{report} is not the file that {LOCK} names"
+    report = _needed(project, cell, stage)[0]
+    name = NEEDED[stage][0].format(key=cell.key)
+    locked = (entry.outs.get((home / name).as_posix()) for home in (RESULTS, REPORTS))
+    if file_md5(report) not in locked:
+        return f"{report.relative_to(project)} is not the file that {LOCK} names"
     if stage == "train" and (reason := _other_code(cell, project, params, entry)):
         return reason
-    if not all((project / name.format(corpus=cell.corpus)).is_file() for name in OF_A_CORPUS):
-        return f"{' or '.join(name.format(corpus=cell.corpus) for name in OF_A_CORPUS)} is missing"
+    facts = _facts(project, cell.corpus)
+    if not all(path.is_file() for path in facts):
+        return f"{' or '.join(path.relative_to(project).as_posix() for path in facts)} is missing"
     try:
         wanted = settings_of(study.settings(cell.recipe, [cell]), cell)[stage]
     except ParamsError as error:
@@ -183,16 +196,33 @@ def _other_code(cell: StudyCell, project: Path, params: Params, entry: LockedSta
 
 
 def _take(cell: StudyCell, stages: list[str], project: Path, home: Path, params: Params, commit: str) -> None:
-    names = [name.format(corpus=cell.corpus) for name in OF_A_CORPUS]
-    names += [name.format(key=cell.key) for stage in stages for name in (*NEEDED[stage], *BESIDE[stage])]
-    for name in names:
-        if (project / name).is_file() and not _withheld(project, name):
-            with replacing(home / name) as temporary:
-                shutil.copyfile(project / name, temporary)
+    for source in _files(project, cell, stages):
+        name = source.relative_to(project)
+        if source.is_file() and not _withheld(project, name.as_posix()):
+            with replacing(home / exported(name)) as temporary:
+                shutil.copyfile(source, temporary)
     path = home / "origin" / f"{cell.key}.json"
     origin = read_json(path) if path.exists() else {}
     settings = settings_of(params, cell)
     write_json(path, origin | {stage: {"commit": commit, "settings": settings[stage]} for stage in stages})
+
+
+def _needed(project: Path, cell: StudyCell, stage: str) -> list[Path]:
+    return [result_path(name.format(key=cell.key), project) for name in NEEDED[stage]]
+
+
+def _facts(project: Path, corpus: str) -> list[Path]:
+    return [project / STATS.format(corpus=corpus), result_path(FLOORS.format(corpus=corpus), project)]
+
+
+def _files(project: Path, cell: StudyCell, stages: Sequence[str]) -> list[Path]:
+    """Everything of a cell that a study takes, where its project has it."""
+    found = _facts(project, cell.corpus)
+    for stage in stages:
+        found += _needed(project, cell, stage)
+        found.append(result_path(RECORD.format(stage=stage, key=cell.key), project))
+        found += [project / name.format(key=cell.key) for name in BESIDE[stage]]
+    return found
 
 
 def _withheld(project: Path, name: str) -> bool:
@@ -200,7 +230,7 @@ def _withheld(project: Path, name: str) -> bool:
     if not name.endswith(QUOTES):
         return False
     corpus = Path(name).parent.name.split("-")[1]
-    stats = read_json(project / OF_A_CORPUS[0].format(corpus=corpus))
+    stats = read_json(project / STATS.format(corpus=corpus))
     return any(str(part.get("licence", "")).startswith(UNKNOWN_LICENCE) for part in stats["provenance"])
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bdh.project.files import write_json
+from bdh.project.files import REPORTS, write_json
 from bdh.report.claims.ledger import ledger_rows
 from bdh.report.data import measures
 from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults, inputs_of, load_run, read_values
@@ -109,7 +109,7 @@ def _stage_seconds(study: Study, cell: StudyCell) -> dict[str, float]:
     """Seconds from the beginning to the end of every stage, its start included; those that were recorded."""
     found = {}
     for stage in study.done(cell):
-        record = read_values(study.home(cell.recipe) / f"reports/run/{stage}/{cell.key}.json")
+        record = read_values(study.home(cell.recipe) / REPORTS / f"run/{stage}/{cell.key}.json")
         started, ended = record.text("started"), record.text("ended")
         if started and ended:
             found[stage] = round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds(), 1)

@@ -5,12 +5,11 @@ Every cell is read from the study's own folder: no weights, no text, no MLflow, 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdh.project.files import replacing, write_json
+from bdh.project.files import replacing, write_csv, write_json
 from bdh.report import formats
 from bdh.report.claims.ledger import FIELDS, TONES, write_ledger
 from bdh.report.data import measures
@@ -18,6 +17,9 @@ from bdh.report.data.inputs import Inputs
 from bdh.report.data.spread import Spread
 from bdh.report.data.summary import result_rows, write_results
 from bdh.report.page import render_page, source_of, templates
+from bdh.report.plots.dots import recipe_dots
+from bdh.report.plots.figure import DARK, LIGHT
+from bdh.report.sections import dotted
 from bdh.report.study.outcome import (
     absent_lines,
     axis,
@@ -32,6 +34,9 @@ from bdh.report.study.plan import Study
 from bdh.report.tables.quality import spread_cell
 from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
 
+RESULTS = "reports/"
+"""Where the results of a recipe lie, seen from its page."""
+
 TUNED_MINUS_REFERENCE = ("tuned", "reference")
 
 
@@ -41,7 +46,7 @@ def render_study(study: Study) -> list[Path]:
     by_recipe = {recipe: inputs for recipe, inputs in found.items() if inputs is not None}
     summary, ledger = summarise_study(study, by_recipe), study_ledger(by_recipe)
     pages = {study.folder / "index.html": front_page(study, by_recipe, summary, ledger)}
-    pages |= {study.home(recipe) / "index.html": render_page(inputs) for recipe, inputs in by_recipe.items()}
+    pages |= {study.home(recipe) / "index.html": render_page(inputs, RESULTS) for recipe, inputs in by_recipe.items()}
     for path, html in pages.items():
         with replacing(path) as temporary:
             temporary.write_text(html, encoding="utf-8")
@@ -51,13 +56,8 @@ def render_study(study: Study) -> list[Path]:
         written += [study.home(recipe) / "results.csv", *write_ledger(study.home(recipe), inputs)]
     write_results(study.folder / "results.csv", study_results(by_recipe))
     write_json(study.folder / "claims.json", {"scale": study.params.scale, "rows": ledger})
-    with (
-        replacing(study.folder / "claims.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, ("recipe", *FIELDS), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | {"evidence": " ".join(row["evidence"])} for row in ledger)
+    joined = (row | {"evidence": " ".join(row["evidence"])} for row in ledger)
+    write_csv(study.folder / "claims.csv", ("recipe", *FIELDS), joined)
     return written + [study.folder / name for name in ("results.csv", "claims.json", "claims.csv")]
 
 
@@ -73,6 +73,8 @@ def front_page(
     return pages.get_template("study.html").render(
         title=study.title,
         style=source_of(pages, "page.css"),
+        light=LIGHT,
+        dark=DARK,
         script=source_of(pages, "sort.js"),
         facts=[
             ("cells run", f"{counts['run']} of {counts['planned']}"),
@@ -83,6 +85,7 @@ def front_page(
             ("GPU seconds of training", formats.whole(sum(row["gpu_seconds"] or 0.0 for row in rows))),
         ],
         recipes=list(by_recipe),
+        pictures=dotted([recipe_dots(by_recipe, corpus, RESULTS) for corpus in axis(rows, "corpus")]),
         quality=[_quality(by_recipe, summary, corpus) for corpus in axis(rows, "corpus")],
         ledger=_ledger(ledger, list(by_recipe)),
         made=_made(rows),

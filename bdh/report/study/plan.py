@@ -4,7 +4,7 @@ A study is a folder:
 
     study.yaml             title and cells, in groups: recipe, variants, corpora, seeds
     params.yaml            the settings of all its cells; `recipe` and the axes come from the groups
-    <recipe>/reports, data the small results, placed as the pipeline places them; origin/<key>.json says of which commit
+    <recipe>/reports, data the small results, as git keeps those of a project; origin/<key>.json says of which commit
                            and settings they are; dvc.lock holds the entries of their stages
     summary.json, index.html, results.csv, claims.json, claims.csv    made of them by `bdh study render`
 
@@ -27,17 +27,17 @@ from pydantic import Field, ValidationError
 from bdh.params import Params, load
 from bdh.params.section import Name, Section, explain
 from bdh.project.errors import HatcheryError, ParamsError
-from bdh.project.files import read_json, run_key
+from bdh.project.files import REPORTS, read_json, run_key
 
 PLAN, PARAMS, SUMMARY = "study.yaml", "params.yaml", "summary.json"
 DEFAULT = Path("reports/reference")
 STAGES = ("train", "hebbian", "frontier")
 NEEDED = {
-    "train": ("reports/train/{key}.json", "reports/timing/{key}.json", "reports/history/{key}.csv"),
-    "hebbian": ("reports/hebbian/{key}.json",),
-    "frontier": ("reports/frontier/{key}.json", "reports/curves/{key}.csv"),
+    "train": ("train/{key}.json", "timing/{key}.json", "history/{key}.csv"),
+    "hebbian": ("hebbian/{key}.json",),
+    "frontier": ("frontier/{key}.json", "curves/{key}.csv"),
 }
-"""The files that the result of a stage consists of."""
+"""What the result of a stage consists of: names among the results of a project, and below `reports` of a recipe."""
 
 NOT_RUN = "not run"
 IRRELEVANT = {"train.checkpoint_every"}
@@ -143,7 +143,9 @@ class Study:
         for stage in STAGES:
             if found.get("train"):
                 found[stage] = found["train"]
-            elif stage not in origin or not all((home / n.format(key=cell.key)).exists() for n in NEEDED[stage]):
+            elif stage not in origin or not all(
+                (home / REPORTS / n.format(key=cell.key)).exists() for n in NEEDED[stage]
+            ):
                 found[stage] = NOT_RUN
             else:
                 odd = contradictions(origin[stage]["settings"], wanted[stage])

@@ -15,13 +15,34 @@ from matplotlib.figure import Figure
 
 from bdh.project.files import read_json, replacing
 from bdh.report import formats
-from bdh.report.plots.figure import SETTINGS
 from bdh.report.study.outcome import axis, over_cells
 from bdh.report.study.plan import SUMMARY, StudyError
 
 README, PICTURE = Path("README.md"), Path("docs/images/study.svg")
 START, END = "<!-- study -->", "<!-- /study -->"
 INK, GRID = "#24292f", "#d0d7de"
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hatchery",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.parse_math": True,
+    "mathtext.fontset": "dejavusans",
+    "lines.linewidth": 1.6,
+}
 COLOURS = {"reference": "#9c3f0c", "tuned": "#3a3ee8"}
 MARKERS = {"reference": "s", "tuned": "o"}
 
@@ -80,8 +101,6 @@ def draw_study(summary: Mapping[str, Any]) -> str:
     rows = [row for row in summary["rows"] if row["bits_per_byte"] is not None]
     corpora = axis(rows, "corpus")
     settings: dict[Any, Any] = dict(mpl.rcParamsDefault) | SETTINGS | {"backend": "svg"}
-    settings |= {name: INK for name, value in SETTINGS.items() if value == SETTINGS["text.color"]}
-    settings |= {"grid.color": GRID}
     with mpl.rc_context(settings):
         count = max((len(axis([r for r in rows if r["corpus"] == c], "variant")) for c in corpora), default=1)
         figure = Figure(figsize=(4.8 * max(1, len(corpora)), 1.3 + 0.28 * count), facecolor="white", layout="tight")

@@ -13,7 +13,7 @@ from bdh.report.data.inputs import Inputs, RunResults
 from bdh.report.data.spread import Spread, Verdict, over_seeds
 from bdh.report.plots.figure import Curve, Panel, slot_of
 from bdh.report.tables.quality import spread_cell
-from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell
 
 UNCHANGED = "unchanged, as it must be"
 ONE_SEED = "One seed (n 1): nothing over seeds is measured."
@@ -54,9 +54,12 @@ def synapse_table(inputs: Inputs, corpus: str) -> Table:
     runs = inputs.of(corpus)
     arms = arms_of(runs)
     columns = [
-        Column("static", "bits per byte", "State reset at every window."),
-        *(Column(arm.replace("_", " "), "minus static, bits per byte", _question(runs, arm)) for arm in arms),
-        Column("documents", "read", "Held-out documents, whole ones in order."),
+        Column("static", "bits per byte", "State reset at every window.", "hebbian"),
+        *(
+            Column(arm.replace("_", " "), "minus static, bits per byte", _question(runs, arm), "hebbian")
+            for arm in arms
+        ),
+        Column("documents", "read", "Held-out documents, whole ones in order.", "hebbian"),
     ]
     rows = [_row(inputs, corpus, variant, arms) for variant in inputs.variants]
     return Table(
@@ -68,6 +71,26 @@ def synapse_table(inputs: Inputs, corpus: str) -> Table:
     )
 
 
+def variant_table(inputs: Inputs, corpus: str, variant: str) -> Table:
+    """The arms of one variant, one row each: the same numbers as in `synapse_table`, turned round, and their bits."""
+    runs = inputs.of(corpus, variant)
+    rows = []
+    for arm in ("static", *arms_of(runs)):
+        bits = measures.over(runs, measures.number_of("hebbian", f"arms/{arm}/bits_per_byte"))
+        cells = [spread_cell(bits, 4, _reason(runs, arm))]
+        cells.append(missing_cell() if arm == "static" else _arm_cell(inputs, corpus, variant, arm))
+        cells.append(_beyond_cell(inputs, corpus, variant, arm) if arm in measures.STATE_ARMS else missing_cell())
+        cells.append(Cell(_question(runs, arm), _question(runs, arm)))
+        rows.append(Row(arm.replace("_", " "), cells, runs=keys_of(runs)))
+    columns = (
+        Column("test", "bits per byte", "", "hebbian"),
+        Column("minus static", "bits per byte", "", "hebbian"),
+        Column("minus overlap", "bits per byte", "Beside windows moved by a half, without a state.", "hebbian"),
+        Column("what it asks"),
+    )
+    return Table(f"{corpus}-arms-{variant}", f"{variant} on {corpus}: its arms", columns, rows, first=Column("arm"))
+
+
 def _row(inputs: Inputs, corpus: str, variant: str, arms: list[str]) -> Row:
     runs = inputs.of(corpus, variant)
     documents = measures.over(runs, measures.number_of("hebbian", "arms/static/documents"))
@@ -76,7 +99,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, arms: list[str]) -> Row:
         *(_arm_cell(inputs, corpus, variant, arm) for arm in arms),
         Cell(formats.whole(None if documents is None else documents.mean), documents.mean if documents else None),
     ]
-    return Row(variant, cells, slot_of(inputs.variants, variant))
+    return Row(variant, cells, slot_of(inputs.variants, variant), runs=keys_of(runs))
 
 
 def _arm_cell(inputs: Inputs, corpus: str, variant: str, arm: str) -> Cell:
@@ -154,9 +177,14 @@ def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
     if not carrying:
         return None
     columns = [
-        *(Column(arm, "minus overlap, bits per byte", _question(every, arm)) for arm in measures.STATE_ARMS),
+        *(Column(arm, "minus overlap, bits per byte", _question(every, arm), "hebbian") for arm in measures.STATE_ARMS),
         *(
-            Column(f"carry, tokens {start} to {end - 1}", "minus overlap, bits per byte", "Place in the static window.")
+            Column(
+                f"carry, tokens {start} to {end - 1}",
+                "minus overlap, bits per byte",
+                "Place in the static window.",
+                "hebbian",
+            )
             for start, end in quarters
         ),
     ]
@@ -165,7 +193,7 @@ def overlap_table(inputs: Inputs, corpus: str) -> Table | None:
         runs = inputs.of(corpus, variant)
         cells = [_beyond_cell(inputs, corpus, variant, arm) for arm in measures.STATE_ARMS]
         cells += [_quarter_cell(runs, start) for start, _ in quarters]
-        rows.append(Row(variant, cells, slot_of(inputs.variants, variant)))
+        rows.append(Row(variant, cells, slot_of(inputs.variants, variant), runs=keys_of(runs)))
     notes = [
         "Overlap reads windows of the same length, moved by a half, without any state: every token after a document's"
         " first window has half a window before it. Negative: the carried state does more than that. A state that only"
@@ -220,7 +248,7 @@ def sweep_table(inputs: Inputs, corpus: str) -> Table | None:
     if not swept:
         return None
     columns = [
-        Column(f"damping {damping:g}", "minus static, bits per byte", "Arm carry at this damping per token.")
+        Column(f"damping {damping:g}", "minus static, bits per byte", "Arm carry at this damping per token.", "hebbian")
         for damping in swept
     ]
     rows = [
@@ -228,6 +256,7 @@ def sweep_table(inputs: Inputs, corpus: str) -> Table | None:
             variant,
             [_cell(inputs, corpus, variant, damping) for damping in swept],
             slot_of(inputs.variants, variant),
+            runs=keys_of(inputs.of(corpus, variant)),
         )
         for variant in inputs.variants
         if any(measures.sweep_rows(run) for run in inputs.of(corpus, variant))

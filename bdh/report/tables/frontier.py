@@ -29,7 +29,7 @@ from bdh.report.data.spread import (
 )
 from bdh.report.plots.figure import slot_of
 from bdh.report.tables.quality import spread_cell
-from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell, verdict_cell
 
 BASELINES = "transformer"
 
@@ -76,17 +76,20 @@ def _share(runs: list[RunResults], metric: str) -> tuple[float, float, float] | 
 LONGEST_LINE = 56
 RULE = "Above or below its null: p < 0.05 against every null and against the untrained twins, all on one side."
 COLUMNS = (
-    Column("value", "", "Our protocol, trained weights."),
+    Column("value", "", "Our protocol, trained weights.", "frontier"),
     Column("95 % interval", "", "Of the value."),
-    Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights."),
+    Column("untrained twins", "mean ± sd", "The same protocol on freshly drawn weights.", "frontier"),
     Column(
-        "nulls", "mean ± sd, p", "Draws that keep everything but the structure asked about; the first gives z and p."
+        "nulls",
+        "mean ± sd, p",
+        "Draws that keep everything but the structure asked about; the first gives z and p.",
+        "frontier",
     ),
-    Column("z", "sd of the null"),
-    Column("p", "two-sided"),
-    Column("n", "count", "Neurons, updates or tokens that the value rests on."),
-    Column("reference protocol", "", "The number as the references compute it."),
-    Column("same, untrained", "", "The reference protocol on the untrained twins."),
+    Column("z", "sd of the null", "", "frontier"),
+    Column("p", "two-sided", "", "frontier"),
+    Column("n", "count", "Neurons, updates or tokens that the value rests on.", "frontier"),
+    Column("reference protocol", "", "The number as the references compute it.", "frontier"),
+    Column("same, untrained", "", "The reference protocol on the untrained twins.", "frontier"),
     Column("verdict", "by rule", RULE),
 )
 
@@ -168,7 +171,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, metric: str, verdict: Verdic
         part("reference_protocol_untrained"),
         verdict_cell(verdict),
     ]
-    return Row(variant, cells, slot_of(inputs.variants, variant))
+    return Row(variant, cells, slot_of(inputs.variants, variant), runs=keys_of(runs))
 
 
 def _end(runs: list[RunResults], metric: str, name: str, choose: Callable[[list[float]], float]) -> float | None:
@@ -201,3 +204,50 @@ def _nulls(runs: list[RunResults], metric: str, tested: bool) -> Cell:
 def _reason(runs: list[RunResults], metric: str) -> str:
     found = (run.frontier.text(f"{metric}/reason") or run.frontier.text("reason") for run in runs)
     return next((text for text in found if text), "the result names no reason")
+
+
+CONTEXTS = 3
+CONCEPT_COLUMNS = (
+    Column(
+        "neurons", "selective", "Neurons that are selective for the concept on both halves of the text.", "frontier"
+    ),
+    Column("best neuron", "AUROC", "On the half of the text that it was not chosen on.", "frontier"),
+    *(Column(f"context {at + 1}", "« » the token", "Where the best neuron fires most.") for at in range(CONTEXTS)),
+)
+
+
+def concept_tables(inputs: Inputs, corpus: str) -> list[tuple[str, Table]]:
+    """(variant, table) of the first run of every variant in which concepts were looked for, bdh's before others'."""
+    found = []
+    for variant in inputs.variants:
+        run = next((run for run in inputs.of(corpus, variant) if run.frontier.children("mcl/concepts")), None)
+        if run is not None:
+            found.append((variant, _concepts(run)))
+    return found
+
+
+def _concepts(run: RunResults) -> Table:
+    names = run.frontier.children("mcl/concepts")
+    order = sorted(names, key=lambda name: -(run.frontier.number(f"mcl/concepts/{name}/best_auroc") or 0.0))
+    return Table(
+        f"{run.corpus}-concepts-{run.variant}",
+        f"{run.variant} on {run.corpus}: neurons that stand for concepts",
+        CONCEPT_COLUMNS,
+        [Row(name.replace("_", " "), _concept(run, name), runs=(run.key,)) for name in order],
+        first=Column("concept"),
+    )
+
+
+def _concept(run: RunResults, name: str) -> list[Cell]:
+    path = f"mcl/concepts/{name}"
+    count, best = run.frontier.number(f"{path}/neurons"), run.frontier.number(f"{path}/best_auroc")
+    quoted = run.frontier.values.get(f"{path}/contexts") or []
+    texts = [" ".join(str(text).split()) for text in quoted[:CONTEXTS]]
+    cells = [
+        missing_cell() if count is None else Cell(formats.whole(count), count),
+        missing_cell() if best is None else Cell(formats.fixed(best), best),
+        *(Cell(text, text) for text in texts),
+    ]
+    return cells + [Cell(formats.ABSENT, "", "no selective neuron, or the text may not be quoted")] * (
+        len(CONCEPT_COLUMNS) - len(cells)
+    )

@@ -14,25 +14,43 @@ from bdh.report.data.inputs import CorpusFacts, Inputs, RunResults, divergences
 from bdh.report.data.measures import BASE
 from bdh.report.data.spread import ONE_SEED, WORSE, Difference, Spread, Verdict, of_difference
 from bdh.report.plots.figure import slot_of
-from bdh.report.tables.table import Cell, Column, Row, Table, missing_cell, verdict_cell
+from bdh.report.tables.table import Cell, Column, Row, Table, keys_of, missing_cell, verdict_cell
 
 BITS = "bits per byte"
 COLUMNS = (
-    Column("parameters", "count", "Tied parameters counted once."),
-    Column("without embeddings", "count", "Parameters without token embedding and readout."),
-    Column("forward work", "FLOP per token", "Floating-point operations of one forward pass per token."),
-    Column("steps", "count", "Optimizer steps done."),
-    Column("tokens seen", "count", "Tokens read in training, repeats counted."),
-    Column("validation", "bits per byte", "Fixed validation set, best checkpoint."),
-    Column("test", "bits per byte", "Held-out documents, state reset at every window (arm static)."),
-    Column("test", "perplexity per token", "Depends on the tokenizer: compare within one corpus only."),
-    Column("gain over unigram", "bits per byte", "Unigram baseline minus the model: positive is better than unigram."),
-    Column("gain over unigram", "percent", "The same as a share of the unigram baseline."),
+    Column("parameters", "count", "Tied parameters counted once.", "train"),
+    Column("without embeddings", "count", "Parameters without token embedding and readout.", "train"),
+    Column("forward work", "FLOP per token", "Floating-point operations of one forward pass per token.", "train"),
+    Column("steps", "count", "Optimizer steps done.", "train"),
+    Column("tokens seen", "count", "Tokens read in training, repeats counted.", "train"),
+    Column("validation", "bits per byte", "Fixed validation set, best checkpoint.", "train"),
+    Column("test", "bits per byte", "Held-out documents, state reset at every window (arm static).", "hebbian"),
+    Column("test", "perplexity per token", "Depends on the tokenizer: compare within one corpus only.", "hebbian"),
     Column(
-        "minus n-gram", "bits per byte", "Model minus the strongest n-gram model: negative is better than counting."
+        "gain over unigram",
+        "bits per byte",
+        "Unigram baseline minus the model: positive is better than unigram.",
+        "hebbian",
     ),
-    Column("above floor", "bits per byte", "Model minus the known entropy of the generator; sample corpora only."),
-    Column("behind lowest", "bits per byte", "Test bits per byte minus those of the lowest, with a 95 % interval."),
+    Column("gain over unigram", "percent", "The same as a share of the unigram baseline.", "hebbian"),
+    Column(
+        "minus n-gram",
+        "bits per byte",
+        "Model minus the strongest n-gram model: negative is better than counting.",
+        "hebbian",
+    ),
+    Column(
+        "above floor",
+        "bits per byte",
+        "Model minus the known entropy of the generator; sample corpora only.",
+        "hebbian",
+    ),
+    Column(
+        "behind lowest",
+        "bits per byte",
+        "Test bits per byte minus those of the lowest, with a 95 % interval.",
+        "hebbian",
+    ),
 )
 
 
@@ -85,7 +103,7 @@ def _row(inputs: Inputs, corpus: str, variant: str, best: str | None, gaps: dict
         spread_cell(above, reason=reason if floor is not None else "the corpus has no known floor"),
         _gap_cell(variant, bits, gaps, reason),
     ]
-    return Row(variant, cells, slot_of(inputs.variants, variant), note=reason)
+    return Row(variant, cells, slot_of(inputs.variants, variant), note=reason, runs=keys_of(runs))
 
 
 def spread_cell(value: Spread | None, digits: int = 3, reason: str = "", best: bool = False) -> Cell:
@@ -183,7 +201,15 @@ def _reference_rows(inputs: Inputs, corpus: str) -> list[Row]:
             cells["gain over unigram", "percent"] = Cell(formats.percent(share), share)
         if floor is not None:
             cells["above floor", BITS] = Cell(formats.fixed(bits - floor), bits - floor)
-        rows.append(Row(title, list(cells.values()), reference=True, note=note))
+        rows.append(
+            Row(
+                title,
+                list(cells.values()),
+                reference=True,
+                note=note,
+                file="" if ngram is None else f"floors/{corpus}.json",
+            )
+        )
     return rows
 
 
@@ -239,8 +265,8 @@ def _notes(inputs: Inputs, gaps: dict[str, Difference | None], lowest: str | Non
 
 AGAINST_COLUMNS = (
     Column("seeds", "n", "Trainings with a test result."),
-    Column("test", "bits per byte", "Mean over seeds, half its 95 % t interval, n."),
-    Column("minus bdh", "bits per byte", "Paired by seed and by unit of text, with a 95 % interval."),
+    Column("test", "bits per byte", "Mean over seeds, half its 95 % t interval, n.", "hebbian"),
+    Column("minus bdh", "bits per byte", "Paired by seed and by unit of text, with a 95 % interval.", "hebbian"),
     Column("over", "", "What the interval is over, with numbers."),
     Column("p", "", "Two-sided, of no difference."),
     Column("p, adjusted", "false discovery", "In one family with everything that this page judges."),
@@ -276,7 +302,12 @@ def against_bdh_table(inputs: Inputs, corpus: str) -> Table:
     """One row per variant on one corpus."""
     found = standings(inputs, corpus)
     rows = [
-        Row(variant, _cells(variant, found.get(variant)), slot_of(inputs.variants, variant))
+        Row(
+            variant,
+            _cells(variant, found.get(variant)),
+            slot_of(inputs.variants, variant),
+            runs=keys_of(inputs.of(corpus, variant)),
+        )
         for variant in inputs.variants
     ]
     notes = [text for text in (words(inputs), measures.family_note(inputs)) if text]

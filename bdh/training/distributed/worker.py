@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from bdh.project.errors import EXIT_CODE, HatcheryError, explain_os_error, one_line
+from bdh.project.errors import EXIT_CODE, HatcheryError, explain_os_error, one_line, shown
 from bdh.project.processes import Stop
 from bdh.training.distributed.group import ALONE, ProcessGroup
 
@@ -37,7 +38,20 @@ LOST_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset", "
 
 def is_worker() -> bool:
     """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched("WORLD_SIZE", 1) > 1
+
+
+def launched(name: str, otherwise: int, least: int = 0) -> int:
+    """A number that torchrun puts into the environment; HatcheryError where something else stands there."""
+    text = os.environ.get(name)
+    if text is None:
+        return otherwise
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise HatcheryError(
+            f"the environment variable {name} is {text[:40]!r}, and torchrun sets it to a whole number from {least} "
+            f"on; unset it (`unset {name}`), or start several processes by train.devices or torchrun"
+        )
+    return int(text)
 
 
 @contextmanager
@@ -50,7 +64,14 @@ def joined(stop: Stop, device: str) -> Iterator[ProcessGroup]:
     if not is_worker():
         yield ALONE
         return
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    size = launched("WORLD_SIZE", 1)
+    rank = launched("RANK", size)
+    if rank >= size:
+        raise HatcheryError(
+            f"WORLD_SIZE is {size} and RANK {os.environ.get('RANK', 'missing')}, which should be below it; unset both, "
+            "or start several processes by train.devices or torchrun"
+        )
+    launched("MASTER_PORT", 0)
     _end_with_parent()
     group = ProcessGroup(rank, size, stop)
     try:
@@ -74,7 +95,7 @@ def _connect(group: ProcessGroup, device: str) -> None:
     """Find the others: gradients on GPUs go through NCCL, all else through gloo."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = launched("LOCAL_RANK", 0)
         if local >= torch.cuda.device_count():
             raise HatcheryError(
                 f"process {local} of this machine has no GPU of its own ({torch.cuda.device_count()} visible); start "
@@ -117,7 +138,7 @@ def _end(group: ProcessGroup, error: BaseException) -> None:
     reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, OSError):
         reason = explain_os_error(error) or reason
-    _tell(reason, "" if known else "".join(traceback.format_exception(error)), everyone=False)
+    _tell(reason, "" if known else shown("".join(traceback.format_exception(error))), everyone=False)
     if os.environ.get(LAUNCHED):
         raise SystemExit(EXIT_CODE) from error
     if known:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from bdh import tracking
 from bdh.params import load, named_settings
 from bdh.project.closure import PLAIN_STAGES, SHAPE_STAGE, VARIANT_STAGES
-from bdh.project.files import HEBBIAN, RAW, REPORTS, RUNS, TOKENS, TWINS, run_key, shape_key, write_json
+from bdh.project.files import HEBBIAN, RAW, REPORTS, RESULTS, RUNS, TOKENS, TWINS, run_key, shape_key, write_json
+from bdh.project.origin import keep_origin
 
 STEPS = range(0, 60, 10)
 
@@ -34,7 +36,7 @@ def tokenize(corpus):
 
 
 def floors(corpus):
-    write_json(REPORTS / "floors" / f"{corpus}.json", {"corpus": corpus})
+    write_json(RESULTS / "floors" / f"{corpus}.json", {"corpus": corpus})
 
 
 def history_row(step, rate):
@@ -61,6 +63,7 @@ def train(variant, corpus, seed):
             stop_here(count, tracker)
         write_run(key, variant, corpus, seed, settings, rows)
         tracker.log_file(RUNS / key / "samples.json", "samples")
+        keep_origin("train", key)
 
 
 def stop_here(count, tracker):
@@ -90,9 +93,9 @@ def write_run(key, variant, corpus, seed, settings, rows):
         "validation/nats_per_token": rows[-1]["validation_nats"],
         "validation/bits_per_byte": best,
     }
-    write_json(REPORTS / "train" / f"{key}.json", owner | report | {"density/x_sparse": 0.1, "judged": "raw"})
-    write_json(REPORTS / "timing" / f"{key}.json", {"seconds": 1.5, "training_tokens_per_s": 2e4, "device": "cpu"})
-    history = REPORTS / "history" / f"{key}.csv"
+    write_json(RESULTS / "train" / f"{key}.json", owner | report | {"density/x_sparse": 0.1, "judged": "raw"})
+    write_json(RESULTS / "timing" / f"{key}.json", {"seconds": 1.5, "training_tokens_per_s": 2e4, "device": "cpu"})
+    history = RESULTS / "history" / f"{key}.csv"
     history.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(rows[0])] + [",".join(str(value) for value in row.values()) for row in rows]
     history.write_text("\n".join(lines) + "\n")
@@ -110,8 +113,9 @@ def hebbian(variant, corpus, seed):
         arms = {"static": arm(value), "carry": arm(value - 0.05), "observe": None}
         report = {"arms": arms, "density": {"x_sparse": {"mean": 0.1}}, "state": {"norm": 2.5}}
         write_json(HEBBIAN / key / "documents.json", [])
-        write_json(REPORTS / "hebbian" / f"{key}.json", {"variant": variant, "corpus": corpus, "seed": seed} | report)
+        write_json(RESULTS / "hebbian" / f"{key}.json", {"variant": variant, "corpus": corpus, "seed": seed} | report)
         tracker.log_metrics({"static/bits_per_byte": value})
+        keep_origin("hebbian", key)
 
 
 def arm(value):
@@ -128,15 +132,22 @@ def frontier(variant, corpus, seed):
         tmi = {"value": 0.41, "z": 3.2, "null_mean": 0.3}
         report = {"bits_per_byte": bits(variant, corpus, seed), "density": {"x_sparse": {"mean": 0.1, "layer0": 0.2}}}
         report |= {"dead_neurons_share": 0.02, "tmi": tmi, "sps": {"value": 0.7}, "sec": None}
-        write_json(REPORTS / "frontier" / f"{key}.json", {"variant": variant, "corpus": corpus, "seed": seed} | report)
-        (REPORTS / "curves").mkdir(parents=True, exist_ok=True)
-        (REPORTS / "curves" / f"{key}.csv").write_text("metric,x,y,series\ntmi,1,0.4,model\n")
+        write_json(RESULTS / "frontier" / f"{key}.json", {"variant": variant, "corpus": corpus, "seed": seed} | report)
+        (RESULTS / "curves").mkdir(parents=True, exist_ok=True)
+        (RESULTS / "curves" / f"{key}.csv").write_text("metric,x,y,series\ntmi,1,0.4,model\n")
+        keep_origin("frontier", key)
 
 
 def compare():
     with tracking.tracked("compare", "all", params={"scale": load().scale}, tags={}):
         page = "<!doctype html><title>Hatchery</title><h1>Every variant beside every other</h1>"
+        shutil.copytree(RESULTS, REPORTS, dirs_exist_ok=True)
         (REPORTS / "index.html").write_text(page)
+        for key in (run_key(*run) for run in load().runs()):
+            write_json(REPORTS / "metrics" / f"{key}.json", {"bits_per_byte": bits(*key.split("-"))})
+        (REPORTS / "plots").mkdir(exist_ok=True)
+        (REPORTS / "plots/learning.csv").write_text("run,step,validation_nats\nbdh-sample_plays-0,0,3.1\n")
+        (REPORTS / "plots/runs.csv").write_text("run,variant,corpus,seed,bits_per_byte,parameters\na,a,b,0,1.5,9\n")
         (REPORTS / "results.csv").write_text("key\n")
         (REPORTS / "claims.csv").write_text("number\n")
         write_json(REPORTS / "claims.json", {"claims": []})

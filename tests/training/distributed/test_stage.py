@@ -104,10 +104,10 @@ def test_parallel_stage_gives_what_one_process_gives_from_one_writer(tmp_path, m
     ours, theirs = (load_file(f / "data/runs" / KEY / "model.safetensors") for f in (two, alone))
     for name, tensor in ours.items():
         np.testing.assert_allclose(tensor, theirs[name], rtol=2e-3, atol=2e-5)
-    one, other = (json.loads((f / f"reports/train/{KEY}.json").read_text()) for f in (two, alone))
+    one, other = (json.loads((f / f"data/results/train/{KEY}.json").read_text()) for f in (two, alone))
     assert one["validation/nats_per_token"] == pytest.approx(other["validation/nats_per_token"], rel=1e-5)
     assert one["tokens_seen"] == other["tokens_seen"]
-    timing = [json.loads((f / f"reports/timing/{KEY}.json").read_text()) for f in (two, alone)]
+    timing = [json.loads((f / f"data/results/timing/{KEY}.json").read_text()) for f in (two, alone)]
     assert [part["devices"] for part in timing] == [2, 1]
     with sqlite3.connect(two / "m.db") as connection:
         assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
@@ -168,7 +168,7 @@ def test_parallel_training_that_diverges_ends_well_on_all_ranks(tmp_path):
     assert process.returncode == 0, errors
     assert errors.count("warning: bdh") == 1
     assert f"warning: {KEY}: diverged at step 2: the loss is nan" in errors
-    assert json.loads((folder / f"reports/train/{KEY}.json").read_text())["diverged"]["step"] == 2
+    assert json.loads((folder / f"data/results/train/{KEY}.json").read_text())["diverged"]["step"] == 2
 
 
 def test_parallel_error_of_one_rank_names_it(tmp_path):
