@@ -2,9 +2,9 @@
 
 python -m benchmarks.records
 
-A record is one row of docs/records.csv: date, track, value as it is shown, unit, settings, commit of the code, and where
-the number is: `file`, as it stands now or `at` an older commit; `select`, the values that its rows have; `field`. Several
-rows (seeds) give their mean. The last row of a track is its record.
+A record is one row of docs/records.csv: date, track, value as it is shown, unit, settings, commit of the code, and
+where the number is: `file`, as it stands now or `at` an older commit; `select`, the values that its rows have;
+`field`. Several rows (seeds) give their mean. The last row of a track is its record.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+import textwrap
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,6 +20,9 @@ from typing import Any
 from benchmarks.tables import short
 
 RECORDS, PAGE, SUMMARY = Path("docs/records.csv"), Path("README.md"), Path("reports/reference/summary.json")
+
+
+LOWER_IS_BETTER = ("bits per byte", "bytes")
 
 
 class RecordError(Exception):
@@ -67,7 +71,7 @@ def table() -> str:
         found = measured(row)
         count = found[0].get("n", len(found)) if found else "?"
         value = f"**{row['value']}**" if row is last[row["track"]] else row["value"]
-        where = f"[{Path(row['file']).name}]({row['file']})"
+        where = f"[{Path(row['file']).stem}]({row['file']})"
         if row["at"]:
             where += f" at {row['at']}"
         cells = [row["track"], f"{value} {row['unit']}", row["settings"], count, row["date"], row["commit"], where]
@@ -79,13 +83,19 @@ def cost() -> str:
     """What the trainings of the study took, one by one."""
     summary = json.loads(SUMMARY.read_text(encoding="utf-8"))
     cells, hours = summary["cells"], [row["gpu_seconds"] / 3600 for row in summary["rows"] if row["gpu_seconds"]]
-    machines = ", ".join(sorted({row["machine"] for row in summary["rows"]}))
-    return (
-        f"{cells['run']} of {cells['planned']} planned cells have been run. Their trainings took {sum(hours):.2f} GPU-hours "
-        f"({machines}), {fmean(hours):.2f} each, with several on a card at a time. At that mean all "
-        f"{cells['planned']} are {fmean(hours) * cells['planned']:.0f} GPU-hours, evaluations and searches not counted; "
-        "the transcripts, of which nothing has been run, may take longer."
+    machines = ", ".join(axis(summary, "machine"))
+    told = (
+        f"{cells['run']} of {cells['planned']} planned cells have been run, on {', '.join(axis(summary, 'corpus'))}. Their "
+        f"trainings took {sum(hours):.2f} GPU-hours ({machines}), {fmean(hours):.2f} each, with several on a card at a "
+        f"time. At that mean the whole plan is {fmean(hours) * cells['planned']:.0f} GPU-hours, evaluations and searches "
+        "not counted; other corpora and variants may take longer."
     )
+    return textwrap.fill(told, 116)
+
+
+def axis(summary: dict[str, Any], name: str) -> list[str]:
+    """What the rows of a summary have under `name`."""
+    return sorted({row[name] for row in summary["rows"]})
 
 
 def with_records(page: str) -> str:
