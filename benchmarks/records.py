@@ -2,9 +2,9 @@
 
 python -m benchmarks.records
 
-A record is one row of docs/records.csv: date, track, value as it is shown, unit, settings, commit of the code, and
-where the number is: `file`, as it stands now or `at` an older commit; `select`, the values that its rows have;
-`field`. Several rows (seeds) give their mean. The last row of a track is its record.
+A record is one row of docs/records.csv: date, track, value as it is shown, unit, n (seeds or rounds), settings, commit
+of the code, and where the number is: `file`, as it stands now or `at` an older commit; `select`, the values that its
+rows have; `field`. Several rows (seeds) give their mean. The last row of a track is its record.
 """
 
 from __future__ import annotations
@@ -68,13 +68,11 @@ def table() -> str:
     last = {row["track"]: row for row in rows}
     lines = ["| track | record | settings | n | date | commit | where the number is |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        found = measured(row)
-        count = found[0].get("n", len(found)) if found else "?"
         value = f"**{row['value']}**" if row is last[row["track"]] else row["value"]
         where = f"[{Path(row['file']).stem}]({row['file']})"
         if row["at"]:
             where += f" at {row['at']}"
-        cells = [row["track"], f"{value} {row['unit']}", row["settings"], count, row["date"], row["commit"], where]
+        cells = [row["track"], f"{value} {row['unit']}", row["settings"], row["n"], row["date"], row["commit"], where]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -85,10 +83,10 @@ def cost() -> str:
     cells, hours = summary["cells"], [row["gpu_seconds"] / 3600 for row in summary["rows"] if row["gpu_seconds"]]
     machines = ", ".join(axis(summary, "machine"))
     told = (
-        f"{cells['run']} of {cells['planned']} planned cells have been run, on {', '.join(axis(summary, 'corpus'))}. Their "
-        f"trainings took {sum(hours):.2f} GPU-hours ({machines}), {fmean(hours):.2f} each, with several on a card at a "
-        f"time. At that mean the whole plan is {fmean(hours) * cells['planned']:.0f} GPU-hours, evaluations and searches "
-        "not counted; other corpora and variants may take longer."
+        f"{cells['run']} of {cells['planned']} planned cells have been run, on {', '.join(axis(summary, 'corpus'))}. "
+        f"Their trainings took {sum(hours):.2f} GPU-hours ({machines}), {fmean(hours):.2f} each, with several on a "
+        f"card at a time. At that mean the whole plan is {fmean(hours) * cells['planned']:.0f} GPU-hours, evaluations and "
+        "searches not counted; other corpora and variants may take longer."
     )
     return textwrap.fill(told, 116)
 

@@ -301,6 +301,7 @@ def test_records_are_those_of_their_files(monkeypatch):
             assert record["at"], record
             continue  # a clone without that commit
         assert number(record) == record["value"], record
+        assert str(found[0].get("n", len(found))) == record["n"], record
         assert {row["commit"][:7] for row in found} == {record["commit"]}, record
         machines = " ".join(row.get("machine") or row["device"] for row in found)
         assert any(name in record["settings"] and name in machines for name in ("H100", "H200", "cores")), record
