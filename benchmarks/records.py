@@ -85,8 +85,8 @@ def cost() -> str:
     told = (
         f"{cells['run']} of {cells['planned']} planned cells have been run, on {', '.join(axis(summary, 'corpus'))}. "
         f"Their trainings took {sum(hours):.2f} GPU-hours ({machines}), {fmean(hours):.2f} each, with several on a "
-        f"card at a time. At that mean the whole plan is {fmean(hours) * cells['planned']:.0f} GPU-hours, evaluations and "
-        "searches not counted; other corpora and variants may take longer."
+        f"card at a time. At that mean the whole plan is {fmean(hours) * cells['planned']:.0f} GPU-hours, "
+        "evaluations and searches not counted; other corpora and variants may take longer."
     )
     return textwrap.fill(told, 116)
 
