@@ -1,4 +1,4 @@
-"""README's own-text examples, taken from the page, on files as it names them."""
+"""The own-text examples of docs/corpora.md, taken from the page, on files as it names them."""
 
 import json
 import re
@@ -16,7 +16,7 @@ DOCS = [f"document {number} about Größe" for number in range(40)]
 
 
 def examples() -> list[dict]:
-    page = (ROOT / "README.md").read_text(encoding="utf-8").partition("### Your own text")[2]
+    page = (ROOT / "docs/corpora.md").read_text(encoding="utf-8").partition("## Your own text")[2]
     return [yaml.safe_load(block)["mine"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
 
 
@@ -34,7 +34,7 @@ def bring(folder) -> None:
         pq.write_table(pa.Table.from_pylist(rows[20 * part : 20 * part + 20]), folder / f"my/{part}.parquet")
 
 
-def test_readme_has_an_example_of_every_kind() -> None:
+def test_page_has_an_example_of_every_kind() -> None:
     found = [(example["text"]["format"], example["source"]["path"]) for example in examples()]
     assert found == [
         ("text", "my/texts.txt"),
@@ -45,7 +45,7 @@ def test_readme_has_an_example_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_readme_example_works_as_it_stands(number, tmp_path, monkeypatch) -> None:
+def test_example_of_the_page_works_as_it_stands(number, tmp_path, monkeypatch) -> None:
     """Catches a key that was renamed, and text that did not arrive whole."""
     bring(tmp_path)
     monkeypatch.chdir(tmp_path)
