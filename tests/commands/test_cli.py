@@ -25,7 +25,8 @@ from tests.support.tracked_project import ROOT, UNWANTED, finished_project
 KEY = "bdh-toy-0"
 OPTIONS = {
     "tune": {"[VARIANT]...", "--corpus", "--jobs", "--draws", "--choose", "--trial"},
-    "repro": {"[RUN]...", "--jobs", "--time-limit"},
+    "repro": {"[RUN]...", "--jobs", "--time-limit", "--executor", "--cluster", "--slurm"},
+    "reproduce": {"RUN", "--tolerance", "--keep"},
     "doctor": set(),
     "ui": {"--port"},
     "audit": set(),
