@@ -32,7 +32,7 @@ STAGES = {
 """Every stage in the order of the pipeline, and its name for DVC."""
 MEASURED = {"timing", "run", "logs", "checkpoints"}
 """Folders of times, of run ids and of what is left aside: they differ between any two runs."""
-LEFT_OVER = ("*.partial", "*.new", "*.tmp", "*.owner.json")
+LEFT_OVER = ("*.partial", "*.new", "*.tmp")
 QUIET_S = 90.0
 
 
